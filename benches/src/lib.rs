@@ -1,0 +1,1 @@
+//! Process benchmarks and comparisons; figures in README.md.

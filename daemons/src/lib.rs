@@ -1,0 +1,1 @@
+//! The Quorate platform: daemons around the three libraries.

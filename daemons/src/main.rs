@@ -1,0 +1,2 @@
+//! Arguments to one daemon or one command; nothing else.
+fn main() {}

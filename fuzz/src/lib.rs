@@ -1,0 +1,1 @@
+//! Nothing shared yet: every target is a file in fuzz_targets.
