@@ -1,1 +1,18 @@
 //! The Quorate platform: daemons around the three libraries.
+//!
+//! `ARCHITECTURE.md` in the repository says what is where and why. What may be depended on is the
+//! binary and its HTTP interface; this library exists so that tests and benchmarks can reach inside.
+
+pub mod config;
+pub mod engine;
+pub mod pod;
+pub mod queue;
+pub mod records;
+pub mod set;
+pub mod store;
+
+/// What the daemons say to each other, generated from `proto/quorate/v1/quorate.proto`.
+#[allow(missing_docs, clippy::all, unreachable_pub, reason = "generated code")]
+pub mod proto {
+    include!("proto/quorate.v1.rs");
+}

@@ -1,0 +1,215 @@
+//! What can be configured, with its defaults: the types. `quorate.toml`, the environment and flags are
+//! layered into them in [`load`](self).
+
+use quorate_dag::Function;
+use serde::{Deserialize, Serialize};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+/// All that is in force.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Where state lies: identities, the database, journals.
+    pub data: PathBuf,
+    /// Where the gateway listens; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// What an acknowledged write survives.
+    pub durability: Durability,
+    /// How each function runs.
+    pub functions: Functions,
+    /// What a request may cost.
+    pub limits: Limits,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+}
+
+/// What an acknowledged write survives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Durability {
+    /// A power cut: every commit is synced.
+    Disk,
+    /// The end of any process, not a power cut.
+    Process,
+}
+
+/// The four functions.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Functions {
+    /// `left + right`.
+    pub add: FunctionConfig,
+    /// `left - right`.
+    pub sub: FunctionConfig,
+    /// `left * right`.
+    pub mul: FunctionConfig,
+    /// `left / right`.
+    pub div: FunctionConfig,
+}
+
+impl Functions {
+    /// The configuration of one function.
+    #[must_use]
+    pub fn of(&self, function: Function) -> &FunctionConfig {
+        match function {
+            Function::Add => &self.add,
+            Function::Sub => &self.sub,
+            Function::Mul => &self.mul,
+            Function::Div => &self.div,
+        }
+    }
+}
+
+/// How one function runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FunctionConfig {
+    /// Whether replicas agree on results.
+    pub replication: Replication,
+    /// Fewest and most worker sets (or plain workers).
+    pub pods_min: u32,
+    /// See `pods_min`.
+    pub pods_max: u32,
+    /// How many operations one worker has in flight.
+    pub slots: u32,
+    /// A layer longer than this gets one more pod at each tick (the report: 4).
+    pub threshold: u32,
+    /// How long a pod stays that nothing needs.
+    pub keep_alive: Duration,
+}
+
+/// Whether replicas agree on a function's results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replication {
+    /// The worker executes by itself (the report's platform 1).
+    None,
+    /// 3f+1 replicas agree on every result, of which `f` may lie (platform 2).
+    Byzantine {
+        /// How many replicas may be faulty; at least 1.
+        f: u32,
+    },
+}
+
+impl Replication {
+    /// How many replicas a set has.
+    #[must_use]
+    pub fn replicas(self) -> u32 {
+        match self {
+            Self::None => 0,
+            Self::Byzantine { f } => 3 * f + 1,
+        }
+    }
+}
+
+/// What a request may cost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// A request's body in bytes.
+    pub body_bytes: usize,
+    /// An expression's text in bytes.
+    pub expression_bytes: usize,
+    /// Operations of one expression.
+    pub nodes: usize,
+    /// Nested parentheses.
+    pub nesting: usize,
+    /// Digits of any value.
+    pub digits: u32,
+    /// Accepted requests that are not answered yet; more are refused with 503.
+    pub accepted: usize,
+}
+
+/// How long things may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From acceptance to an answer; past it a request has failed.
+    pub request: Duration,
+    /// The longest `?wait=`.
+    pub wait: Duration,
+    /// How long a finished request can be read.
+    pub keep: Duration,
+    /// A scheduler's lease on an inbound message.
+    pub lease: Duration,
+    /// One operation at one worker, before another is tried.
+    pub operation: Duration,
+    /// Between probes of a pod.
+    pub probe_every: Duration,
+    /// Probes in a row that a pod may miss.
+    pub probes_missed: u32,
+    /// How long dispatch to a faulty worker pauses before the worker is written off (the report: 10 s).
+    pub fault_pause: Duration,
+    /// From ordering a pod to its being ready.
+    pub pod_start: Duration,
+}
+
+impl Default for FunctionConfig {
+    fn default() -> Self {
+        Self {
+            replication: Replication::Byzantine { f: 1 },
+            pods_min: 0,
+            pods_max: 4,
+            slots: 256,
+            threshold: 4,
+            keep_alive: Duration::from_secs(300),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body_bytes: 2 << 20,
+            expression_bytes: 1 << 20,
+            nodes: 1_000_000,
+            nesting: 100_000,
+            digits: 10_000,
+            accepted: 10_000,
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            request: Duration::from_secs(60),
+            wait: Duration::from_secs(60),
+            keep: Duration::from_secs(24 * 3600),
+            lease: Duration::from_secs(2),
+            operation: Duration::from_secs(5),
+            probe_every: Duration::from_millis(250),
+            probes_missed: 3,
+            fault_pause: Duration::from_secs(10),
+            pod_start: Duration::from_secs(10),
+        }
+    }
+}
+
+/// `"none"` or `{ f = 1 }`, as in the configuration file.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum ReplicationText {
+    Word(String),
+    Group { f: u32 },
+}
+
+impl Serialize for Replication {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match *self {
+            Self::None => ReplicationText::Word("none".into()),
+            Self::Byzantine { f } => ReplicationText::Group { f },
+        }
+        .serialize(to)
+    }
+}
+
+impl<'de> Deserialize<'de> for Replication {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        use serde::de::Error;
+        match ReplicationText::deserialize(from)? {
+            ReplicationText::Word(word) if word == "none" => Ok(Self::None),
+            ReplicationText::Word(word) => {
+                Err(D::Error::custom(format!("replication is \"none\" or {{ f = 1 }}, not \"{word}\"")))
+            }
+            ReplicationText::Group { f: 0 } => Err(D::Error::custom(
+                "f = 0 tolerates no faulty replica; use at least 1, or replication = \"none\"",
+            )),
+            ReplicationText::Group { f } => Ok(Self::Byzantine { f }),
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! A pod's side of the conversation with whoever started it.
+//!
+//! A pod is a process (or a Kubernetes pod) that runs `quorate worker` or `quorate replica`. It is told
+//! what it is by a [`PodSpec`] file. On one machine it then speaks in lines of JSON: on its standard
+//! output it says where it listens and that it is ready ([`Said`]), on its standard input it is told
+//! where its peers are ([`Told`]). When the input ends, whoever started it is gone, and so is the pod:
+//! nothing is left behind however the supervisor died.
+
+use crate::config::{Durability, Replication};
+use quorate_dag::Function;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    sync::watch,
+};
+
+/// What a pod is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodSpec {
+    /// Its name: `add-0-worker`, `add-0-replica-2`.
+    pub pod: String,
+    /// Its set.
+    pub set: String,
+    /// The set's function, by name.
+    pub function: String,
+    /// Its index among the replicas; a worker has none.
+    pub index: Option<u32>,
+    /// How many times it was made anew, from 1.
+    pub incarnation: u64,
+    /// Whether replicas agree on the set's results.
+    pub replication: Replication,
+    /// The PBFT genesis (`quorate_pbft::Configuration`), hexadecimal; replicated sets only.
+    pub genesis: Option<String>,
+    /// Its RSA identity (PKCS#8, PEM or DER as `identity` keeps it); replicated sets only.
+    pub identity: Option<PathBuf>,
+    /// Where its gRPC services shall listen: the address it had before, or port 0. When the address is
+    /// taken, the pod takes another port and says so.
+    pub listen: String,
+    /// Where a replica's PBFT transport shall listen, in the same way.
+    pub transport: Option<String>,
+    /// Its own folder: a replica's journal lies there.
+    pub data: PathBuf,
+    /// What its journal survives.
+    pub durability: Durability,
+    /// How many operations a worker has in flight.
+    pub slots: u32,
+}
+
+impl PodSpec {
+    /// Reads a spec from its file.
+    ///
+    /// # Errors
+    /// When the file can't be read or is not a spec.
+    pub fn read(path: &Path) -> Result<Self, SpecError> {
+        let text =
+            std::fs::read(path).map_err(|source| SpecError::Unreadable { path: path.into(), source })?;
+        serde_json::from_slice(&text).map_err(|source| SpecError::Malformed { path: path.into(), source })
+    }
+
+    /// The function it computes.
+    ///
+    /// # Errors
+    /// When the name is none of the built-in ones.
+    pub fn function(&self) -> Result<Function, SpecError> {
+        Function::from_name(&self.function)
+            .ok_or_else(|| SpecError::Function { pod: self.pod.clone(), function: self.function.clone() })
+    }
+}
+
+/// Why a pod does not know what it is.
+#[derive(Debug, thiserror::Error)]
+pub enum SpecError {
+    /// The file can't be read.
+    #[error("can't read the pod's spec {}: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not a spec.
+    #[error("{} is not a pod's spec: {source}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// The function is not one that the platform has.
+    #[error("pod {pod} has function `{function}`; there are add, sub, mul and div")]
+    Function {
+        /// The pod.
+        pod: String,
+        /// The name that was given.
+        function: String,
+    },
+}
+
+/// A line that a pod writes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Said {
+    /// It has bound its ports.
+    Listening {
+        /// Its gRPC services.
+        address: String,
+        /// A replica's PBFT transport.
+        transport: Option<String>,
+    },
+    /// It answers: a plain worker at once, a replica when it takes part, a replicated set's worker when
+    /// it has reached a quorum of its replicas.
+    Ready,
+}
+
+/// A line that a pod reads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Told {
+    /// Where the replicas' transports listen, by index; `None` where that is not known yet.
+    Peers {
+        /// The addresses.
+        transports: Vec<Option<String>>,
+    },
+}
+
+/// The conversation, from inside the pod.
+pub struct Attachment {
+    /// Where the replicas' transports listen, as last told.
+    pub peers: watch::Receiver<Vec<Option<String>>>,
+    /// Becomes true when the pod has to end.
+    pub ended: watch::Receiver<bool>,
+}
+
+impl Attachment {
+    /// Takes over standard input, and asks the kernel to end this process with its parent, so that even
+    /// a stopped pod does not outlive the supervisor.
+    #[must_use]
+    pub fn new(replicas: u32) -> Self {
+        #[cfg(target_os = "linux")]
+        {
+            use rustix::process::{Signal, set_parent_process_death_signal};
+            // Refused only where there is no such call; the closing pipe still ends us there.
+            let _ = set_parent_process_death_signal(Some(Signal::KILL));
+        }
+        let replicas = usize::try_from(replicas).unwrap_or(usize::MAX);
+        let (tell, peers) = watch::channel(vec![None; replicas]);
+        let (end, ended) = watch::channel(false);
+        tokio::spawn(async move {
+            let mut lines = BufReader::new(tokio::io::stdin()).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                match serde_json::from_str(&line) {
+                    Ok(Told::Peers { transports }) => {
+                        tell.send_replace(transports);
+                    }
+                    Err(error) => tracing::warn!(%error, "a line on standard input was not understood"),
+                }
+            }
+            end.send_replace(true);
+        });
+        Self { peers, ended }
+    }
+
+    /// Says something to whoever started the pod.
+    pub fn say(said: &Said) {
+        use std::io::Write;
+        let line = serde_json::to_string(said).expect("plain strings serialise");
+        let mut out = std::io::stdout().lock();
+        // A closed pipe means that the pod is about to be told to end.
+        let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    }
+}

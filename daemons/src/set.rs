@@ -1,0 +1,129 @@
+//! What the store says of worker sets: who belongs to one, where they listen, how they are.
+//!
+//! The cluster service writes these records, by compare-and-swap; schedulers, admin and gateway read
+//! and watch them. A set's state is its record and nothing else.
+
+use crate::config::Replication;
+use quorate_dag::Function;
+use serde::{Deserialize, Serialize};
+
+/// Where set records lie in the store; a record's key is this and the set's name.
+pub const SETS: &str = "sets/";
+
+/// Where faults lie in the store: this and a UUIDv7, so that they list in order of time.
+pub const FAULTS: &str = "faults/";
+
+/// Where running daemons announce themselves: this, the daemon's name, `/`, its instance.
+pub const DAEMONS: &str = "daemons/";
+
+/// Where the wanted number of sets of a function lies: this and the function's name.
+pub const DESIRED: &str = "desired/";
+
+/// One worker and, for a replicated function, its replicas.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetRecord {
+    /// `add-0`: the function and the smallest free number. Identities are kept by this name, so a set
+    /// that comes back has the keys it had.
+    pub name: String,
+    /// What it computes.
+    #[serde(with = "function_name")]
+    pub function: Function,
+    /// Whether replicas agree on its results.
+    pub replication: Replication,
+    /// How the set is, as a whole.
+    pub state: SetState,
+    /// The worker: the only member of an unreplicated set.
+    pub worker: Member,
+    /// The 3f+1 replicas in order of their index; empty when unreplicated.
+    pub replicas: Vec<Member>,
+    /// The PBFT genesis of a replicated set (`quorate_pbft::Configuration`), hexadecimal.
+    pub genesis: Option<String>,
+}
+
+/// How a set is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SetState {
+    /// Its pods were ordered and have not all said that they are ready.
+    Starting,
+    /// Its worker takes operations.
+    Ready,
+    /// Its worker is down: nothing is dispatched to it until it is back.
+    Paused,
+    /// It takes no new operations and goes when those in flight are done.
+    Draining,
+}
+
+/// A pod of a set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// `add-0-worker`, `add-0-replica-2`.
+    pub pod: String,
+    /// How it is.
+    pub state: MemberState,
+    /// Where its gRPC services (function or replica status, and health) listen.
+    pub address: Option<String>,
+    /// Where a replica's PBFT transport listens.
+    pub transport: Option<String>,
+    /// The process, when the pod is one on this machine.
+    pub pid: Option<u32>,
+    /// How many times it was made anew, from 1.
+    pub incarnation: u64,
+}
+
+/// How a pod is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MemberState {
+    /// Ordered, not yet ready.
+    Starting,
+    /// Answers.
+    Ready,
+    /// Ended, or missed its probes.
+    Down,
+}
+
+/// A fault as it was published on the event bus and kept in the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// UUIDv7: unique, and in order of time.
+    pub id: uuid::Uuid,
+    /// 1: a worker; 2: the primary; 3: a backup; 4: the control plane.
+    #[serde(rename = "type")]
+    pub kind: u8,
+    /// The set it struck; empty for type 4.
+    pub set: String,
+    /// The pod it struck.
+    pub pod: String,
+    /// The incarnation of that pod, so that a late event does not strike its successor.
+    pub incarnation: u64,
+    /// What was seen: `probe missed`, `process ended`, …
+    pub seen: String,
+}
+
+/// A daemon that runs, as it announces itself under [`DAEMONS`] with a lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DaemonRecord {
+    /// `gateway`, `scheduler`, …
+    pub daemon: String,
+    /// Unique among the running ones.
+    pub instance: String,
+    /// Where it listens, when it does.
+    pub address: Option<String>,
+    /// Its process.
+    pub pid: u32,
+}
+
+mod function_name {
+    use quorate_dag::Function;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(function: &Function, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(function.name())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Function, D::Error> {
+        let name = String::deserialize(from)?;
+        Function::from_name(&name).ok_or_else(|| D::Error::custom(format!("unknown function `{name}`")))
+    }
+}
