@@ -343,11 +343,11 @@ impl Memory {
         }
 
         self.invalid_samples = if observation.valid { 0 } else { self.invalid_samples.saturating_add(1) };
-        let active = observation.arrivals > 0 || observation.completions > 0;
-        self.idle_since = if !observation.valid || observation.waiting > 0 || observation.in_service > 0 {
+        let idle = observation.valid && observation.waiting == 0 && observation.in_service == 0;
+        self.idle_since = if !idle {
             None
-        } else if active {
-            Some(now) // something was here since the last tick, and has gone
+        } else if observation.arrivals > 0 {
+            Some(now) // what came since the last tick has gone again
         } else {
             Some(self.idle_since.map_or(now, |since| since.min(now)))
         };
