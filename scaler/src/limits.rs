@@ -124,7 +124,8 @@ pub enum InvalidLimits {
 ///    waits while there is no pod orders one.
 /// 6. **Bounds**: `pods_min` to `pods_max`, above all else.
 ///
-/// Every change is counted in the budget, also those of 5 and 6 that it did not hold back.
+/// Every change is counted in the budget, also those of 5 and 6 that it did not hold back. To repeat the last
+/// order for a sample that is not valid is no change.
 ///
 /// When time goes backwards, what the limits remember is taken to have happened now: the keep-alive and the
 /// minute start again.
@@ -199,19 +200,19 @@ impl<P: Policy> Limited<P> {
     /// does.
     pub fn tick(&mut self, observation: &Observation) -> Ruling {
         let before = self.policy.decide(observation);
+        let current = self.memory.current(observation);
         self.memory.observe(observation);
 
         let mut after = before;
         if self.limits.paused {
             after.replace(observation.current(), Reason::Paused);
         } else {
-            self.keep_last_pod(observation, &mut after);
-            self.restrain(observation, &mut after);
-            self.ensure_enough(observation, &mut after);
-        }
-
-        if after.desired != observation.current() {
-            self.memory.record_change(observation.now, self.limits.changes_per_minute_max);
+            self.keep_last_pod(observation, current, &mut after);
+            self.restrain(current, &mut after);
+            self.ensure_enough(observation, current, &mut after);
+            if after.desired != current {
+                self.memory.record_change(observation.now, self.limits.changes_per_minute_max);
+            }
         }
         self.memory.desired = after.desired;
         Ruling { before, after }
@@ -240,11 +241,10 @@ impl<P: Policy> Limited<P> {
     }
 
     /// Step 2: policies leave the decision between one pod and none to the keep-alive.
-    fn keep_last_pod(&self, observation: &Observation, after: &mut Decision) {
+    fn keep_last_pod(&self, observation: &Observation, current: u32, after: &mut Decision) {
         if self.limits.pods_min > 0 {
             return;
         }
-        let current = observation.current();
         let leaves_at = self.memory.idle_since.map(|since| since.saturating_add(self.limits.keep_alive));
         match leaves_at {
             // Without a pod there is nothing to keep alive: a policy's own minimum does not start one.
@@ -265,8 +265,7 @@ impl<P: Policy> Limited<P> {
     }
 
     /// Steps 3 and 4: the sizes and the number of changes.
-    fn restrain(&self, observation: &Observation, after: &mut Decision) {
-        let current = observation.current();
+    fn restrain(&self, current: u32, after: &mut Decision) {
         if let Some(step) = self.limits.step_up_max {
             after.replace(after.desired.min(current.saturating_add(step.get())), Reason::StepUp);
         }
@@ -282,11 +281,9 @@ impl<P: Policy> Limited<P> {
     }
 
     /// Steps 5 and 6: what must be there whatever the policy and the restraints say, within the bounds.
-    fn ensure_enough(&self, observation: &Observation, after: &mut Decision) {
-        let current = observation.current();
+    fn ensure_enough(&self, observation: &Observation, current: u32, after: &mut Decision) {
         if !observation.valid {
-            let held = current.max(self.memory.desired);
-            after.replace(after.desired.max(held), Reason::InvalidSample);
+            after.replace(after.desired.max(current), Reason::InvalidSample);
             if let Some(fallback) = self.limits.fallback
                 && self.memory.invalid_samples >= fallback.after.get()
             {
@@ -330,6 +327,12 @@ impl<P: Policy> Policy for Limited<P> {
 }
 
 impl Memory {
+    /// The pods that a decision is measured against. Who cannot see the layer may not see its pods either:
+    /// then the last order still stands, and to repeat it is no change.
+    fn current(&self, observation: &Observation) -> u32 {
+        if observation.valid { observation.current() } else { observation.current().max(self.desired) }
+    }
+
     /// Takes in what the limits need to know of a tick.
     fn observe(&mut self, observation: &Observation) {
         let now = observation.now;

@@ -26,7 +26,9 @@ pub struct Observation {
     /// start makes time go backwards, which costs one keep-alive and one minute of changes, no more.
     pub now: Seconds,
     /// False when the sample failed or is older than three ticks. Then no count of requests below is read,
-    /// and no decision goes below the one before. The counts of pods are the cluster's own and always hold.
+    /// and no decision goes below the one before. The counts of pods are the cluster's own and hold all the
+    /// same. Who could not read those either leaves them 0 and carries the decision out upwards only: a
+    /// scaler that has just started has no decision before to hold on to.
     pub valid: bool,
     /// Requests that reached the layer.
     pub arrivals: u64,
@@ -44,7 +46,8 @@ pub struct Observation {
     /// [`current`](Self::current) is that order. A pod being replaced counts here. If a fresh order showed
     /// only later, it would be made twice.
     pub starting: u32,
-    /// Pods that take no new work and leave when their requests end.
+    /// Pods that take no new work and leave when their requests end; also those about to, because the last
+    /// order was for fewer.
     pub draining: u32,
     /// Requests that one pod serves at a time.
     pub slots_per_pod: NonZeroU32,

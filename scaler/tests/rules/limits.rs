@@ -160,6 +160,18 @@ fn invalid_sample_never_lowers_whatever_the_policy_wants() {
 }
 
 #[test]
+fn order_repeated_for_an_invalid_sample_costs_no_budget() {
+    check(
+        Wants(3),
+        Limits { changes_per_minute_max: some(2), ..Limits::default() },
+        "            ready=1 | 3 steady
+         9x invalid          | 3 steady
+            ready=2          | 3 steady
+            ready=2          | 2 change_budget",
+    );
+}
+
+#[test]
 fn fallback_holds_after_n_invalid_samples_also_from_zero() {
     let fallback = Some(Fallback { after: NonZeroU32::new(3).unwrap(), pods: 4 });
     // Steps and budget do not hold it back.
@@ -170,7 +182,7 @@ fn fallback_holds_after_n_invalid_samples_also_from_zero() {
         "2x invalid            | 0 steady
             invalid            | 4 fallback
             invalid starting=4 | 4 change_budget
-            invalid            | 4 invalid_sample
+            invalid            | 4 change_budget
             ready=4 busy=1     | 4 change_budget",
     );
     check(Wants(0), limits, "9x invalid ready=7 | 7 invalid_sample");
