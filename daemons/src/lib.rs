@@ -3,12 +3,16 @@
 //! `ARCHITECTURE.md` in the repository says what is where and why. What may be depended on is the
 //! binary and its HTTP interface; this library exists so that tests and benchmarks can reach inside.
 
+pub mod clock;
 pub mod config;
+#[doc(hidden)]
+pub mod conformance;
 pub mod engine;
 pub mod pod;
 pub mod queue;
 pub mod records;
 pub mod set;
+pub mod sqlite;
 pub mod store;
 
 /// What the daemons say to each other, generated from `proto/quorate/v1/quorate.proto`.
