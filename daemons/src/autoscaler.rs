@@ -83,7 +83,9 @@ pub async fn run(
                     function = %layer.function, observed = observation.waiting, current, desired, reason,
                     before_limits = ruling.before.desired, "scaling"
                 );
-                if let Err(error) = autoscaler.scale(layer.function, desired, reason).await {
+                if let Err(error) =
+                    autoscaler.scale(layer.function, desired, !observation.valid, reason).await
+                {
                     tracing::warn!(function = %layer.function, %error, "the cluster service was not told");
                 }
             }
@@ -104,13 +106,13 @@ impl Layer {
         let settings = ThresholdSettings {
             waiting_max: config.threshold.into(),
             pods_min: config.pods_min,
-            tick: seconds(TICK),
+            tick: Seconds::from(TICK),
             ..ThresholdSettings::default()
         };
         let limits = Limits {
             pods_min: config.pods_min,
             pods_max: config.pods_max,
-            keep_alive: seconds(config.keep_alive),
+            keep_alive: Seconds::from(config.keep_alive),
             ..Limits::default()
         };
         let policy = Limited::new(Threshold::new(settings), limits)
@@ -171,10 +173,11 @@ impl Autoscaler {
             Err(_) => None,
         };
         let Ok((ready, draining, desired)) = pods else { return observation };
-        observation.ready = ready;
-        observation.draining = draining;
-        // What the last order still lacks, so that an order is not given twice.
+        // Ready and starting together are the last order: what it still lacks is starting, so that an
+        // order is not given twice, and what is beyond it is as good as draining.
+        observation.ready = ready.min(desired);
         observation.starting = desired.saturating_sub(ready);
+        observation.draining = draining + ready.saturating_sub(desired);
         if let (Some(depth), Some(samples)) = (depth, samples) {
             let now = samples.get(layer.function.name()).cloned().unwrap_or_default();
             // A scheduler that started again counts from zero: that is no negative arrival.
@@ -184,8 +187,11 @@ impl Autoscaler {
                 Seconds::from_micros(now.service_us.saturating_sub(layer.before.service_us));
             observation.response_time =
                 Seconds::from_micros(now.response_us.saturating_sub(layer.before.response_us));
-            observation.waiting = depth.waiting;
-            observation.oldest_wait = seconds(depth.oldest);
+            // What the schedulers hold because there is no worker at all waits as much as what they put
+            // on the layer.
+            let held = now.arrivals.saturating_sub(now.completions).saturating_sub(now.in_service.into());
+            observation.waiting = depth.waiting.max(held);
+            observation.oldest_wait = Seconds::from(depth.oldest);
             observation.in_service = now.in_service.into();
             observation.busy_time = observation.service_time;
             observation.in_system_time = observation.response_time;
@@ -211,7 +217,14 @@ impl Autoscaler {
         Ok((ready, draining, order.unwrap_or(0)))
     }
 
-    async fn scale(&mut self, function: Function, desired: u32, reason: &str) -> Result<(), tonic::Status> {
+    /// Orders pods; after a sample that failed only ever more, because what is there is not known.
+    async fn scale(
+        &mut self,
+        function: Function,
+        desired: u32,
+        at_least: bool,
+        reason: &str,
+    ) -> Result<(), tonic::Status> {
         let gone = || tonic::Status::unavailable("no cluster service has announced itself");
         let addresses =
             self.addresses("cluster").await.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
@@ -253,9 +266,5 @@ impl Autoscaler {
 
 /// Seconds since 1970: an origin that every leader shares.
 fn wall_clock() -> Seconds {
-    seconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
-}
-
-fn seconds(duration: Duration) -> Seconds {
-    Seconds::from_micros(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
+    Seconds::from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }

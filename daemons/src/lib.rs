@@ -6,8 +6,11 @@
 pub mod admin;
 pub mod autoscaler;
 pub mod backend;
+pub mod clock;
 pub mod cluster;
 pub mod config;
+#[doc(hidden)]
+pub mod conformance;
 pub mod engine;
 pub mod identity;
 pub mod pod;
@@ -15,6 +18,7 @@ pub mod queue;
 pub mod records;
 pub mod set;
 pub mod shutdown;
+pub mod sqlite;
 pub mod store;
 pub mod supervisor;
 

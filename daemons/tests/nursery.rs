@@ -100,7 +100,9 @@ async fn a_pod_that_is_killed_is_reported_with_its_status() {
 async fn a_pod_that_does_not_end_is_ended_by_force() {
     let Fixture { mut nursery, _folder } = nursery(STUBBORN);
     let started = nursery.carry_out(start("add-0-worker", 1));
-    let [Report::Event(PodEvent::Started { pid: Some(pid), .. })] = started[..] else { panic!("{started:?}") };
+    let [Report::Event(PodEvent::Started { pid: Some(pid), .. })] = started[..] else {
+        panic!("{started:?}")
+    };
     assert!(matches!(next(&mut nursery).await, PodEvent::Said { said: Said::Ready, .. }));
     tokio::time::timeout(Duration::from_secs(20), nursery.end_all()).await.expect("it ends");
     assert!(!alive(pid));
