@@ -5,11 +5,14 @@
 
 pub mod config;
 pub mod engine;
+pub mod function;
 pub mod pod;
 pub mod queue;
 pub mod records;
+pub mod scheduler;
 pub mod set;
 pub mod store;
+pub mod worker;
 
 /// What the daemons say to each other, generated from `proto/quorate/v1/quorate.proto`.
 #[allow(missing_docs, clippy::all, unreachable_pub, reason = "generated code")]

@@ -1,0 +1,2 @@
+//! The scheduler.
+mod dispatch;
