@@ -360,8 +360,12 @@ impl<T> Dispatch<T> {
 
     /// Whether operations wait for a function of which no worker is connected.
     pub(crate) fn is_starving(&self, function: Function) -> bool {
-        !self.lanes[place(function)].waiting.is_empty()
-            && !self.workers.values().any(|worker| worker.function == function)
+        !self.lanes[place(function)].waiting.is_empty() && !self.has_worker(function)
+    }
+
+    /// Whether a worker of this function is connected.
+    pub(crate) fn has_worker(&self, function: Function) -> bool {
+        self.workers.values().any(|worker| worker.function == function)
     }
 
     /// A try that is at a worker.
