@@ -12,15 +12,18 @@ pub mod config;
 #[doc(hidden)]
 pub mod conformance;
 pub mod engine;
+pub mod function;
 pub mod identity;
 pub mod pod;
 pub mod queue;
 pub mod records;
+pub mod scheduler;
 pub mod set;
 pub mod shutdown;
 pub mod sqlite;
 pub mod store;
 pub mod supervisor;
+pub mod worker;
 
 /// What the daemons say to each other, generated from `proto/quorate/v1/quorate.proto`.
 #[allow(missing_docs, clippy::all, unreachable_pub, reason = "generated code")]
