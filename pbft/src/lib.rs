@@ -3,7 +3,9 @@
 
 pub mod crypto;
 pub mod group;
+pub mod history;
 pub mod message;
+pub mod receipt;
 pub mod replica;
 pub mod service;
 mod time;
