@@ -15,5 +15,8 @@ pub use group::{
     ClientId, Configuration, Group, GroupId, Incarnation, InvalidConfiguration, Limits, Permutation,
     ReplicaId, Sequence, Timestamp, View, Voters,
 };
+pub use replica::{
+    Action, Ignored, JournalPosition, Misbehaviour, Record, RecoveryFailed, Replica, Settings,
+};
 pub use service::{Context, NotReadOnly, Service, State};
 pub use time::Instant;
