@@ -5,6 +5,7 @@ pub mod client;
 pub mod crypto;
 pub mod group;
 pub mod history;
+pub mod journal;
 pub mod message;
 pub mod receipt;
 pub mod replica;
