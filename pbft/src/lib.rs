@@ -1,6 +1,7 @@
 //! Embedded Byzantine fault-tolerant consensus (PBFT) as a state machine without I/O.
 #![forbid(unsafe_code)]
 
+pub mod client;
 pub mod crypto;
 pub mod group;
 pub mod history;
@@ -11,6 +12,7 @@ pub mod replica;
 pub mod service;
 mod time;
 
+pub use client::{Client, ClientAction, ClientSettings, Options, Outcome, RequestId, SubmitRefused};
 pub use group::{
     ClientId, Configuration, Group, GroupId, Incarnation, InvalidConfiguration, Limits, Permutation,
     ReplicaId, Sequence, Timestamp, View, Voters,
