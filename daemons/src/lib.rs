@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod engine;
+pub mod excerpt;
 pub mod pod;
 pub mod queue;
 pub mod records;
