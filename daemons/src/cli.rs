@@ -21,6 +21,7 @@ use crate::{
 };
 use clap::{Args, Parser, Subcommand};
 use failure::Failure;
+pub use platform::Up;
 use std::{path::PathBuf, process::ExitCode};
 
 /// How a command ended.
@@ -77,7 +78,14 @@ pub(crate) struct Global {
     #[arg(hide_env_values = true)]
     log: Option<String>,
     /// How log lines look.
-    #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value = "text", help_heading = "Output")]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        value_name = "FORMAT",
+        default_value = "text",
+        help_heading = "Output"
+    )]
     log_format: LogFormat,
 }
 

@@ -197,8 +197,10 @@ impl Client {
     }
 
     fn understand<T: DeserializeOwned>(&self, status: StatusCode, body: &[u8]) -> Result<T, ClientError> {
-        let foreign =
-            |error: serde_json::Error| ClientError::Foreign { url: self.url.clone(), why: format!("{status}: {error}") };
+        let foreign = |error: serde_json::Error| ClientError::Foreign {
+            url: self.url.clone(),
+            why: format!("{status}: {error}"),
+        };
         if status.is_success() {
             return serde_json::from_slice(body).map_err(foreign);
         }
@@ -275,7 +277,10 @@ impl Client {
     pub async fn receipt(&mut self, id: Uuid) -> Result<Bytes, ClientError> {
         let path = format!("/v1/receipts/{id}");
         let (status, body) = self.send(Method::GET, &path, &[], Bytes::new(), GRACE).await?;
-        if status.is_success() { Ok(body) } else { self.understand(status, &body) }
+        if status.is_success() {
+            return Ok(body);
+        }
+        Err(self.understand::<serde::de::IgnoredAny>(status, &body).expect_err("the status is no success"))
     }
 
     /// Every process of the platform.
@@ -355,7 +360,9 @@ mod tests {
         for good in ["http://127.0.0.1:7400", "http://localhost:1/", "http://[::1]:7400", "http://gateway"] {
             assert!(Client::new(good).is_ok(), "{good}");
         }
-        for bad in ["", "127.0.0.1:7400", "https://localhost", "http://", "http://a/b", "http://a?b", "ftp://a"] {
+        for bad in
+            ["", "127.0.0.1:7400", "https://localhost", "http://", "http://a/b", "http://a?b", "ftp://a"]
+        {
             assert!(matches!(Client::new(bad), Err(ClientError::Url { .. })), "{bad}");
         }
     }

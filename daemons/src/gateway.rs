@@ -134,7 +134,8 @@ async fn openapi_json() -> Response {
 }
 
 async fn not_found(request: Request) -> Problem {
-    problem::NOT_FOUND.with(format!("`{:.200}` is not a path; /openapi.json has them all", request.uri().path()))
+    problem::NOT_FOUND
+        .with(format!("`{:.200}` is not a path; /openapi.json has them all", request.uri().path()))
 }
 
 async fn method_not_allowed(request: Request) -> Problem {
@@ -176,7 +177,7 @@ impl Gateway {
 /// The query string; one that is malformed is a problem document.
 struct Query<T>(T);
 
-impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Query<T> {
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {

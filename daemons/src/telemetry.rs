@@ -15,7 +15,9 @@ pub enum LogFormat {
 
 /// A filter that is not one.
 #[derive(Debug, thiserror::Error)]
-#[error("log filter `{filter}` is malformed ({source}); write a level such as `info`, or `quorate=debug,h2=warn`")]
+#[error(
+    "log filter `{filter}` is malformed ({source}); write a level such as `info`, or `quorate=debug,h2=warn`"
+)]
 pub struct FilterError {
     filter: String,
     source: tracing_subscriber::filter::ParseError,
@@ -42,7 +44,6 @@ const BUCKETS: [f64; 16] =
     [0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0];
 
 /// The process's metrics; the first call makes their recorder.
-#[must_use]
 pub fn metrics() -> &'static PrometheusHandle {
     static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
     HANDLE.get_or_init(|| {

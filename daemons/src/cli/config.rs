@@ -9,8 +9,6 @@ use unicode_width::UnicodeWidthStr;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Config {
     /// Checks the configuration and prints every setting in force and where it came from.
-    ///
-    /// What is printed is itself a configuration file.
     Check(Check),
 }
 
@@ -20,7 +18,8 @@ Each setting is looked for in this order, the first wins:
   2. the environment: QUORATE_LIMITS_NODES for limits.nodes
   3. the file: --config FILE, QUORATE_CONFIG, or ./quorate.toml if it is there
   4. the default
-A section [functions.default] stands for all four functions.";
+A section [functions.default] stands for all four functions. What is printed is itself a
+configuration file.";
 
 #[derive(Args, Debug)]
 #[command(after_help = AFTER_HELP)]

@@ -46,7 +46,13 @@ impl List {
         let client = platform.client();
         let queues = match self.queue {
             Some(queue) => vec![queue],
-            None => client.queues().await?.into_iter().filter(|queue| queue.dead > 0).map(|queue| queue.queue).collect(),
+            None => client
+                .queues()
+                .await?
+                .into_iter()
+                .filter(|queue| queue.dead > 0)
+                .map(|queue| queue.queue)
+                .collect(),
         };
         let mut letters = Vec::new();
         for queue in queues {
@@ -54,7 +60,8 @@ impl List {
             letters.extend(dead.into_iter().map(|letter| (queue.clone(), letter)));
         }
         if global.json {
-            let entry = |(queue, letter): &(String, _)| serde_json::json!({ "queue": queue, "message": letter });
+            let entry =
+                |(queue, letter): &(String, _)| serde_json::json!({ "queue": queue, "message": letter });
             return print_json(&letters.iter().map(entry).collect::<Vec<_>>());
         }
         if letters.is_empty() {

@@ -2,6 +2,7 @@
 
 use super::{
     At, Failure, Global, Settings, explain,
+    plan::text,
     platform::{self, Platform},
     print, print_json,
 };
@@ -13,7 +14,7 @@ use crate::{
 };
 use clap::Args;
 use quorate_dag::Expression;
-use std::{io::Read, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -22,8 +23,8 @@ Examples:
   quorate eval '1/3+1/6' --receipt r.json && quorate verify r.json
   echo '2*3' | quorate eval -
 
-A platform that runs on the same data is used; without one, what the expression needs is started here
-and stopped again.";
+A platform that runs on the same data is used; without one, what the expression needs is started
+here and stopped again.";
 
 #[derive(Args, Debug)]
 #[command(after_help = AFTER_HELP)]
@@ -68,11 +69,11 @@ impl Eval {
     pub(super) async fn run(self, global: Global) -> Result<(), Failure> {
         let flags = self.none.then(|| ("--none", "functions.default.replication", "none".to_owned()));
         let loaded = self.settings.load(flags.as_slice())?;
-        let text = self.text(loaded.config.limits.expression_bytes)?;
+        let text = text(&self.expression, loaded.config.limits.expression_bytes)?;
         // What is wrong with the text is known here: nothing need be started for it.
         let bounds = expression::limits(&loaded.config.limits);
-        let parsed =
-            Expression::parse_within(&text, &bounds).map_err(|error| Failure::of_expression(&error, &text))?;
+        let parsed = Expression::parse_within(&text, &bounds)
+            .map_err(|error| Failure::of_expression(&error, &text))?;
         let submission = Submission {
             expression: text,
             parameters: self.parameters.into_iter().map(|(name, value)| (name, Parameter(value))).collect(),
@@ -113,16 +114,5 @@ impl Eval {
             return print_json(&answer);
         }
         print(&answer.result.unwrap_or_default())
-    }
-
-    fn text(&self, bytes_max: usize) -> Result<String, Failure> {
-        if self.expression != "-" {
-            return Ok(self.expression.clone());
-        }
-        // One byte more than is allowed is enough to be refused for it.
-        let mut text = String::new();
-        let limit = bytes_max as u64 + 1;
-        std::io::stdin().lock().take(limit).read_to_string(&mut text).map_err(Failure::Input)?;
-        Ok(text.trim_end().to_owned())
     }
 }

@@ -2,11 +2,7 @@
 
 use super::Exit;
 use crate::{
-    api::Problem,
-    client::ClientError,
-    config::ConfigErrors,
-    excerpt::Excerpt,
-    telemetry::FilterError,
+    api::Problem, client::ClientError, config::ConfigErrors, excerpt::Excerpt, telemetry::FilterError,
 };
 use quorate_dag::ExpressionError;
 use std::{io, path::PathBuf};

@@ -29,9 +29,7 @@ impl Platform {
             client.connect().await?;
             return Ok(Self { client });
         }
-        Self::running(&config.data)
-            .await
-            .ok_or_else(|| Failure::NoPlatform { data: config.data.clone() })
+        Self::running(&config.data).await.ok_or_else(|| Failure::NoPlatform { data: config.data.clone() })
     }
 
     /// As [`find`](Self::find); when none is running, starts one that lives as long as this.

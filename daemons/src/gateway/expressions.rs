@@ -151,10 +151,10 @@ async fn accept(gateway: &Gateway, id: Uuid, request: &Request) -> Result<Create
 /// that are being read or parsed by the gateway's budget.
 async fn read_request(gateway: &Gateway, headers: &HeaderMap, body: Body) -> Result<Request, Problem> {
     let limits = &gateway.config.limits;
-    let too_large = || BODY_TOO_LARGE.with(format!("the body is over limits.body_bytes ({})", limits.body_bytes));
-    let declared = headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    let too_large =
+        || BODY_TOO_LARGE.with(format!("the body is over limits.body_bytes ({})", limits.body_bytes));
+    let declared =
+        headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     let most = declared.unwrap_or(limits.body_bytes);
     if most > limits.body_bytes {
         return Err(too_large());

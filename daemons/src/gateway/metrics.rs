@@ -50,7 +50,8 @@ impl Metrics {
 
     pub(super) fn layer(&self, function: Function, depth: Depth) {
         gauge!("quorate_layer_depth", "function" => function.name()).set(float(depth.waiting));
-        gauge!("quorate_dead_letters", "queue" => format!("layer-{}", function.name())).set(float(depth.dead));
+        gauge!("quorate_dead_letters", "queue" => format!("layer-{}", function.name()))
+            .set(float(depth.dead));
     }
 
     pub(super) fn inbound(&self, depth: Depth) {

@@ -29,8 +29,18 @@ use utoipa::OpenApi;
         platform::metrics,
     ),
     components(schemas(
-        Answer, DeadMessage, Health, NodeRun, Problem, ProcessStatus, QueueStatus, Redriven, Scale, Status, Submission,
-    )),
+        Answer,
+        DeadMessage,
+        Health,
+        NodeRun,
+        Problem,
+        ProcessStatus,
+        QueueStatus,
+        Redriven,
+        Scale,
+        Status,
+        Submission,
+    ))
 )]
 struct Document;
 

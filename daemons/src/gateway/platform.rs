@@ -52,7 +52,7 @@ pub(super) async fn status(State(gateway): State<Arc<Gateway>>) -> Result<Json<V
     let sets: Vec<SetRecord> = parsed(&sets.0).collect();
     // All replicas are asked at once: one that does not answer costs its own time-out, not the sum.
     let replicas = sets.iter().flat_map(|set| {
-        set.replicas.iter().zip(0..).map(|(replica, index)| async move {
+        set.replicas.iter().zip(0..).map(move |(replica, index)| async move {
             let view = view_of(replica).await;
             of_replica(set, replica, index, view.as_ref())
         })

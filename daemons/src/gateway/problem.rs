@@ -11,6 +11,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use quorate_dag::ErrorKind;
 
 /// A kind of problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,19 +72,21 @@ impl Kind {
     }
 }
 
-/// An error of an expression: how it is written, or what came out of it.
-pub(super) fn of_expression(kind: &str, detail: String, span: Option<[usize; 2]>) -> Problem {
-    let status = match kind {
-        "too-long" | "too-many-nodes" | "too-deep" | "too-large" => StatusCode::PAYLOAD_TOO_LARGE,
-        _ => StatusCode::UNPROCESSABLE_ENTITY,
-    };
+/// An error of an expression as it is written.
+pub(super) fn of_expression(kind: &ErrorKind, span: Option<[usize; 2]>) -> Problem {
+    let status =
+        if kind.is_too_large() { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::UNPROCESSABLE_ENTITY };
+    Problem { span, ..about(kind.as_str(), status, kind.to_string()) }
+}
+
+fn about(kind: &str, status: StatusCode, detail: String) -> Problem {
     Problem {
         kind_uri: format!("/problems/{kind}"),
         title: sentence(kind),
         status: status.as_u16(),
         detail,
         kind: kind.to_owned(),
-        span,
+        span: None,
         id: None,
     }
 }
@@ -99,7 +102,7 @@ fn sentence(kind: &str) -> String {
 pub(super) fn of_failure(failure: &Failure) -> Problem {
     let mut problem = match Kind::named(&failure.kind) {
         Some(kind) => kind.with(failure.detail.clone()),
-        None => of_expression(&failure.kind, failure.detail.clone(), None),
+        None => about(&failure.kind, StatusCode::UNPROCESSABLE_ENTITY, failure.detail.clone()),
     };
     problem.span = failure.span;
     problem

@@ -70,8 +70,7 @@ async fn accept(
     listener: &TcpListener,
     connections: &Arc<Semaphore>,
 ) -> std::io::Result<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let permit =
-        Arc::clone(connections).acquire_owned().await.expect("the semaphore is never closed");
+    let permit = Arc::clone(connections).acquire_owned().await.expect("the semaphore is never closed");
     let (stream, _) = listener.accept().await?;
     Ok((stream, permit))
 }

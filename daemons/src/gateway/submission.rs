@@ -7,8 +7,8 @@ use crate::{
     expression,
     records::Request,
 };
-use quorate_dag::{Expression, ExpressionError, Value, expression_field};
-use std::collections::BTreeMap;
+use quorate_dag::{Costs, Evaluation, Expression, ExpressionError, Parameters, Value, expression_field};
+use std::sync::Arc;
 
 /// Reads and checks a body.
 pub(super) fn read(body: &[u8], limits: &Limits) -> Result<Request, Problem> {
@@ -47,21 +47,22 @@ fn check(submission: Submission, limits: &Limits) -> Result<Request, Problem> {
         return Err(DIGITS.with(detail));
     }
     let bounds = expression::limits(limits);
-    let parsed = Expression::parse_within(&submission.expression, &bounds)
-        .map_err(|error| of_expression(&error))?;
-    let mut parameters = BTreeMap::new();
-    let mut values = BTreeMap::new();
-    for (name, text) in submission.parameters {
-        let value = Value::parse_within(&text.0, &bounds).map_err(|error| {
-            MALFORMED_PARAMETER.with(format!("parameter `{name}` is not a number: {error}"))
-        })?;
-        values.insert(name.clone(), value);
-        parameters.insert(name, text.0);
+    let parsed =
+        Expression::parse_within(&submission.expression, &bounds).map_err(|error| of_expression(&error))?;
+    let mut values = Parameters::new();
+    for (name, text) in &submission.parameters {
+        let value = Value::parse(&text.0, &bounds)
+            .map_err(|error| MALFORMED_PARAMETER.with(format!("parameter `{name:.80}`: {error}")))?;
+        values.insert(name.as_str(), value);
     }
-    expression::bind(&parsed, &values).map_err(|error| of_expression(&error))?;
+    if parsed.parameters().any(|name| values.value(name).is_none()) {
+        // The plan knows where the name stands; it is made for that only when one is missing.
+        Evaluation::new(Arc::new(parsed.plan()), &values, &Costs::default())
+            .map_err(|error| of_expression(&error))?;
+    }
     Ok(Request {
         expression: submission.expression,
-        parameters,
+        parameters: submission.parameters.into_iter().map(|(name, text)| (name, text.0)).collect(),
         digits: submission.digits,
         receipt: submission.receipt,
     })
