@@ -78,14 +78,8 @@ pub(crate) struct Global {
     #[arg(hide_env_values = true)]
     log: Option<String>,
     /// How log lines look.
-    #[arg(
-        long,
-        global = true,
-        value_enum,
-        value_name = "FORMAT",
-        default_value = "text",
-        help_heading = "Output"
-    )]
+    #[arg(long, global = true, value_enum, value_name = "text|json", default_value = "text")]
+    #[arg(help_heading = "Output", hide_possible_values = true)]
     log_format: LogFormat,
 }
 

@@ -6,7 +6,10 @@
 pub mod api;
 pub mod cli;
 pub mod client;
+pub mod clock;
 pub mod config;
+#[doc(hidden)]
+pub mod conformance;
 pub mod engine;
 pub mod excerpt;
 pub mod expression;
@@ -15,6 +18,7 @@ pub mod pod;
 pub mod queue;
 pub mod records;
 pub mod set;
+pub mod sqlite;
 pub mod store;
 pub mod telemetry;
 

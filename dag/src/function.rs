@@ -42,6 +42,16 @@ impl Function {
         }
     }
 
+    /// The same, in the platform's words.
+    pub const fn name(self) -> &'static str {
+        self.as_str()
+    }
+
+    /// The function of that name, when it is one of the four.
+    pub fn from_name(name: &str) -> Option<Self> {
+        name.parse().ok()
+    }
+
     /// The operator it is written as.
     pub const fn symbol(self) -> char {
         match self {
