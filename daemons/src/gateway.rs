@@ -17,11 +17,11 @@ mod waiters;
 pub use openapi::openapi;
 
 use crate::{
-    Shutdown,
     api::Problem,
     config::Config,
     engine::Engine,
     queue::{Queue, QueueError, QueueName},
+    shutdown::Shutdown,
 };
 use admission::{Admission, Bodies};
 use axum::{

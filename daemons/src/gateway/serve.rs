@@ -1,6 +1,6 @@
 //! Connections: how many, how large their headers, how long they may take.
 
-use crate::Shutdown;
+use crate::shutdown::Shutdown;
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::{
