@@ -30,11 +30,17 @@ mod work;
 use self::{
     core::{Core, Surroundings},
     inbound::Inbound,
-    layers::{Layers, Owner},
+    layers::Layers,
     meters::Meters,
     work::Work,
 };
-use crate::{config::Config, engine::Engine, queue::QueueError, records::Failure};
+use crate::{
+    config::Config,
+    engine::Engine,
+    queue::QueueError,
+    records::Failure,
+    shutdown::{self, Shutdown},
+};
 use bytes::Bytes;
 use quorate_dag::{Costs, Function};
 use std::sync::Arc;
@@ -57,10 +63,9 @@ pub async fn run(
     config: Arc<Config>,
     engine: Arc<dyn Engine>,
     listener: TcpListener,
-    mut shutdown: watch::Receiver<bool>,
+    mut shutdown: Shutdown,
 ) -> Result<(), SchedulerError> {
-    let address = listener.local_addr()?.to_string();
-    let me = Owner { instance: uuid::Uuid::now_v7().simple().to_string(), address };
+    let me = listener.local_addr()?.to_string();
     let meters = Arc::new(Meters::new());
     let (events, core_events) = mpsc::channel(EVENTS);
     let (costs, costs_learnt) = watch::channel(Costs::default());
@@ -75,7 +80,7 @@ pub async fn run(
     let layers = Layers::open(
         Arc::clone(&engine),
         config.timeouts.lease,
-        me.instance.clone(),
+        me.clone(),
         Arc::clone(&meters),
         events.clone(),
     );
@@ -119,7 +124,7 @@ pub async fn run(
     let core = tokio::spawn(Core::new(around).run(core_events, shutdown.clone()));
     let served = tokio::select! {
         served = server => served.map_err(SchedulerError::Server),
-        _ = shutdown.wait_for(|end| *end) => Ok(()),
+        () = shutdown::requested(&mut shutdown) => Ok(()),
     };
     tasks.abort_all();
     if served.is_ok() {
