@@ -362,8 +362,9 @@ where
     F: Future<Output = Result<(), E>>,
     E: Into<Failure>,
 {
+    let instance = instance();
     loop {
-        let campaign = Leadership::campaign(&engine, daemon.name(), &instance(), LEASE);
+        let campaign = Leadership::campaign(&engine, daemon.name(), &instance, LEASE);
         let leadership = tokio::select! {
             () = shutdown::requested(&mut ending) => return Ok(()),
             leadership = campaign => leadership?,
