@@ -1,12 +1,22 @@
-//! What can be configured, with its defaults: the types. `quorate.toml`, the environment and flags are
-//! layered into them in [`load`](self).
+//! What can be configured, with its defaults. `quorate.toml`, the environment and flags are layered over
+//! them by [`Sources::load`], which says of every value where it came from.
+
+mod error;
+mod keys;
+mod load;
+#[cfg(test)]
+mod tests;
+
+pub use error::{ConfigError, ConfigErrors, Fault, Place};
+pub use keys::parse_time;
+pub use load::{FILE, InForce, Loaded, Sources};
 
 use quorate_dag::Function;
 use serde::{Deserialize, Serialize};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// All that is in force.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
     /// Where state lies: identities, the database, journals.
     pub data: PathBuf,
@@ -22,6 +32,37 @@ pub struct Config {
     pub timeouts: Timeouts,
 }
 
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data: default_data(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 7400)),
+            durability: Durability::Disk,
+            functions: Functions::default(),
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+        }
+    }
+}
+
+/// The user's state directory (XDG Base Directory Specification), else a folder beside the caller.
+fn default_data() -> PathBuf {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute("XDG_STATE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
+        .map_or_else(|| PathBuf::from(".quorate"), |state| state.join("quorate"))
+}
+
+/// The name that was probably meant, when one is near enough.
+fn nearest<'a>(written: &str, names: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    names
+        .into_iter()
+        .map(|name| (strsim::jaro_winkler(written, name), name))
+        .filter(|(likeness, _)| *likeness > 0.8)
+        .max_by(|left, right| left.0.total_cmp(&right.0))
+        .map(|(_, name)| name.to_owned())
+}
+
 /// What an acknowledged write survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -33,7 +74,7 @@ pub enum Durability {
 }
 
 /// The four functions.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Functions {
     /// `left + right`.
     pub add: FunctionConfig,
@@ -59,7 +100,7 @@ impl Functions {
 }
 
 /// How one function runs.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FunctionConfig {
     /// Whether replicas agree on results.
     pub replication: Replication,
@@ -99,7 +140,7 @@ impl Replication {
 }
 
 /// What a request may cost.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// A request's body in bytes.
     pub body_bytes: usize,
@@ -116,7 +157,7 @@ pub struct Limits {
 }
 
 /// How long things may take.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timeouts {
     /// From acceptance to an answer; past it a request has failed.
     pub request: Duration,
