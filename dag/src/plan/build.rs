@@ -68,7 +68,7 @@ pub(super) struct Entry {
     pub(super) right: Ref,
     /// The operator's byte, where it stands first.
     pub(super) at: u32,
-    /// By how many operands of distinct operations it is used.
+    /// By how many operands of distinct operations it is used; 0 when it is not needed.
     pub(super) uses: u32,
 }
 
@@ -131,9 +131,7 @@ impl Syntax {
             operands.push(operand);
         }
         let root = operands.pop().expect("an expression has an operand");
-        if let Some(entry) = root.node() {
-            entries[entry.index()].uses += 1;
-        }
+        count_uses(&mut entries, root);
         Self { entries, root }
     }
 }
@@ -169,16 +167,27 @@ fn enter(entries: &mut Vec<Entry>, table: Option<&mut Table>, entry: Entry) -> R
         table.find_or_insert(entry.operation(), next, |number| entries[number as usize].operation())
     });
     if number == next {
-        let operands = match entry.kind {
-            EntryKind::Negate => &[entry.left][..],
-            EntryKind::Binary(_) => &[entry.left, entry.right][..],
-        };
-        for operand in operands.iter().filter_map(|operand| operand.node()) {
-            entries[operand.index()].uses += 1;
-        }
         entries.push(entry);
     }
     Ref::new(Target::Node(NodeId::new(number)))
+}
+
+/// From the root down, users before what they use: a sign that another cancelled has no user, and
+/// uses nothing.
+fn count_uses(entries: &mut [Entry], root: Ref) {
+    if let Some(entry) = root.node() {
+        entries[entry.index()].uses = 1;
+    }
+    for number in (0..entries.len()).rev() {
+        let Entry { kind, left, right, uses, .. } = entries[number];
+        if uses == 0 {
+            continue;
+        }
+        let right = (kind != EntryKind::Negate).then_some(right);
+        for used in [Some(left), right].into_iter().flatten().filter_map(Ref::node) {
+            entries[used.index()].uses += 1;
+        }
+    }
 }
 
 /// The nodes of the plan as they are made.

@@ -24,8 +24,8 @@ pub(super) fn build(syntax: &Syntax, reassociate: bool, nodes: &mut Nodes) -> Re
         let made = match chains.roles[number] {
             Role::Root if chains.is_chain(entry) => chains.chain(number, entry),
             Role::Root => chains.alone(entry),
-            // A part of a chain to come, which may make it what it is in the source.
-            Role::Opened => entry.left,
+            // A part of a chain to come, which may make it what it is in the source; or needed by none.
+            Role::Opened | Role::Unused => entry.left,
         };
         chains.made.push(made);
     }
@@ -37,12 +37,18 @@ pub(super) fn build(syntax: &Syntax, reassociate: bool, nodes: &mut Nodes) -> Re
 enum Role {
     Root,
     Opened,
+    Unused,
 }
 
-/// Users come after what they use, and what has one user is opened by it.
+fn roots(entries: &[Entry]) -> Vec<Role> {
+    let role = |entry: &Entry| if entry.uses > 0 { Role::Root } else { Role::Unused };
+    entries.iter().map(role).collect()
+}
+
+/// What has one user of its kind is opened by it.
 fn roles(entries: &[Entry]) -> Vec<Role> {
-    let mut roles = vec![Role::Root; entries.len()];
-    for entry in entries {
+    let mut roles = roots(entries);
+    for entry in entries.iter().filter(|entry| entry.uses > 0) {
         // A divisor stays whole: x/(y/z) is not x*z/y when z is zero, and x/(y*z) divides by zero
         // only if both have a value.
         let is_quotient = entry.kind == EntryKind::Binary(Function::Div);
@@ -106,7 +112,7 @@ impl Chains<'_> {
     /// The entry of an operand that is a part of its user's chain.
     fn opened(&self, operand: Ref) -> Option<usize> {
         let number = operand.node()?.index();
-        (self.roles[number] != Role::Root).then_some(number)
+        (self.roles[number] == Role::Opened).then_some(number)
     }
 
     fn made_of(&self, operand: Ref) -> Ref {
