@@ -199,7 +199,9 @@ pub(super) struct Nodes {
     heights: Vec<u32>,
     divisors: Vec<Divisor>,
     constants: Constants,
+    /// Made when two operations could first be the same: see [`Nodes::distinct`].
     table: Option<Table>,
+    share: bool,
     fold: Option<Limits>,
 }
 
@@ -212,9 +214,19 @@ impl Nodes {
             heights: Vec::with_capacity(capacity),
             divisors: Vec::new(),
             constants,
-            table: options.share.then(|| Table::with_capacity(capacity)),
+            table: None,
+            share: options.share,
             fold: options.fold,
         }
+    }
+
+    /// The node of an operation of the source as it stands there. As long as there are no others,
+    /// distinct entries are distinct nodes, and none needs to be looked for.
+    pub(super) fn distinct(&mut self, function: Function, left: Ref, right: Ref, at: u32) -> Ref {
+        if self.table.is_some() || self.fold.is_some() {
+            return self.node(function, left, right, at);
+        }
+        self.push(function, left, right, at)
     }
 
     /// The node of an operation, made unless there is one. A node that is there for several
@@ -223,27 +235,37 @@ impl Nodes {
         if let Some(folded) = self.folded(function, left, right) {
             return folded;
         }
-        let next = count(self.functions.len());
-        let number = match &mut self.table {
-            None => next,
-            Some(table) => {
-                let operation = Operation::new(function, left, right);
-                let (functions, operands) = (&self.functions, &self.operands);
-                table.find_or_insert(operation, next, |number| {
-                    let [left, right] = operands[number as usize];
-                    Operation::new(functions[number as usize], left, right)
-                })
-            }
-        };
-        if number == next {
-            self.functions.push(function);
-            self.operands.push([left, right]);
-            self.at.push(at);
-            self.heights.push(self.height(left).max(self.height(right)) + 1);
-        } else {
-            let first = &mut self.at[number as usize];
-            *first = at.min(*first);
+        if !self.share {
+            return self.push(function, left, right, at);
         }
+        let (functions, operands) = (&self.functions, &self.operands);
+        let known = |number: u32| {
+            let [left, right] = operands[number as usize];
+            Operation::new(functions[number as usize], left, right)
+        };
+        let table = self.table.get_or_insert_with(|| {
+            let mut table = Table::with_capacity(functions.capacity());
+            for number in 0..count(functions.len()) {
+                table.find_or_insert(known(number), number, known);
+            }
+            table
+        });
+        let next = count(functions.len());
+        let number = table.find_or_insert(Operation::new(function, left, right), next, known);
+        if number == next {
+            return self.push(function, left, right, at);
+        }
+        let first = &mut self.at[number as usize];
+        *first = at.min(*first);
+        Ref::new(Target::Node(NodeId::new(number)))
+    }
+
+    fn push(&mut self, function: Function, left: Ref, right: Ref, at: u32) -> Ref {
+        let number = count(self.functions.len());
+        self.functions.push(function);
+        self.operands.push([left, right]);
+        self.at.push(at);
+        self.heights.push(self.height(left).max(self.height(right)) + 1);
         Ref::new(Target::Node(NodeId::new(number)))
     }
 

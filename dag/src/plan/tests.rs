@@ -85,6 +85,8 @@ fn source_order_is_kept_when_asked() {
     let source = PlanOptions { reassociate: false, ..PlanOptions::default() };
     check_with("a-b-c-d", source, "a-b@1 n0-c@3 n1-d@5", 3);
     check_with("-a+b", source, "0-a@0 n0+b@2", 2);
+    check_with("-(-a)", source, "a", 0);
+    check_with("0-a+b*-a", source, "0-a@1 b*n0@5 n0+n1@3", 3);
 }
 
 #[test]
