@@ -1,5 +1,5 @@
 //! The tokio driver: order, bounds, deadlines, and what is left when it is stopped.
-#![cfg(feature = "tokio")]
+#![cfg(all(feature = "arithmetic", feature = "tokio"))]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

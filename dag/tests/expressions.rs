@@ -1,4 +1,5 @@
 //! Random expressions against a naive recursive evaluator that knows nothing of plans.
+#![cfg(feature = "arithmetic")]
 
 use std::sync::Arc;
 

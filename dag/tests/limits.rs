@@ -1,4 +1,5 @@
 //! Texts as large, as deep and as wrong as they may come.
+#![cfg(feature = "arithmetic")]
 
 use std::sync::Arc;
 

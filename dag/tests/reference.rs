@@ -1,4 +1,5 @@
 //! Every line of `reference.tsv`, which `reference.py` made with Python's exact fractions.
+#![cfg(feature = "arithmetic")]
 
 use quorate_dag::{Expression, Parameters};
 
