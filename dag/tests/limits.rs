@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use quorate_dag::{Expression, Function, Limits, Parameters, PlanOptions, Value, apply};
+use quorate_dag::{
+    Costs, Evaluation, Expression, Function, Limits, NodeError, Parameters, PlanOptions, Value, apply,
+};
 
 fn evaluate(text: &str) -> Result<Value, &'static str> {
     let expression = Expression::parse(text).map_err(|error| error.kind.as_str())?;
@@ -73,6 +75,27 @@ fn a_number_of_a_million_digits_is_refused() {
     let most = "9".repeat(10_000);
     assert_eq!(evaluate(&most).map(|value| value.to_string()), Ok(most.clone()));
     assert_eq!(evaluate(&format!("{most}+1")), Err("overflow"));
+}
+
+#[test]
+fn eighty_thousand_failures_are_one_error() {
+    let quotients: Vec<String> = (1..=80_000).map(|number| format!("{number}/0")).collect();
+    let text = quotients.join("+");
+    let expression = Expression::parse(&text).expect("within the limits");
+    let error = expression.evaluate(&Parameters::new()).expect_err("it divides by zero");
+    assert_eq!((error.kind.as_str(), error.span), ("division-by-zero", 1..2));
+    // Failing from the right to the left, so that each failure is the leftmost so far.
+    let plan = Arc::new(expression.plan());
+    let mut evaluation =
+        Evaluation::new(plan, &Parameters::new(), &Costs::default()).expect("there are no parameters");
+    let mut nodes = Vec::new();
+    evaluation.take(usize::MAX, &mut nodes);
+    assert_eq!(nodes.len(), 80_000);
+    for node in nodes.into_iter().rev() {
+        evaluation.fail(node, NodeError::DivisionByZero).expect("it was started");
+    }
+    let error = evaluation.outcome().expect("nothing is left").expect_err("it divides by zero");
+    assert_eq!(error.span, 1..2);
 }
 
 #[test]
