@@ -9,6 +9,8 @@ pub mod message;
 pub mod receipt;
 pub mod replica;
 pub mod service;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod time;
 
 pub use client::{Client, ClientAction, ClientSettings, Options, Outcome, RequestId, SubmitRefused};
