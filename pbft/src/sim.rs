@@ -372,6 +372,28 @@ impl<S: Service + Clone> Cluster<S> {
         Ok(id)
     }
 
+    /// A client has several things to do at once.
+    ///
+    /// # Errors
+    /// As [`Client::submit`]; what comes before the refused one is submitted.
+    pub fn submit_all(
+        &mut self,
+        client: ClientId,
+        operations: &[(Bytes, Options)],
+    ) -> Result<(), SubmitRefused> {
+        let now = self.now;
+        let mut outcome = Ok(());
+        for (operation, options) in operations {
+            outcome = self.hosts[client.index()].client.submit(now, operation.clone(), *options).map(drop);
+            if outcome.is_err() {
+                break;
+            }
+            self.checkers.submitted(client, operation);
+        }
+        self.drive_client(client);
+        outcome
+    }
+
     /// Sends a message of somebody's own making, as a faulty client or replica might.
     pub fn inject(&mut self, from: Principal, to: Principal, message: Unverified<Message>) {
         self.transmit(from, to, message);

@@ -7,7 +7,8 @@ use crate::service::{Context, NotReadOnly, Service, State};
 
 /// Executes operations of 8 bytes or more; the first 8 name the operation. The result is how often
 /// this client's operation of that name was executed, this one included, then all operations so
-/// far. An operation that ends in `panic` panics, after it wrote.
+/// far. An operation that ends in `panic` panics, after it wrote. One that ends in `all?` changes nothing
+/// and gives the number of all operations so far; it need not be ordered.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ledger;
 
@@ -31,6 +32,9 @@ fn number(page: &[u8], name: u64) -> u64 {
 
 impl Service for Ledger {
     fn execute(&self, context: &Context, operation: &[u8], state: &mut State) -> Bytes {
+        if operation.ends_with(b"all?") {
+            return Bytes::copy_from_slice(&number(state.page(0), 0).to_be_bytes());
+        }
         let name = operation.get(..8).and_then(|name| name.try_into().ok()).map_or(0, u64::from_be_bytes);
         let index = page_of(context.client, name);
         let mut page = state.page(index).to_vec();
@@ -49,7 +53,7 @@ impl Service for Ledger {
     }
 
     fn read(&self, _: &Context, operation: &[u8], state: &State) -> Result<Bytes, NotReadOnly> {
-        if operation.is_empty() {
+        if operation.ends_with(b"all?") {
             return Ok(Bytes::copy_from_slice(&number(state.page(0), 0).to_be_bytes()));
         }
         Err(NotReadOnly)

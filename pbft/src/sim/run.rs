@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 
 use super::checker::Violation;
 use super::{Cluster, Ledger, Random, Setup, Weather};
@@ -124,6 +124,9 @@ fn setup(random: &mut Random, seed: u64) -> Setup {
     setup
 }
 
+/// Stands for a read among the names of operations.
+const READ: u64 = u64::MAX;
+
 /// The driver of a run: what clients want, and what goes wrong.
 struct Run {
     cluster: Cluster<Ledger>,
@@ -210,9 +213,12 @@ impl Run {
         }
         if self.random.chance(100) {
             let options = Options { read_only: true, receipt: false };
-            // Reads are not waited for: when their answer never comes, nothing is lost.
-            if let Ok(id) = self.cluster.submit(client, Bytes::new(), options) {
-                self.waiting[client.index()].insert(id.0.0, u64::MAX);
+            let mut operation = BytesMut::new();
+            operation.put_u64(self.next_name);
+            operation.put_slice(b"all?");
+            self.next_name += 1;
+            if let Ok(id) = self.cluster.submit(client, operation.freeze(), options) {
+                self.waiting[client.index()].insert(id.0.0, READ);
             }
         }
     }
@@ -295,7 +301,7 @@ impl Run {
         for (client, outcome) in self.cluster.take_outcomes() {
             let Some(name) = self.waiting[client.index()].remove(&outcome.request.0.0) else { continue };
             self.report.answered += 1;
-            if name == u64::MAX {
+            if name == READ {
                 continue;
             }
             self.done.push((client, name));
