@@ -17,9 +17,7 @@ use bytes::Bytes;
 
 use crate::client::{Client, ClientAction, ClientSettings, Options, Outcome, RequestId, SubmitRefused};
 use crate::crypto::{DigestAlgorithm, Keychain, Principal, PublicKey};
-use crate::group::{
-    ClientId, Configuration, GroupId, Incarnation, Limits, Permutation, ReplicaId, Sequence,
-};
+use crate::group::{ClientId, Configuration, GroupId, Incarnation, Limits, Permutation, ReplicaId, Sequence};
 use crate::message::{Message, Unverified, wire};
 use crate::replica::{Action, JournalPosition, Misbehaviour, Replica, Settings};
 use crate::service::{Context, NotReadOnly, Service, State};
@@ -274,7 +272,13 @@ impl<S: Service + Clone> Cluster<S> {
     fn fresh(&self, id: ReplicaId, seen: &Rc<RefCell<Vec<Executed>>>) -> Replica<Witness<S>> {
         let witness = Witness { service: self.service.clone(), seen: Rc::clone(seen) };
         let configuration = self.setup.configuration.clone();
-        Replica::new(configuration, id, self.keys(Principal::Replica(id)), witness, self.setup.settings.clone())
+        Replica::new(
+            configuration,
+            id,
+            self.keys(Principal::Replica(id)),
+            witness,
+            self.setup.settings.clone(),
+        )
     }
 
     fn keys(&self, me: Principal) -> Keychain {

@@ -143,12 +143,26 @@ impl<S: Service> Replica<S> {
     pub(super) fn take_checkpoint(&mut self) {
         let image = self.execution.image();
         let (sequence, state) = (image.sequence, image.digest);
-        let replaying = self.checkpoints.replaying;
-        self.checkpoints.push(image, replaying);
-        if replaying {
-            let (me, voted) = (self.me, &mut self.checkpoints);
-            voted.record(me, sequence, &state);
-        } else {
+        self.checkpoints.push(image, false);
+        if !self.checkpoints.replaying {
+            self.append(Record::Checkpoint { sequence, state }, Some(Then::SendCheckpoint(sequence)));
+        }
+    }
+
+    /// The journal holds the record of an own checkpoint already.
+    pub(super) fn replay_checkpoint(&mut self, sequence: Sequence, state: &Digest) {
+        let me = self.me;
+        if let Some(own) = self.checkpoints.own_mut(sequence) {
+            own.durable = true;
+            self.checkpoints.record(me, sequence, state);
+        }
+    }
+
+    /// Writes down what was executed from the journal, but not vouched for before the crash.
+    pub(super) fn resume_checkpoints(&mut self) {
+        let own = self.checkpoints.own.iter().filter(|own| !own.durable);
+        let unwritten: Vec<_> = own.map(|own| (own.image.sequence, own.image.digest)).collect();
+        for (sequence, state) in unwritten {
             self.append(Record::Checkpoint { sequence, state }, Some(Then::SendCheckpoint(sequence)));
         }
     }

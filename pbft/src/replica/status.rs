@@ -77,7 +77,9 @@ impl<S: Service> Replica<S> {
         if waits && moved {
             return; // it comes by itself
         }
-        pace.patience = (pace.patience * 2).min(pace.idle);
+        if waits {
+            pace.patience = (pace.patience * 2).min(pace.idle);
+        }
         self.check_left_behind();
         let status = self.status();
         self.broadcast(Message::Status(status));

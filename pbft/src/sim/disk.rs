@@ -34,7 +34,10 @@ impl Disk {
         let promise = match &record {
             Record::PrePrepared(pre_prepare) => Some((Promise::Proposal, pre_prepare.sequence)),
             Record::Prepared { sequence, .. } => Some((Promise::Prepared, *sequence)),
-            Record::Checkpoint { sequence, .. } => Some((Promise::Checkpoint, *sequence)),
+            // A copy of the state is as good as the record that it can be brought back.
+            Record::Checkpoint { sequence, .. } | Record::SnapshotEnd { sequence, .. } => {
+                Some((Promise::Checkpoint, *sequence))
+            }
             _ => None,
         };
         if let Some(promise) = promise {

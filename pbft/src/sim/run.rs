@@ -32,7 +32,9 @@ pub struct Report {
 
 /// Why a run failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("seed {seed}: {reason}; replay with\n    PBFT_SEED={seed} cargo test -p quorate-pbft --features sim --test seeds -- replay --nocapture")]
+#[error(
+    "seed {seed}: {reason}; replay with\n    PBFT_SEED={seed} cargo test -p quorate-pbft --features sim --test seeds -- replay --nocapture"
+)]
 pub struct Failed {
     /// The seed.
     pub seed: u64,
@@ -47,7 +49,9 @@ pub enum Reason {
     #[error(transparent)]
     Violation(#[from] Violation),
     /// Everything was healed, and still something was not answered, or somebody stayed behind.
-    #[error("liveness: {open} operations are not answered and replicas are at {places:?} a minute after all was healed")]
+    #[error(
+        "liveness: {open} operations are not answered and replicas are at {places:?} a minute after all was healed"
+    )]
     Stuck {
         /// Operations without an answer.
         open: usize,

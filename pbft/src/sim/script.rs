@@ -363,7 +363,9 @@ fn describe(message: &Message) -> String {
         Message::Commit(m) => format!("v={} n={} d={}", m.view, m.sequence, short(&m.digest)),
         Message::Reply(m) => {
             let answers = m.answers.iter().map(|answer| match &answer.content {
-                Content::Full(result) => format!("t={} n={} {}", answer.timestamp, answer.sequence, show(result)),
+                Content::Full(result) => {
+                    format!("t={} n={} {}", answer.timestamp, answer.sequence, show(result))
+                }
                 Content::Digest(_) => format!("t={} n={} digest", answer.timestamp, answer.sequence),
             });
             answers.collect::<Vec<_>>().join(", ")
@@ -372,7 +374,8 @@ fn describe(message: &Message) -> String {
         Message::Checkpoint(m) => format!("n={} d={}", m.sequence, short(&m.state)),
         Message::Seal(m) => format!("n={} size={}", m.sequence, m.size),
         Message::Status(m) => {
-            let slots: String = m.slots.iter().map(|slot| ["-", "p", "P", "C"][usize::from(*slot & 3)]).collect();
+            let slots: String =
+                m.slots.iter().map(|slot| ["-", "p", "P", "C"][usize::from(*slot & 3)]).collect();
             format!("stable={} executed={} {slots}", m.stable, m.executed)
         }
         Message::Fetch(m) => format!("n={} from {:?}:{}", m.sequence, m.from.space, m.from.index),

@@ -1,8 +1,8 @@
 //! Durability: what a client was told of is in the order. The order outlives every crash, and
 //! agreement holds each later life to it; so an acknowledged operation is never lost.
 
-use super::agreement::Agreement;
 use super::Violation;
+use super::agreement::Agreement;
 use crate::client::Outcome;
 use crate::group::{ClientId, Sequence};
 
