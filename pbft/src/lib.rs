@@ -5,9 +5,12 @@ pub mod client;
 pub mod crypto;
 pub mod group;
 pub mod history;
+pub mod journal;
 pub mod message;
 pub mod receipt;
 pub mod replica;
+#[cfg(feature = "runtime")]
+pub mod runtime;
 pub mod service;
 #[cfg(feature = "sim")]
 pub mod sim;
