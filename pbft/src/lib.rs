@@ -12,6 +12,8 @@ pub mod replica;
 #[cfg(feature = "runtime")]
 pub mod runtime;
 pub mod service;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod time;
 
 pub use client::{Client, ClientAction, ClientSettings, Options, Outcome, RequestId, SubmitRefused};

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use super::durable::Then;
 use super::execution::Image;
 use super::log::{Ballot, Vote};
-use super::record::{JournalPosition, Record};
-use super::{Action, Ignored, Misbehaviour, Replica};
+use super::record::Record;
+use super::{Ignored, Misbehaviour, Replica};
 use crate::crypto::{Digest, Domain, Kind, Principal, Signature};
 use crate::group::{Configuration, ReplicaId, Sequence, Voters};
 use crate::message::{Checkpoint, Message, Page, PageCursor, Space, root_statement};
@@ -143,12 +143,26 @@ impl<S: Service> Replica<S> {
     pub(super) fn take_checkpoint(&mut self) {
         let image = self.execution.image();
         let (sequence, state) = (image.sequence, image.digest);
-        let replaying = self.checkpoints.replaying;
-        self.checkpoints.push(image, replaying);
-        if replaying {
-            let (me, voted) = (self.me, &mut self.checkpoints);
-            voted.record(me, sequence, &state);
-        } else {
+        self.checkpoints.push(image, false);
+        if !self.checkpoints.replaying {
+            self.append(Record::Checkpoint { sequence, state }, Some(Then::SendCheckpoint(sequence)));
+        }
+    }
+
+    /// The journal holds the record of an own checkpoint already.
+    pub(super) fn replay_checkpoint(&mut self, sequence: Sequence, state: &Digest) {
+        let me = self.me;
+        if let Some(own) = self.checkpoints.own_mut(sequence) {
+            own.durable = true;
+            self.checkpoints.record(me, sequence, state);
+        }
+    }
+
+    /// Writes down what was executed from the journal, but not vouched for before the crash.
+    pub(super) fn resume_checkpoints(&mut self) {
+        let own = self.checkpoints.own.iter().filter(|own| !own.durable);
+        let unwritten: Vec<_> = own.map(|own| (own.image.sequence, own.image.digest)).collect();
+        for (sequence, state) in unwritten {
             self.append(Record::Checkpoint { sequence, state }, Some(Then::SendCheckpoint(sequence)));
         }
     }
@@ -246,8 +260,9 @@ impl<S: Service> Replica<S> {
         }
     }
 
-    /// Writes a copy of the state at an own checkpoint into the journal, so that what stands before
-    /// it can go.
+    /// Writes a copy of the state at the low watermark into the journal. Once it is durable, what
+    /// stands before it can go, but for proposals above it: they lead on from the copy, and are
+    /// promises still. Which ones is decided now: by then their slots may be empty.
     pub(super) fn write_snapshot(&mut self, sequence: Sequence) {
         if !self.outbox.has_journal() {
             return;
@@ -255,6 +270,8 @@ impl<S: Service> Replica<S> {
         let image = self.checkpoints.image(sequence).expect("the stable checkpoint is kept").clone();
         self.outbox.bytes_since_snapshot = 0;
         let begin = self.append(Record::SnapshotBegin { sequence }, None);
+        let above = self.log.proposals().map(|(_, slot, _)| slot.position);
+        let before = above.min().map_or(begin, |first| first.min(begin));
         let mut cursor = Some(PageCursor::default());
         while let Some(from) = cursor {
             let (pages, next) = image.pages(from, PAGES_BYTES);
@@ -263,15 +280,7 @@ impl<S: Service> Replica<S> {
         }
         self.outbox.snapshot_bytes = std::mem::take(&mut self.outbox.bytes_since_snapshot);
         let end = Record::SnapshotEnd { sequence, state: image.digest };
-        self.append(end, Some(Then::Truncate(sequence, begin)));
-    }
-
-    /// A copy of the state is durable. What stands before it is needed no more, but for proposals
-    /// above it: those are promises still.
-    pub(super) fn snapshot_is_durable(&mut self, sequence: Sequence, begin: JournalPosition) {
-        let above = self.log.proposals().filter(|(place, ..)| *place > sequence);
-        let before = above.map(|(_, slot, _)| slot.position).min().unwrap_or(begin).min(begin);
-        self.actions.push_back(Action::Truncate { before });
+        self.append(end, Some(Then::Truncate(before)));
     }
 }
 

@@ -16,8 +16,8 @@ pub(super) enum Then {
     SendCommit(Sequence),
     /// Send the CHECKPOINT, and count it.
     SendCheckpoint(Sequence),
-    /// Let go of what stands before this copy of the state.
-    Truncate(Sequence, JournalPosition),
+    /// Let go of what a copy of the state supersedes.
+    Truncate(JournalPosition),
 }
 
 /// Records that were handed to the journal and what they hold back.
@@ -92,7 +92,7 @@ impl<S: Service> Replica<S> {
             Then::SendProposal(sequence) => self.proposal_is_durable(sequence),
             Then::SendCommit(sequence) => self.prepared_is_durable(sequence),
             Then::SendCheckpoint(sequence) => self.checkpoint_is_durable(sequence),
-            Then::Truncate(sequence, begin) => self.snapshot_is_durable(sequence, begin),
+            Then::Truncate(before) => self.actions.push_back(Action::Truncate { before }),
         }
     }
 }

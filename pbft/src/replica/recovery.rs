@@ -102,7 +102,7 @@ impl<S: Service> Replica<S> {
         replica.checkpoints.set_replaying(false);
         replica.outbox.resume(last);
         replica.resume_proposing(highest);
-        replica.actions.clear();
+        replica.resume_checkpoints();
         replica.assert_invariants();
         Ok(replica)
     }
@@ -155,6 +155,7 @@ impl<S: Service> Replica<S> {
                     let now = image.digest;
                     return Err(RecoveryFailed::Diverged { sequence, before: state, now });
                 }
+                self.replay_checkpoint(sequence, &state);
                 Ok(sequence)
             }
             Record::Stable { sequence, .. } => {
