@@ -26,3 +26,8 @@ pub use replica::{
 };
 pub use service::{Context, NotReadOnly, Service, State};
 pub use time::Instant;
+
+/// The README's example is compiled and run.
+#[cfg(all(doctest, feature = "runtime"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
