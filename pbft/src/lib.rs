@@ -7,6 +7,10 @@ pub mod group;
 pub mod history;
 pub mod journal;
 pub mod message;
+#[cfg(feature = "sim")]
+pub mod mutation;
+#[cfg(not(feature = "sim"))]
+mod mutation;
 pub mod receipt;
 pub mod replica;
 #[cfg(feature = "runtime")]

@@ -50,4 +50,5 @@ scripts! {
     client_window,
     receipts,
     everybody_crashes,
+    votes,
 }
