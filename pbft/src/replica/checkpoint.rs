@@ -213,7 +213,7 @@ impl<S: Service> Replica<S> {
         if sequence <= self.log.low() && !self.checkpoints.diverged {
             return self.put_aside(Ignored::OutsideWindow);
         }
-        if sequence.0 % period != 0 {
+        if !sequence.0.is_multiple_of(period) {
             return self.put_aside(Ignored::NotForUs);
         }
         match self.checkpoints.record(from, sequence, &state) {

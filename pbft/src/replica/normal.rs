@@ -244,7 +244,8 @@ impl<S: Service> Replica<S> {
         loop {
             let mut sequence = self.executed().next();
             if mutation::is_on(Mutation::ExecuteOutOfOrder) {
-                let committed = self.log.proposals().find(|(place, slot, _)| *place >= sequence && slot.committed);
+                let committed =
+                    self.log.proposals().find(|(place, slot, _)| *place >= sequence && slot.committed);
                 sequence = committed.map_or(sequence, |(place, ..)| place);
             }
             let Some(slot) = self.log.slot(sequence) else { return };
@@ -259,7 +260,7 @@ impl<S: Service> Replica<S> {
                     self.seal(sequence, &batch, &fresh);
                 }
             }
-            if sequence.0 % self.configuration.limits.checkpoint_period == 0 {
+            if sequence.0.is_multiple_of(self.configuration.limits.checkpoint_period) {
                 self.take_checkpoint();
             }
         }

@@ -15,7 +15,9 @@
 //! quiet MS                        the same, without its output
 //! cut A B / mend                  nothing gets from A to B (`cC` is a client) / all cuts are gone
 //! crash R / restart R             R may be `*`
-//! bundle C t=T name… [floor=F] [to=R]   a request of the client's own making
+//! bundle C t=T name… [floor=F] [incarnation=I] [to=R] [spoil=R]   a request of the client's own
+//!                                 making; `spoil` makes its tags for those replicas invalid
+//! lie A B n=N                     a made-up state at checkpoint N from A to B
 //! prepare|commit A B n=N [v=V]    a vote of A's own making to B, for the batch that was voted for last
 //! propose A B n=N [v=V]           an empty batch of A's own making to B
 //! places                          what each replica has executed, holds stable, and where it is
@@ -29,10 +31,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{Cluster, Ledger, Sent, Setup};
 use crate::client::Options;
-use crate::crypto::{Digest, Domain, Keychain, Kind, Principal};
+use crate::crypto::{Authenticator, Digest, Domain, Keychain, Kind, Principal, TAG_BYTES};
 use crate::group::{ClientId, Incarnation, ReplicaId, Sequence, Timestamp, View};
 use crate::message::{
-    Commit, Content, Ending, Message, PrePrepare, Prepare, Proof, Request, Unverified, wire,
+    Commit, Content, Data, Ending, Message, Page, PageCursor, PrePrepare, Prepare, Proof, Request,
+    Unverified, wire,
 };
 
 /// What is wrong with a script.
@@ -90,12 +93,7 @@ struct Stage {
     digest: Digest,
 }
 
-fn run(
-    stage: &mut Option<Stage>,
-    line: usize,
-    command: &str,
-    out: &mut String,
-) -> Result<(), ScriptError> {
+fn run(stage: &mut Option<Stage>, line: usize, command: &str, out: &mut String) -> Result<(), ScriptError> {
     let words: Vec<_> = command.split_whitespace().collect();
     let wrong = || ScriptError::Command { line, command: command.into() };
     let (name, rest) = words.split_first().ok_or_else(wrong)?;
@@ -133,7 +131,7 @@ fn group(words: &[&str]) -> Option<Cluster<Ledger>> {
 fn perform(stage: &mut Stage, name: &str, rest: &[&str], out: &mut String) -> Option<()> {
     let cluster = &mut stage.cluster;
     match (name, rest) {
-        ("prepare" | "commit" | "propose", [from, to, words @ ..]) => {
+        ("prepare" | "commit" | "propose" | "lie", [from, to, words @ ..]) => {
             vote(cluster, name, (from, to), words, stage.digest)?;
         }
         ("request", [client, names @ ..]) => submit(cluster, client, names, false)?,
@@ -190,6 +188,10 @@ fn vote(
     let body = match kind {
         "prepare" => Message::Prepare(Prepare { view, sequence, digest }),
         "commit" => Message::Commit(Commit { view, sequence, digest }),
+        "lie" => {
+            let pages = vec![Page { at: PageCursor::default(), bytes: Bytes::from_static(b"lies") }];
+            Message::Data(Data { sequence, from: PageCursor::default(), pages, next: None })
+        }
         _ => {
             let batch = wire::batch(1, false, [].into());
             Message::PrePrepare(PrePrepare { view, sequence, batch })
@@ -200,10 +202,13 @@ fn vote(
         let keys = Keychain::fast(configuration.scope(), configuration.public_keys(), from);
         let bytes = wire::encode_body(&body);
         let domain = Domain::new(body.kind(), view.0);
-        let proof = Proof::Authenticator(keys.authenticator(domain, &bytes));
-        let message = Unverified { sender: from, body: body.clone(), bytes, proof };
         for to in principals(cluster, to)? {
-            cluster.inject(from, to, message.clone());
+            let proof = match kind {
+                "lie" => Proof::Tag(keys.tag(to, domain, &bytes)),
+                _ => Proof::Authenticator(keys.authenticator(domain, &bytes)),
+            };
+            let message = Unverified { sender: from, body: body.clone(), bytes: bytes.clone(), proof };
+            cluster.inject(from, to, message);
         }
     }
     Some(())
@@ -266,7 +271,13 @@ fn bundle(cluster: &mut Cluster<Ledger>, client: &str, words: &[&str]) -> Option
     let me = Principal::Client(client);
     let keys = Keychain::fast(configuration.scope(), configuration.public_keys(), me);
     let bytes = wire::encode_request(&request);
-    let proof = Proof::Authenticator(keys.authenticator(Domain::new(Kind::Request, 0), &bytes));
+    let mut tags = keys.authenticator(Domain::new(Kind::Request, 0), &bytes).0.to_vec();
+    for spoiled in principals(cluster, value("spoil").unwrap_or("none")).unwrap_or_default() {
+        if let Principal::Replica(id) = spoiled {
+            tags[id.index() * TAG_BYTES] ^= 1;
+        }
+    }
+    let proof = Proof::Authenticator(Authenticator(tags.into()));
     let message = Unverified { sender: me, body: Message::Request(request), bytes, proof };
     for to in principals(cluster, value("to").unwrap_or("0"))? {
         cluster.inject(me, to, message.clone());
