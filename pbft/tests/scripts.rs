@@ -50,4 +50,7 @@ scripts! {
     client_window,
     receipts,
     everybody_crashes,
+    votes,
+    doubted_requests,
+    lying_transfer,
 }

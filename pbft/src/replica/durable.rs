@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::record::{JournalPosition, Record};
 use super::{Action, Replica};
 use crate::group::Sequence;
+use crate::mutation::{self, Mutation};
 use crate::service::Service;
 
 /// What may happen once a record is durable.
@@ -69,10 +70,12 @@ impl<S: Service> Replica<S> {
         let position = self.outbox.last.next();
         self.outbox.last = position;
         self.outbox.bytes_since_snapshot += record.weight();
-        if let Some(then) = then {
-            self.outbox.waiting.push_back((position, then));
-        }
         self.actions.push_back(Action::Append { position, record });
+        match then {
+            Some(then) if mutation::is_on(Mutation::SkipDurableWait) => self.act(then),
+            Some(then) => self.outbox.waiting.push_back((position, then)),
+            None => {}
+        }
         position
     }
 

@@ -15,7 +15,11 @@
 //! quiet MS                        the same, without its output
 //! cut A B / mend                  nothing gets from A to B (`cC` is a client) / all cuts are gone
 //! crash R / restart R             R may be `*`
-//! bundle C t=T name… [floor=F] [to=R]   a request of the client's own making
+//! bundle C t=T name… [floor=F] [incarnation=I] [to=R] [spoil=R]   a request of the client's own
+//!                                 making; `spoil` makes its tags for those replicas invalid
+//! lie A B n=N                     a made-up state at checkpoint N from A to B
+//! prepare|commit A B n=N [v=V]    a vote of A's own making to B, for the batch that was voted for last
+//! propose A B n=N [v=V]           an empty batch of A's own making to B
 //! places                          what each replica has executed, holds stable, and where it is
 //! ignored                         what each replica put aside
 //! ```
@@ -27,9 +31,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{Cluster, Ledger, Sent, Setup};
 use crate::client::Options;
-use crate::crypto::{Digest, Domain, Keychain, Kind, Principal};
-use crate::group::{ClientId, Incarnation, ReplicaId, Timestamp};
-use crate::message::{Content, Ending, Message, Proof, Request, Unverified, wire};
+use crate::crypto::{Authenticator, Digest, Domain, Keychain, Kind, Principal, TAG_BYTES};
+use crate::group::{ClientId, Incarnation, ReplicaId, Sequence, Timestamp, View};
+use crate::message::{
+    Commit, Content, Data, Ending, Message, Page, PageCursor, PrePrepare, Prepare, Proof, Request,
+    Unverified, wire,
+};
 
 /// What is wrong with a script.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,7 +63,7 @@ pub enum ScriptError {
 /// When it is not a script.
 pub fn rewrite(text: &str) -> Result<String, ScriptError> {
     let mut out = String::new();
-    let mut cluster: Option<Cluster<Ledger>> = None;
+    let mut stage: Option<Stage> = None;
     let mut output = String::new();
     let mut in_output = false;
     for (line, text) in (1..).zip(text.lines()) {
@@ -73,27 +80,30 @@ pub fn rewrite(text: &str) -> Result<String, ScriptError> {
             out.push_str(&std::mem::take(&mut output));
             in_output = true;
         } else if !text.is_empty() && !text.starts_with('#') {
-            run(&mut cluster, line, text, &mut output)?;
+            run(&mut stage, line, text, &mut output)?;
         }
     }
     Ok(out)
 }
 
-fn run(
-    cluster: &mut Option<Cluster<Ledger>>,
-    line: usize,
-    command: &str,
-    out: &mut String,
-) -> Result<(), ScriptError> {
+/// A cluster, and what its story has come to.
+struct Stage {
+    cluster: Cluster<Ledger>,
+    /// What was voted for last.
+    digest: Digest,
+}
+
+fn run(stage: &mut Option<Stage>, line: usize, command: &str, out: &mut String) -> Result<(), ScriptError> {
     let words: Vec<_> = command.split_whitespace().collect();
     let wrong = || ScriptError::Command { line, command: command.into() };
     let (name, rest) = words.split_first().ok_or_else(wrong)?;
     if *name == "group" {
-        *cluster = Some(group(rest).ok_or_else(wrong)?);
+        let cluster = group(rest).ok_or_else(wrong)?;
+        *stage = Some(Stage { cluster, digest: Digest::ZERO });
         return Ok(());
     }
-    let cluster = cluster.as_mut().ok_or(ScriptError::NoGroup { line })?;
-    perform(cluster, name, rest, out).ok_or_else(wrong)
+    let stage = stage.as_mut().ok_or(ScriptError::NoGroup { line })?;
+    perform(stage, name, rest, out).ok_or_else(wrong)
 }
 
 fn group(words: &[&str]) -> Option<Cluster<Ledger>> {
@@ -118,8 +128,12 @@ fn group(words: &[&str]) -> Option<Cluster<Ledger>> {
     Some(cluster)
 }
 
-fn perform(cluster: &mut Cluster<Ledger>, name: &str, rest: &[&str], out: &mut String) -> Option<()> {
+fn perform(stage: &mut Stage, name: &str, rest: &[&str], out: &mut String) -> Option<()> {
+    let cluster = &mut stage.cluster;
     match (name, rest) {
+        ("prepare" | "commit" | "propose" | "lie", [from, to, words @ ..]) => {
+            vote(cluster, name, (from, to), words, stage.digest)?;
+        }
         ("request", [client, names @ ..]) => submit(cluster, client, names, false)?,
         ("receipt", [client, names @ ..]) => submit(cluster, client, names, true)?,
         ("bundle", [client, words @ ..]) => bundle(cluster, client, words)?,
@@ -151,7 +165,52 @@ fn perform(cluster: &mut Cluster<Ledger>, name: &str, rest: &[&str], out: &mut S
         ("ignored", []) => ignored(cluster, out),
         _ => return None,
     }
-    tell(cluster, out);
+    tell(stage, out);
+    Some(())
+}
+
+/// The number that `key` has among words like `key=7`.
+fn value(words: &[&str], key: &str, default: Option<u64>) -> Option<u64> {
+    let found = words.iter().find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
+    found.map_or(default, |value| value.parse().ok())
+}
+
+/// A message about a place in the order that its sender makes up.
+fn vote(
+    cluster: &mut Cluster<Ledger>,
+    kind: &str,
+    (from, to): (&str, &str),
+    words: &[&str],
+    digest: Digest,
+) -> Option<()> {
+    let sequence = Sequence(value(words, "n", None)?);
+    let view = View(value(words, "v", Some(0))?);
+    let body = match kind {
+        "prepare" => Message::Prepare(Prepare { view, sequence, digest }),
+        "commit" => Message::Commit(Commit { view, sequence, digest }),
+        "lie" => {
+            let pages = vec![Page { at: PageCursor::default(), bytes: Bytes::from_static(b"lies") }];
+            Message::Data(Data { sequence, from: PageCursor::default(), pages, next: None })
+        }
+        _ => {
+            let batch = wire::batch(1, false, [].into());
+            Message::PrePrepare(PrePrepare { view, sequence, batch })
+        }
+    };
+    for from in principals(cluster, from)? {
+        let configuration = &cluster.setup.configuration;
+        let keys = Keychain::fast(configuration.scope(), configuration.public_keys(), from);
+        let bytes = wire::encode_body(&body);
+        let domain = Domain::new(body.kind(), view.0);
+        for to in principals(cluster, to)? {
+            let proof = match kind {
+                "lie" => Proof::Tag(keys.tag(to, domain, &bytes)),
+                _ => Proof::Authenticator(keys.authenticator(domain, &bytes)),
+            };
+            let message = Unverified { sender: from, body: body.clone(), bytes: bytes.clone(), proof };
+            cluster.inject(from, to, message);
+        }
+    }
     Some(())
 }
 
@@ -212,7 +271,13 @@ fn bundle(cluster: &mut Cluster<Ledger>, client: &str, words: &[&str]) -> Option
     let me = Principal::Client(client);
     let keys = Keychain::fast(configuration.scope(), configuration.public_keys(), me);
     let bytes = wire::encode_request(&request);
-    let proof = Proof::Authenticator(keys.authenticator(Domain::new(Kind::Request, 0), &bytes));
+    let mut tags = keys.authenticator(Domain::new(Kind::Request, 0), &bytes).0.to_vec();
+    for spoiled in principals(cluster, value("spoil").unwrap_or("none")).unwrap_or_default() {
+        if let Principal::Replica(id) = spoiled {
+            tags[id.index() * TAG_BYTES] ^= 1;
+        }
+    }
+    let proof = Proof::Authenticator(Authenticator(tags.into()));
     let message = Unverified { sender: me, body: Message::Request(request), bytes, proof };
     for to in principals(cluster, value("to").unwrap_or("0"))? {
         cluster.inject(me, to, message.clone());
@@ -252,10 +317,14 @@ struct Line {
 }
 
 /// Writes what was sent and what came out since the last command.
-fn tell(cluster: &mut Cluster<Ledger>, out: &mut String) {
+fn tell(stage: &mut Stage, out: &mut String) {
+    let cluster = &mut stage.cluster;
     let others = cluster.replica_ids().count() - 1;
     let mut lines: Vec<Line> = Vec::new();
     for Sent { from, to, cut, message, .. } in cluster.take_sent() {
+        if let Message::Prepare(Prepare { digest, .. }) | Message::Commit(Commit { digest, .. }) = &message {
+            stage.digest = *digest;
+        }
         let text = describe(&message);
         match lines.iter_mut().find(|line| line.from == [from] && line.cut == cut && line.text == text) {
             Some(line) if !line.to.contains(&to) => line.to.push(to),
