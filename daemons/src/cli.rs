@@ -4,19 +4,24 @@
 //! nothing else. How a command ended is its exit code ([`Exit`]).
 
 mod config;
+mod daemon;
 mod dlq;
 mod eval;
 mod explain;
 mod failure;
 mod generate;
+mod keys;
 mod plan;
 mod platform;
 mod scale;
 mod status;
 mod table;
+mod up;
+mod verify;
 
 use crate::{
     config::{Loaded, Sources},
+    control::Daemon,
     telemetry::{self, LogFormat},
 };
 use clap::{Args, Parser, Subcommand};
@@ -113,8 +118,15 @@ enum Command {
     Eval(eval::Eval),
     /// Shows what an expression would run: waves, critical path, predicted time. Runs nothing.
     Plan(plan::Plan),
+    /// Runs the whole platform on this machine, until Ctrl-C.
+    Up(up::Up),
     /// Shows the processes of a platform and its queues.
     Status(status::Status),
+    /// Checks a receipt without any platform.
+    Verify(verify::Verify),
+    /// Shows and makes the keys that replicas sign with.
+    #[command(subcommand)]
+    Keys(keys::Keys),
     /// Shows dead letters, and puts them back on their queue.
     #[command(subcommand)]
     Dlq(dlq::Dlq),
@@ -127,6 +139,21 @@ enum Command {
     Completions(generate::Completions),
     /// Prints the manual page, or writes one for each command.
     Man(generate::Man),
+    /// Daemon: HTTP in front of the queues.
+    Gateway(daemon::Gateway),
+    /// Daemon: runs expressions on the workers.
+    Scheduler(daemon::ControlDaemon),
+    /// Daemon: computes one function, by itself or through its replicas.
+    Worker(daemon::Pod),
+    /// Daemon: makes and repairs worker sets.
+    Cluster(daemon::ControlDaemon),
+    /// Daemon: finds faults.
+    Admin(daemon::ControlDaemon),
+    /// Daemon: says how many worker sets there shall be.
+    Autoscaler(daemon::ControlDaemon),
+    /// All control daemons in one process, as a child of `quorate up`.
+    #[command(hide = true)]
+    Control,
 }
 
 /// The binary's `main`.
@@ -168,6 +195,16 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Config(config) => config.run(&global),
         Command::Completions(completions) => completions.run(),
         Command::Man(man) => man.run(),
+        Command::Up(up) => wait_for(up.run(&global)),
+        Command::Verify(verify) => verify.run(&global),
+        Command::Keys(keys) => wait_for(keys.run(&global)),
+        Command::Gateway(gateway) => gateway.run(),
+        Command::Scheduler(daemon) => daemon.run(Daemon::Scheduler),
+        Command::Cluster(daemon) => daemon.run(Daemon::Cluster),
+        Command::Admin(daemon) => daemon.run(Daemon::Admin),
+        Command::Autoscaler(daemon) => daemon.run(Daemon::Autoscaler),
+        Command::Worker(pod) => pod.run_worker(),
+        Command::Control => daemon::control(),
     }
 }
 

@@ -2,7 +2,9 @@
 
 use super::Exit;
 use crate::{
-    api::Problem, client::ClientError, config::ConfigErrors, excerpt::Excerpt, telemetry::FilterError,
+    api::Problem, client::ClientError, config::ConfigErrors, control, excerpt::Excerpt,
+    identity::IdentityError, pod::SpecError, receipt::UnprovenReceipt, supervisor::SupervisorError,
+    telemetry::FilterError,
 };
 use quorate_dag::ExpressionError;
 use std::{io, path::PathBuf};
@@ -29,6 +31,24 @@ pub(crate) enum Failure {
     Output(#[source] io::Error),
     #[error("can't write {}: {source}", path.display())]
     Write { path: PathBuf, source: io::Error },
+    #[error("can't read {}: {source}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{} holds no keys: {source}", path.display())]
+    Keys { path: PathBuf, source: serde_json::Error },
+    #[error("the receipt proves nothing: {0}")]
+    Receipt(#[from] UnprovenReceipt),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    #[error("a platform runs on the data in {} already{}", data.display(), .url.as_ref().map(|url| format!(", at {url}")).unwrap_or_default())]
+    Claimed { data: PathBuf, url: Option<String> },
+    #[error(transparent)]
+    Supervisor(#[from] SupervisorError),
+    #[error("{0}")]
+    Daemon(control::Failure),
+    #[error("interrupted")]
+    Interrupted,
     #[error("can't start: {0}")]
     Runtime(#[source] io::Error),
 }
@@ -57,8 +77,8 @@ impl Failure {
 
     pub(crate) fn exit(&self) -> Exit {
         match self {
-            Self::Expression { .. } => Exit::Expression,
-            Self::Client(ClientError::TimedOut { .. }) => Exit::TimedOut,
+            Self::Expression { .. } | Self::Receipt(_) => Exit::Expression,
+            Self::Client(ClientError::TimedOut { .. }) | Self::Interrupted => Exit::TimedOut,
             Self::Client(ClientError::Url { .. }) => Exit::Usage,
             Self::Client(ClientError::Problem(problem)) => match problem.status {
                 504 => Exit::TimedOut,
@@ -66,8 +86,10 @@ impl Failure {
                 _ => Exit::Unavailable,
             },
             Self::Client(_) | Self::NoPlatform { .. } | Self::Runtime(_) => Exit::Unavailable,
+            Self::Supervisor(_) | Self::Daemon(_) | Self::Identity(_) => Exit::Unavailable,
             Self::Config(_) | Self::Filter(_) | Self::Set { .. } => Exit::Usage,
-            Self::Input(_) | Self::Output(_) | Self::Write { .. } => Exit::Usage,
+            Self::Input(_) | Self::Output(_) | Self::Write { .. } | Self::Read { .. } => Exit::Usage,
+            Self::Keys { .. } | Self::Spec(_) | Self::Claimed { .. } => Exit::Usage,
         }
     }
 
@@ -80,6 +102,7 @@ impl Failure {
         match self {
             Self::Expression { kind, .. } => kind,
             Self::Client(ClientError::Problem(problem)) => &problem.kind,
+            Self::Receipt(_) => "unproven-receipt",
             _ => match self.exit() {
                 Exit::TimedOut => "timed-out",
                 Exit::Unavailable => "platform-unavailable",
