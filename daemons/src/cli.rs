@@ -21,7 +21,7 @@ mod verify;
 
 use crate::{
     config::{Loaded, Sources},
-    control::Daemon,
+    control::{self, Daemon},
     telemetry::{self, LogFormat},
 };
 use clap::{Args, Parser, Subcommand};
@@ -116,10 +116,10 @@ pub(crate) struct At {
 enum Command {
     /// Computes an expression and prints the answer.
     Eval(eval::Eval),
+    /// Runs the whole platform on this machine, until Ctrl-C.
+    Up(up::UpCommand),
     /// Shows what an expression would run: waves, critical path, predicted time. Runs nothing.
     Plan(plan::Plan),
-    /// Runs the whole platform on this machine, until Ctrl-C.
-    Up(up::Up),
     /// Shows the processes of a platform and its queues.
     Status(status::Status),
     /// Checks a receipt without any platform.
@@ -139,19 +139,19 @@ enum Command {
     Completions(generate::Completions),
     /// Prints the manual page, or writes one for each command.
     Man(generate::Man),
-    /// Daemon: HTTP in front of the queues.
-    Gateway(daemon::Gateway),
-    /// Daemon: runs expressions on the workers.
+    /// Daemon: HTTP, accepts expressions and answers.
+    Gateway(daemon::ControlDaemon),
+    /// Daemon: runs expressions on workers.
     Scheduler(daemon::ControlDaemon),
-    /// Daemon: computes one function, by itself or through its replicas.
-    Worker(daemon::Pod),
-    /// Daemon: makes and repairs worker sets.
+    /// Daemon: makes, repairs and removes worker sets.
     Cluster(daemon::ControlDaemon),
-    /// Daemon: finds faults.
+    /// Daemon: probes pods and publishes faults.
     Admin(daemon::ControlDaemon),
     /// Daemon: says how many worker sets there shall be.
     Autoscaler(daemon::ControlDaemon),
-    /// All control daemons in one process, as a child of `quorate up`.
+    /// Pod: a function's worker.
+    Worker(daemon::Pod),
+    /// The control plane as `quorate up` starts it.
     #[command(hide = true)]
     Control,
 }
@@ -195,16 +195,16 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Config(config) => config.run(&global),
         Command::Completions(completions) => completions.run(),
         Command::Man(man) => man.run(),
-        Command::Up(up) => wait_for(up.run(&global)),
         Command::Verify(verify) => verify.run(&global),
         Command::Keys(keys) => wait_for(keys.run(&global)),
-        Command::Gateway(gateway) => gateway.run(),
-        Command::Scheduler(daemon) => daemon.run(Daemon::Scheduler),
-        Command::Cluster(daemon) => daemon.run(Daemon::Cluster),
-        Command::Admin(daemon) => daemon.run(Daemon::Admin),
-        Command::Autoscaler(daemon) => daemon.run(Daemon::Autoscaler),
-        Command::Worker(pod) => pod.run_worker(),
-        Command::Control => daemon::control(),
+        Command::Up(up) => wait_for(up.run(global)),
+        Command::Gateway(daemon) => serve(daemon.run(Daemon::Gateway)),
+        Command::Scheduler(daemon) => serve(daemon.run(Daemon::Scheduler)),
+        Command::Cluster(daemon) => serve(daemon.run(Daemon::Cluster)),
+        Command::Admin(daemon) => serve(daemon.run(Daemon::Admin)),
+        Command::Autoscaler(daemon) => serve(daemon.run(Daemon::Autoscaler)),
+        Command::Worker(pod) => wait_for(pod.run_worker()),
+        Command::Control => serve(async { control::run().await.map_err(Failure::Daemon) }),
     }
 }
 
@@ -215,6 +215,15 @@ fn wait_for(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Fa
         .build()
         .map_err(Failure::Runtime)?
         .block_on(command)
+}
+
+/// Runs daemons that have much to do at once.
+fn serve(daemon: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::Runtime)?
+        .block_on(daemon)
 }
 
 impl Settings {

@@ -363,8 +363,8 @@ where
     F: Future<Output = Result<(), E>>,
     E: Into<Failure>,
 {
+    let instance = instance();
     loop {
-        let instance = instance();
         let campaign = Leadership::campaign(&engine, daemon.name(), &instance, LEASE);
         let leadership = tokio::select! {
             () = shutdown::requested(&mut ending) => return Ok(()),

@@ -30,13 +30,19 @@ mod work;
 use self::{
     core::{Core, Surroundings},
     inbound::Inbound,
-    layers::{Layers, Owner},
+    layers::Layers,
     meters::Meters,
     work::Work,
 };
-use crate::{config::Config, engine::Engine, queue::QueueError, records::Failure};
+use crate::{
+    config::Config,
+    engine::Engine,
+    queue::QueueError,
+    records::Failure,
+    shutdown::{self, Shutdown},
+};
 use bytes::Bytes;
-use quorate_dag::{Costs, Function};
+use quorate_dag::{Costs, Function, NodeId};
 use std::sync::Arc;
 use tokio::{
     net::TcpListener,
@@ -57,10 +63,9 @@ pub async fn run(
     config: Arc<Config>,
     engine: Arc<dyn Engine>,
     listener: TcpListener,
-    mut shutdown: watch::Receiver<bool>,
+    mut shutdown: Shutdown,
 ) -> Result<(), SchedulerError> {
-    let address = listener.local_addr()?.to_string();
-    let me = Owner { instance: uuid::Uuid::now_v7().simple().to_string(), address };
+    let me = listener.local_addr()?.to_string();
     let meters = Arc::new(Meters::new());
     let (events, core_events) = mpsc::channel(EVENTS);
     let (costs, costs_learnt) = watch::channel(Costs::default());
@@ -75,7 +80,7 @@ pub async fn run(
     let layers = Layers::open(
         Arc::clone(&engine),
         config.timeouts.lease,
-        me.instance.clone(),
+        me.clone(),
         Arc::clone(&meters),
         events.clone(),
     );
@@ -119,7 +124,7 @@ pub async fn run(
     let core = tokio::spawn(Core::new(around).run(core_events, shutdown.clone()));
     let served = tokio::select! {
         served = server => served.map_err(SchedulerError::Server),
-        _ = shutdown.wait_for(|end| *end) => Ok(()),
+        () = shutdown::requested(&mut shutdown) => Ok(()),
     };
     tasks.abort_all();
     if served.is_ok() {
@@ -134,13 +139,22 @@ pub async fn run(
 
 /// The receipt of a request that asked for one.
 fn receipt_of(work: &Work, result: &str) -> Result<Option<Bytes>, Failure> {
-    let _ = result;
     let Some(evidence) = work.evidence() else { return Ok(None) };
-    if evidence.iter().any(|node| node.as_ref().is_none_or(|node| !core::is_proof(&node.receipt))) {
-        let detail = "a worker gave a value without its receipt".into();
-        return Err(inbound::failure("receipt-unavailable", detail));
-    }
-    Ok(None)
+    let of_node = |node: NodeId| {
+        let proof = evidence[node.index()].as_ref().filter(|proof| core::is_proof(&proof.receipt))?;
+        Some(Evidence {
+            value: work.value(node)?,
+            set: &proof.set,
+            genesis: proof.genesis.as_deref()?,
+            receipt: &proof.receipt,
+        })
+    };
+    ExpressionReceipt::assemble(work.request(), work.plan_of(), work.digits_max(), result, of_node)
+        .map(|receipt| Some(receipt.to_json()))
+        .ok_or_else(|| {
+            let detail = "a worker gave a value without its receipt".into();
+            inbound::failure("receipt-unavailable", detail)
+        })
 }
 
 /// Why a scheduler does not run.

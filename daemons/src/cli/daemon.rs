@@ -1,4 +1,4 @@
-//! The daemons as processes of their own.
+//! The daemons as subcommands: each by itself, or the control plane as `quorate up` starts it.
 
 use super::{Failure, Settings};
 use crate::{
@@ -9,66 +9,37 @@ use crate::{
 use clap::Args;
 use std::path::PathBuf;
 
-/// A daemon of the control plane.
+/// What a daemon of the control plane takes.
 #[derive(Args, Debug)]
 pub(crate) struct ControlDaemon {
     #[command(flatten)]
     settings: Settings,
 }
 
-impl ControlDaemon {
-    pub(super) fn run(self, daemon: Daemon) -> Result<(), Failure> {
-        let config = self.settings.load(&[])?.config;
-        on_all_cores(control::run_one(daemon, config))
-    }
-}
-
-/// The gateway, which has an address of its own.
-#[derive(Args, Debug)]
-pub(crate) struct Gateway {
-    /// Where it listens; port 0 takes a free one.
-    #[arg(long, value_name = "ADDRESS", help_heading = "Platform")]
-    listen: Option<String>,
-    #[command(flatten)]
-    settings: Settings,
-}
-
-impl Gateway {
-    pub(super) fn run(self) -> Result<(), Failure> {
-        let listen = self.listen.map(|address| ("--listen", "listen", address));
-        let config = self.settings.load(listen.as_slice())?.config;
-        on_all_cores(control::run_one(Daemon::Gateway, config))
-    }
-}
-
-/// All control daemons in one process, as the supervisor's child.
-pub(super) fn control() -> Result<(), Failure> {
-    on_all_cores(control::run())
-}
-
-/// A pod.
+/// What a pod takes.
 #[derive(Args, Debug)]
 pub(crate) struct Pod {
-    /// What the pod is: a file that the cluster service wrote.
+    /// The file that tells the pod what it is; whoever starts pods writes it.
     #[arg(long, value_name = "FILE")]
     spec: PathBuf,
 }
 
-impl Pod {
-    pub(super) fn run_worker(&self) -> Result<(), Failure> {
-        super::wait_for(async {
-            let spec = PodSpec::read(&self.spec)?;
-            let attachment = Attachment::new(spec.replication.replicas());
-            worker::run(spec, attachment).await.map_err(|error| Failure::Daemon(error.into()))
-        })
+impl ControlDaemon {
+    pub(super) async fn run(self, daemon: Daemon) -> Result<(), Failure> {
+        let config = self.settings.load(&[])?.config;
+        control::run_one(daemon, config).await.map_err(Failure::Daemon)
     }
 }
 
-fn on_all_cores(daemon: impl Future<Output = Result<(), control::Failure>>) -> Result<(), Failure> {
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(Failure::Runtime)?
-        .block_on(daemon)
-        .map_err(Failure::Daemon)
+impl Pod {
+    pub(super) async fn run_worker(self) -> Result<(), Failure> {
+        let (spec, attachment) = self.attach()?;
+        worker::run(spec, attachment).await.map_err(|error| Failure::Daemon(error.into()))
+    }
+
+    fn attach(self) -> Result<(PodSpec, Attachment), Failure> {
+        let spec = PodSpec::read(&self.spec).map_err(|error| Failure::Daemon(error.into()))?;
+        let attachment = Attachment::new(spec.replication.replicas());
+        Ok((spec, attachment))
+    }
 }

@@ -3,8 +3,7 @@
 use super::Exit;
 use crate::{
     api::Problem, client::ClientError, config::ConfigErrors, control, excerpt::Excerpt,
-    identity::IdentityError, pod::SpecError, receipt::UnprovenReceipt, supervisor::SupervisorError,
-    telemetry::FilterError,
+    identity::IdentityError, receipt::UnprovenReceipt, supervisor::SupervisorError, telemetry::FilterError,
 };
 use quorate_dag::ExpressionError;
 use std::{io, path::PathBuf};
@@ -39,18 +38,16 @@ pub(crate) enum Failure {
     Receipt(#[from] UnprovenReceipt),
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    #[error(transparent)]
-    Spec(#[from] SpecError),
-    #[error("a platform runs on the data in {} already{}", data.display(), .url.as_ref().map(|url| format!(", at {url}")).unwrap_or_default())]
-    Claimed { data: PathBuf, url: Option<String> },
-    #[error(transparent)]
-    Supervisor(#[from] SupervisorError),
-    #[error("{0}")]
-    Daemon(control::Failure),
     #[error("interrupted")]
     Interrupted,
     #[error("can't start: {0}")]
     Runtime(#[source] io::Error),
+    #[error("a platform runs on the data in {} already; use it, or choose another --data", data.display())]
+    AlreadyUp { data: PathBuf },
+    #[error(transparent)]
+    Platform(#[from] SupervisorError),
+    #[error("{0}")]
+    Daemon(control::Failure),
 }
 
 impl Failure {
@@ -86,10 +83,12 @@ impl Failure {
                 _ => Exit::Unavailable,
             },
             Self::Client(_) | Self::NoPlatform { .. } | Self::Runtime(_) => Exit::Unavailable,
-            Self::Supervisor(_) | Self::Daemon(_) | Self::Identity(_) => Exit::Unavailable,
+            Self::AlreadyUp { .. } | Self::Platform(_) | Self::Daemon(_) | Self::Identity(_) => {
+                Exit::Unavailable
+            }
             Self::Config(_) | Self::Filter(_) | Self::Set { .. } => Exit::Usage,
-            Self::Input(_) | Self::Output(_) | Self::Write { .. } | Self::Read { .. } => Exit::Usage,
-            Self::Keys { .. } | Self::Spec(_) | Self::Claimed { .. } => Exit::Usage,
+            Self::Input(_) | Self::Output(_) | Self::Write { .. } => Exit::Usage,
+            Self::Read { .. } | Self::Keys { .. } => Exit::Usage,
         }
     }
 

@@ -9,16 +9,7 @@ use crate::{
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
-use std::{
-    fs::{File, TryLockError},
-    io::IsTerminal,
-    net::{Ipv4Addr, SocketAddr},
-    path::{Path, PathBuf},
-    time::Duration,
-};
-
-/// Where `quorate up` says in its data folder that it runs.
-const ANNOUNCEMENT: &str = "up.json";
+use std::{io::IsTerminal, net::SocketAddr, path::Path, time::Duration};
 
 /// What `quorate up` leaves in its data folder for the commands that come later.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,63 +20,11 @@ pub struct Up {
     pub pid: u32,
 }
 
-/// The right to run the platform of a data folder: of two who try, one gets it.
-pub(super) struct Claim {
-    /// Locked for as long as this process lives, however it ends.
-    _lock: File,
-    announcement: PathBuf,
-}
-
-impl Claim {
-    pub(super) fn of(data: &Path) -> Result<Self, Failure> {
-        let write = |source| Failure::Write { path: data.to_owned(), source };
-        std::fs::create_dir_all(data).map_err(write)?;
-        let lock = File::create(data.join("up.lock")).map_err(write)?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { _lock: lock, announcement: data.join(ANNOUNCEMENT) }),
-            Err(TryLockError::WouldBlock) => {
-                Err(Failure::Claimed { data: data.to_owned(), url: Up::read(data).map(|up| up.url) })
-            }
-            Err(TryLockError::Error(source)) => Err(write(source)),
-        }
-    }
-
-    /// Tells later commands where the platform is.
-    pub(super) fn announce(&self, url: &str) -> Result<Up, Failure> {
-        let up = Up { url: url.to_owned(), pid: std::process::id() };
-        let text = serde_json::to_vec(&up).expect("a string and a number serialise");
-        // Renamed into place: who reads it sees all of it.
-        let partial = self.announcement.with_extension("partial");
-        std::fs::write(&partial, text)
-            .and_then(|()| std::fs::rename(&partial, &self.announcement))
-            .map_err(|source| Failure::Write { path: self.announcement.clone(), source })?;
-        Ok(up)
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.announcement);
-    }
-}
-
-impl Up {
-    fn read(data: &Path) -> Option<Self> {
-        serde_json::from_slice(&std::fs::read(data.join(ANNOUNCEMENT)).ok()?).ok()
-    }
-}
-
 /// A platform with a connection to it.
 pub(super) struct Platform {
     client: Client,
-    started: Option<Started>,
-}
-
-/// A platform that was started for one command. Fields are dropped in order: the processes end before
-/// their folder goes.
-struct Started {
-    platform: supervisor::Platform,
-    state: StateFolder,
+    /// What was started for this command, and the folder that it keeps its state in.
+    own: Option<(supervisor::Platform, tempfile::TempDir)>,
 }
 
 impl Platform {
@@ -94,40 +33,42 @@ impl Platform {
         if let Some(url) = url {
             let mut client = Client::new(url)?;
             client.connect().await?;
-            return Ok(Self { client, started: None });
+            return Ok(Self { client, own: None });
         }
         Self::running(&config.data).await.ok_or_else(|| Failure::NoPlatform { data: config.data.clone() })
     }
 
-    /// As [`find`](Self::find); when none is running, starts one that lives as long as this. It keeps
-    /// its keys in the data folder, and everything else where it is gone afterwards.
+    /// As [`find`](Self::find); when none is running, starts one that lives as long as this.
     pub(super) async fn find_or_start(url: Option<&str>, config: Config) -> Result<Self, Failure> {
-        match Self::find(url, &config).await {
-            Err(Failure::NoPlatform { .. }) => {}
-            found => return found,
+        if url.is_some() {
+            return Self::find(url, &config).await;
         }
-        let config = Config {
-            durability: Durability::Process,
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            ..config
-        };
-        let state = StateFolder::new()?;
+        if let Some(running) = Self::running(&config.data).await {
+            return Ok(running);
+        }
+        let _progress = progress("starting a platform");
+        Self::start(config).await
+    }
+
+    /// A platform that keeps nothing but the identities, which others use too.
+    async fn start(mut config: Config) -> Result<Self, Failure> {
+        config.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        config.durability = Durability::Process;
+        let state = tempfile::tempdir().map_err(Failure::Runtime)?;
         let binary = std::env::current_exe().map_err(Failure::Runtime)?;
-        let mut platform = supervisor::Platform::start(&binary, config, &state.0);
-        let url = {
-            let _progress = progress("starting what the expression needs");
-            platform.url().await?
-        };
-        Ok(Self { client: Client::new(&url)?, started: Some(Started { platform, state }) })
+        let mut own = supervisor::Platform::start(&binary, config, state.path());
+        let mut client = Client::new(&own.url().await?)?;
+        client.connect().await?;
+        Ok(Self { client, own: Some((own, state)) })
     }
 
     /// The platform that says in `data` that it runs, if it answers: what a power cut left behind is
     /// no platform.
     async fn running(data: &Path) -> Option<Self> {
-        let up = Up::read(data)?;
+        let up: Up = serde_json::from_slice(&std::fs::read(data.join("up.json")).ok()?).ok()?;
         let mut client = Client::new(&up.url).ok()?;
         client.connect().await.ok()?;
-        Some(Self { client, started: None })
+        Some(Self { client, own: None })
     }
 
     pub(super) fn client(&mut self) -> &mut Client {
@@ -136,32 +77,11 @@ impl Platform {
 
     /// Stops what was started for this command.
     pub(super) async fn stop(self) {
-        if let Some(Started { platform, state }) = self.started {
-            if let Err(error) = platform.stop().await {
-                tracing::warn!(%error, "the platform failed while it ended");
-            }
+        if let Some((own, state)) = self.own {
+            // It has answered, or said why not; how it ends changes nothing about that.
+            let _ = own.stop().await;
             drop(state);
         }
-    }
-}
-
-/// A folder that goes with the command, for its owner's eyes alone.
-struct StateFolder(PathBuf);
-
-impl StateFolder {
-    fn new() -> Result<Self, Failure> {
-        let path = std::env::temp_dir().join(format!("quorate-{}", uuid::Uuid::now_v7().simple()));
-        let mut builder = std::fs::DirBuilder::new();
-        #[cfg(unix)]
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        builder.create(&path).map_err(|source| Failure::Write { path: path.clone(), source })?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for StateFolder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 

@@ -5,7 +5,7 @@
 use super::{
     dispatch::{Action, Answered, Dispatch, Item, Settings, Tag, Verdict, WorkerId, place},
     inbound::{self, Inbound, Room, Ticket, deadline_failure, epoch_ms, failure},
-    layers::{LayerMessage, Layers, Owner, Taken},
+    layers::{LayerMessage, Layers, Taken},
     link::{Link, Operations, WorkerIds},
     meters::Meters,
     work::{Evidence, Work},
@@ -109,7 +109,8 @@ struct Connected {
 /// What the core needs of the rest of the scheduler.
 pub(super) struct Surroundings {
     pub(super) config: Arc<Config>,
-    pub(super) me: Owner,
+    /// Where this scheduler takes reports.
+    pub(super) me: String,
     pub(super) inbound: Arc<Inbound>,
     pub(super) layers: Arc<Layers>,
     pub(super) meters: Arc<Meters>,
@@ -131,7 +132,7 @@ pub(super) struct Core {
     ids: WorkerIds,
     next_generation: u64,
     /// What other schedulers are to be told at the end of this round.
-    reports: HashMap<(Function, Owner), Vec<(NodeOutcome, crate::queue::Handle)>>,
+    reports: HashMap<(Function, String), Vec<(NodeOutcome, crate::queue::Handle)>>,
     asked: [Option<Instant>; Function::ALL.len()],
     costs: Costs,
     costs_told: Instant,
@@ -313,6 +314,8 @@ impl Core {
                 timeline: running.work.take_timeline(),
             };
             inbound.conclude(&running.ticket, outcome, receipt).await;
+            // Only now is there room for another.
+            drop(running.room);
         });
     }
 
@@ -342,13 +345,13 @@ impl Core {
         match item.payload {
             Job::Own { run, node } => self.on_node(now, run, node, sent, &set, outcome),
             Job::Other(taken) => {
-                let owner = Owner { instance: taken.message.owner, address: taken.message.report_to };
                 let report = NodeOutcome {
                     request: taken.message.request.to_string(),
                     node: taken.message.node,
                     outcome: Some(outcome),
                     set: set.to_string(),
                 };
+                let owner = taken.message.owner;
                 self.reports.entry((function, owner)).or_default().push((report, taken.handle));
             }
         }
@@ -417,7 +420,7 @@ impl Core {
         let now_ms = epoch_ms();
         let mut stale = Vec::new();
         for operation in taken {
-            let ours_is_over = operation.message.owner == self.around.me.instance
+            let ours_is_over = operation.message.owner == self.around.me
                 && !self.runs.contains_key(&operation.message.request);
             if operation.message.deadline_ms <= now_ms || ours_is_over {
                 stale.push(operation.handle);
@@ -650,8 +653,7 @@ impl Core {
                 let running = self.runs.get(run)?;
                 let call = running.work.call(*node);
                 let message = LayerMessage {
-                    owner: self.around.me.instance.clone(),
-                    report_to: self.around.me.address.clone(),
+                    owner: self.around.me.clone(),
                     request: *run,
                     node: node.get(),
                     function: function.name().into(),

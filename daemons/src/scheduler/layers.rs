@@ -12,7 +12,8 @@ use crate::{
     engine::Engine,
     proto::{NodeOutcome, ReportRequest, scheduler_client::SchedulerClient},
     queue::{Handle, QueueError, QueueName},
-    set::DAEMONS,
+    set::{DAEMONS, DaemonRecord},
+    store::StoreError,
 };
 use bytes::Bytes;
 use quorate_dag::{Function, Limits, Value};
@@ -34,9 +35,8 @@ const REPORT: Duration = Duration::from_secs(1);
 /// An operation on its layer queue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct LayerMessage {
-    /// The scheduler that owns the run, by its instance, and where it takes reports.
+    /// Where the scheduler that owns the run takes reports.
     pub(super) owner: String,
-    pub(super) report_to: String,
     pub(super) request: Uuid,
     pub(super) node: u32,
     pub(super) function: String,
@@ -63,8 +63,8 @@ pub(super) struct Taken {
 pub(super) struct Layers {
     engine: Arc<dyn Engine>,
     leases: [Leases; Function::ALL.len()],
-    /// This scheduler's instance: reports to it stay in the process.
-    instance: String,
+    /// Where this scheduler takes reports: those to itself stay in the process.
+    me: String,
     meters: Arc<Meters>,
     events: mpsc::Sender<Event>,
 }
@@ -73,7 +73,7 @@ impl Layers {
     pub(super) async fn open(
         engine: Arc<dyn Engine>,
         lease: Duration,
-        instance: String,
+        me: String,
         meters: Arc<Meters>,
         events: mpsc::Sender<Event>,
     ) -> Result<Self, QueueError> {
@@ -84,7 +84,7 @@ impl Layers {
             open(Function::ALL[2]).await?,
             open(Function::ALL[3]).await?,
         ];
-        Ok(Self { engine, leases, instance, meters, events })
+        Ok(Self { engine, leases, me, meters, events })
     }
 
     /// Puts operations on their layer queue; when that fails they come back to the dispatcher.
@@ -169,9 +169,9 @@ impl Layers {
     }
 
     /// Tells the owner of a run what became of its operations; then their messages go.
-    pub(super) async fn report(&self, function: Function, owner: Owner, done: Vec<(NodeOutcome, Handle)>) {
+    pub(super) async fn report(&self, function: Function, owner: String, done: Vec<(NodeOutcome, Handle)>) {
         let (outcomes, handles): (Vec<_>, Vec<_>) = done.into_iter().unzip();
-        let told = if owner.instance == self.instance {
+        let told = if owner == self.me {
             self.events.send(Event::Reported(outcomes)).await.is_ok()
         } else {
             self.tell(&owner, outcomes).await
@@ -185,23 +185,29 @@ impl Layers {
     }
 
     /// Whether the messages may go: the owner knows, or there is no owner any more.
-    async fn tell(&self, owner: &Owner, outcomes: Vec<NodeOutcome>) -> bool {
+    async fn tell(&self, owner: &str, outcomes: Vec<NodeOutcome>) -> bool {
         for attempt in 1..=REPORTS {
-            match tokio::time::timeout(REPORT, call(&owner.address, outcomes.clone())).await {
+            match tokio::time::timeout(REPORT, call(owner, outcomes.clone())).await {
                 Ok(Ok(())) => return true,
-                Ok(Err(error)) => {
-                    tracing::debug!(owner = %owner.instance, attempt, %error, "a report failed")
-                }
-                Err(_) => tracing::debug!(owner = %owner.instance, attempt, "a report took too long"),
+                Ok(Err(error)) => tracing::debug!(owner, attempt, %error, "a report failed"),
+                Err(_) => tracing::debug!(owner, attempt, "a report took too long"),
             }
-            match self.engine.store().get(&format!("{DAEMONS}scheduler/{}", owner.instance)).await {
+            match self.lives(owner).await {
                 // Gone: the request's message lapses, and its next owner runs it again.
-                Ok(None) => return true,
-                Ok(Some(_)) => tokio::time::sleep(Duration::from_millis(50)).await,
+                Ok(false) => return true,
+                Ok(true) => tokio::time::sleep(Duration::from_millis(50)).await,
                 Err(error) => tracing::warn!(%error, "whether an owner lives is not known"),
             }
         }
         false
+    }
+
+    async fn lives(&self, owner: &str) -> Result<bool, StoreError> {
+        let (schedulers, _) = self.engine.store().list(&format!("{DAEMONS}scheduler/")).await?;
+        Ok(schedulers
+            .iter()
+            .filter_map(|entry| serde_json::from_slice::<DaemonRecord>(&entry.value).ok())
+            .any(|record| record.address.as_deref() == Some(owner)))
     }
 
     /// Renews the leases of what was taken, for ever.
@@ -213,13 +219,6 @@ impl Layers {
     pub(super) async fn give_back(&self) {
         futures::future::join_all(self.leases.iter().map(Leases::give_back)).await;
     }
-}
-
-/// The scheduler that owns a run.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Owner {
-    pub(super) instance: String,
-    pub(super) address: String,
 }
 
 #[derive(Debug, thiserror::Error)]
