@@ -10,12 +10,14 @@ mod eval;
 mod explain;
 mod failure;
 mod generate;
+mod keys;
 mod plan;
 mod platform;
 mod scale;
 mod status;
 mod table;
 mod up;
+mod verify;
 
 use crate::{
     backend::process::Program,
@@ -121,6 +123,11 @@ enum Command {
     Plan(plan::Plan),
     /// Shows the processes of a platform and its queues.
     Status(status::Status),
+    /// Checks a receipt without any platform.
+    Verify(verify::Verify),
+    /// Shows and makes the keys that replicas sign with.
+    #[command(subcommand)]
+    Keys(keys::Keys),
     /// Shows dead letters, and puts them back on their queue.
     #[command(subcommand)]
     Dlq(dlq::Dlq),
@@ -134,7 +141,6 @@ enum Command {
     /// Prints the manual page, or writes one for each command.
     Man(generate::Man),
     /// Daemon: HTTP, accepts expressions and answers.
-    #[command(next_help_heading = "Daemons")]
     Gateway(daemon::ControlDaemon),
     /// Daemon: runs expressions on workers.
     Scheduler(daemon::ControlDaemon),
@@ -190,6 +196,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Config(config) => config.run(&global),
         Command::Completions(completions) => completions.run(),
         Command::Man(man) => man.run(),
+        Command::Verify(verify) => verify.run(&global),
+        Command::Keys(keys) => wait_for(keys.run(&global)),
         Command::Up(up) => wait_for(up.run(global)),
         Command::Gateway(daemon) => serve(daemon.run(Daemon::Gateway, global)),
         Command::Scheduler(daemon) => serve(daemon.run(Daemon::Scheduler, global)),

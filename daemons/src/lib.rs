@@ -23,6 +23,7 @@ pub mod gateway;
 pub mod identity;
 pub mod pod;
 pub mod queue;
+pub mod receipt;
 pub mod records;
 pub mod scheduler;
 pub mod set;

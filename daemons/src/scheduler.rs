@@ -42,7 +42,7 @@ use crate::{
     shutdown::{self, Shutdown},
 };
 use bytes::Bytes;
-use quorate_dag::{Costs, Function};
+use quorate_dag::{Costs, Function, NodeId};
 use std::sync::Arc;
 use tokio::{
     net::TcpListener,
@@ -139,13 +139,22 @@ pub async fn run(
 
 /// The receipt of a request that asked for one.
 fn receipt_of(work: &Work, result: &str) -> Result<Option<Bytes>, Failure> {
-    let _ = result;
     let Some(evidence) = work.evidence() else { return Ok(None) };
-    if evidence.iter().any(|node| node.as_ref().is_none_or(|node| !core::is_proof(&node.receipt))) {
-        let detail = "a worker gave a value without its receipt".into();
-        return Err(inbound::failure("receipt-unavailable", detail));
-    }
-    Ok(None)
+    let of_node = |node: NodeId| {
+        let proof = evidence[node.index()].as_ref().filter(|proof| core::is_proof(&proof.receipt))?;
+        Some(Evidence {
+            value: work.value(node)?,
+            set: &proof.set,
+            genesis: proof.genesis.as_deref()?,
+            receipt: &proof.receipt,
+        })
+    };
+    ExpressionReceipt::assemble(work.request(), work.plan_of(), work.digits_max(), result, of_node)
+        .map(|receipt| Some(receipt.to_json()))
+        .ok_or_else(|| {
+            let detail = "a worker gave a value without its receipt".into();
+            inbound::failure("receipt-unavailable", detail)
+        })
 }
 
 /// Why a scheduler does not run.
