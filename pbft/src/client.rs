@@ -82,7 +82,9 @@ pub struct RequestId(pub Timestamp);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitRefused {
     /// Too many operations are in flight, counted from the oldest one without an answer.
-    #[error("{in_flight} operations since the oldest unanswered one fill client_window ({limit}); wait for outcomes")]
+    #[error(
+        "{in_flight} operations since the oldest unanswered one fill client_window ({limit}); wait for outcomes"
+    )]
     WindowFull {
         /// How many.
         in_flight: u64,

@@ -9,6 +9,8 @@ pub mod journal;
 pub mod message;
 pub mod receipt;
 pub mod replica;
+#[cfg(feature = "runtime")]
+pub mod runtime;
 pub mod service;
 mod time;
 
