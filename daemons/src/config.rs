@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// All that is in force.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
     /// Where state lies: identities, the database, journals.
     pub data: PathBuf,
@@ -33,7 +33,7 @@ pub enum Durability {
 }
 
 /// The four functions.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Functions {
     /// `left + right`.
     pub add: FunctionConfig,
@@ -59,7 +59,7 @@ impl Functions {
 }
 
 /// How one function runs.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FunctionConfig {
     /// Whether replicas agree on results.
     pub replication: Replication,
@@ -99,7 +99,7 @@ impl Replication {
 }
 
 /// What a request may cost.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// A request's body in bytes.
     pub body_bytes: usize,
@@ -116,7 +116,7 @@ pub struct Limits {
 }
 
 /// How long things may take.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timeouts {
     /// From acceptance to an answer; past it a request has failed.
     pub request: Duration,

@@ -3,13 +3,24 @@
 //! `ARCHITECTURE.md` in the repository says what is where and why. What may be depended on is the
 //! binary and its HTTP interface; this library exists so that tests and benchmarks can reach inside.
 
+pub mod admin;
+pub mod autoscaler;
+pub mod backend;
+pub mod clock;
+pub mod cluster;
 pub mod config;
+#[doc(hidden)]
+pub mod conformance;
 pub mod engine;
+pub mod identity;
 pub mod pod;
 pub mod queue;
 pub mod records;
 pub mod set;
+pub mod shutdown;
+pub mod sqlite;
 pub mod store;
+pub mod supervisor;
 
 /// What the daemons say to each other, generated from `proto/quorate/v1/quorate.proto`.
 #[allow(missing_docs, clippy::all, unreachable_pub, reason = "generated code")]

@@ -1,6 +1,10 @@
 //! Queues with the semantics of SQS: at least once, received under a lease, deleted by receipt handle,
 //! put aside as dead letters after too many receives.
 
+#[doc(hidden)]
+pub mod conformance;
+pub(crate) mod sqlite;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::{fmt, sync::Arc, time::Duration};

@@ -1,5 +1,9 @@
 //! A request's truth: its record, written when it is accepted and once more when it is finished.
 
+#[doc(hidden)]
+pub mod conformance;
+pub(crate) mod sqlite;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -145,6 +149,7 @@ pub struct Failure {
 
 /// What became of [`Records::create`].
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "moved once, from an engine to its caller")]
 pub enum Created {
     /// It was written.
     New,
@@ -156,6 +161,7 @@ pub enum Created {
 
 /// What is known of an id.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "moved once, from an engine to its caller")]
 pub enum Lookup {
     /// The record.
     Found(Record),

@@ -1,5 +1,13 @@
 //! Metadata with revisions: sets, daemons, faults, locks. The semantics are etcd's.
 
+pub mod announce;
+#[doc(hidden)]
+pub mod conformance;
+pub mod election;
+mod held;
+pub mod lock;
+pub(crate) mod sqlite;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::time::Duration;
@@ -115,6 +123,26 @@ pub enum Change {
         /// When.
         revision: Revision,
     },
+}
+
+impl Change {
+    /// What changed.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put(entry) => &entry.key,
+            Self::Deleted { key, .. } => key,
+        }
+    }
+
+    /// When.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        match self {
+            Self::Put(entry) => entry.revision,
+            Self::Deleted { revision, .. } => *revision,
+        }
+    }
 }
 
 /// Why the store did not do as asked.

@@ -1,2 +1,39 @@
-//! Arithmetic expressions as graphs, and a scheduler for any directed acyclic graph.
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
+
+mod graph;
+mod rank;
+mod run;
+
+#[cfg(feature = "arithmetic")]
+mod error;
+#[cfg(feature = "arithmetic")]
+mod evaluate;
+#[cfg(feature = "arithmetic")]
+mod expression;
+#[cfg(feature = "arithmetic")]
+mod function;
+#[cfg(feature = "arithmetic")]
+mod limits;
+#[cfg(feature = "arithmetic")]
+mod number;
+#[cfg(feature = "arithmetic")]
+mod parse;
+#[cfg(feature = "arithmetic")]
+mod plan;
+
+pub use graph::{Dag, DagError, FunctionId, Graph, NodeId};
+pub use rank::{Costs, Prediction};
+pub use run::{Batches, NodeState, OnFailure, Portable, Progress, RestoreError, Run, RunError};
+
+#[cfg(feature = "arithmetic")]
+pub use {
+    error::{ErrorKind, ExpressionError},
+    evaluate::{Call, Evaluation, Parameters},
+    expression::Expression,
+    function::{Function, NodeError, UnknownFunction},
+    limits::Limits,
+    number::{Value, ValueError, WireError, apply},
+    parse::expression_field,
+    plan::{Operand, Plan, PlanOptions},
+};

@@ -1,2 +1,14 @@
-//! Autoscaling policies for workers on a queue, without I/O.
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
+
+mod decision;
+mod limits;
+mod observation;
+pub mod policy;
+mod seconds;
+
+pub use decision::{Decision, Reason};
+pub use limits::{CHANGES_PER_MINUTE_LIMIT, Fallback, InvalidLimits, Limited, LimitedState, Limits, Ruling};
+pub use observation::Observation;
+pub use policy::Policy;
+pub use seconds::{InvalidSeconds, Seconds};

@@ -1,0 +1,366 @@
+//! Pods as child processes of this machine.
+//!
+//! The [`Nursery`] owns them and lives in the supervisor, so that pods outlive a control plane that
+//! dies. The control plane's [`ProcessBackend`] speaks to it in [`Order`]s and [`Report`]s: lines of
+//! JSON over the pipes between the two processes, or a channel when both are one process.
+
+use super::{Backend, BackendError, PodDaemon, PodEvent, RunningPod, Stop};
+use crate::pod::{PodSpec, Said, Told};
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    process::{Child, ChildStdin, ChildStdout, Command},
+    sync::{mpsc, oneshot},
+};
+
+/// How long a pod has to end by itself after its lifeline closed.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// A line of a pod longer than this is not one of ours; the rest of its output is ignored.
+const LINE_BYTES_MAX: u64 = 64 << 10;
+
+/// Lines to a pod that may wait to be written; one that does not read is told nothing more.
+const TOLD_MAX: usize = 64;
+
+/// What the control plane asks of the supervisor.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    /// Start a pod, ending an earlier one of its name.
+    Start {
+        /// What it runs.
+        daemon: PodDaemon,
+        /// Its name.
+        pod: String,
+        /// Which of its lives.
+        incarnation: u64,
+        /// The file that tells it what it is.
+        spec: PathBuf,
+    },
+    /// End a pod.
+    Stop {
+        /// The pod.
+        pod: String,
+        /// How.
+        how: Stop,
+    },
+    /// Write a line to a pod's standard input.
+    Tell {
+        /// The pod.
+        pod: String,
+        /// What.
+        told: Told,
+    },
+    /// Report all that run.
+    List,
+}
+
+/// What the supervisor tells the control plane.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Report {
+    /// Something became of a pod.
+    Event(PodEvent),
+    /// The answer to [`Order::List`].
+    Running(Vec<RunningPod>),
+}
+
+/// The cluster service's side.
+pub struct ProcessBackend {
+    folder: PathBuf,
+    orders: mpsc::UnboundedSender<Order>,
+    lists: mpsc::UnboundedSender<oneshot::Sender<Vec<RunningPod>>>,
+}
+
+impl ProcessBackend {
+    /// A backend that writes specs under `folder`, sends `orders`, and is told `reports`; and the events
+    /// among them. Orders are as many as the cluster service gives, each a few hundred bytes.
+    #[must_use]
+    pub fn new(
+        folder: &Path,
+        orders: mpsc::UnboundedSender<Order>,
+        mut reports: mpsc::UnboundedReceiver<Report>,
+    ) -> (Self, mpsc::UnboundedReceiver<PodEvent>) {
+        let (lists, mut asked) = mpsc::unbounded_channel::<oneshot::Sender<Vec<RunningPod>>>();
+        let (events, event_list) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(report) = reports.recv().await {
+                match report {
+                    Report::Event(event) => {
+                        // Nobody listens any more: the daemon is ending.
+                        let _ = events.send(event);
+                    }
+                    // Answers come in the order of the questions.
+                    Report::Running(pods) => {
+                        if let Ok(answer) = asked.try_recv() {
+                            let _ = answer.send(pods);
+                        }
+                    }
+                }
+            }
+        });
+        (Self { folder: folder.into(), orders, lists }, event_list)
+    }
+
+    fn order(&self, order: Order) -> Result<(), BackendError> {
+        self.orders.send(order).map_err(|_| BackendError::Gone)
+    }
+}
+
+#[async_trait]
+impl Backend for ProcessBackend {
+    async fn start(&self, daemon: PodDaemon, spec: &PodSpec) -> Result<(), BackendError> {
+        let failed = |source| BackendError::Spec { pod: spec.pod.clone(), source };
+        std::fs::create_dir_all(&self.folder).map_err(failed)?;
+        let path = self.folder.join(format!("{}.json", spec.pod));
+        let draft = path.with_extension("draft");
+        let text = serde_json::to_vec_pretty(spec).expect("a spec is plain data");
+        std::fs::write(&draft, text).and_then(|()| std::fs::rename(&draft, &path)).map_err(failed)?;
+        self.order(Order::Start { daemon, pod: spec.pod.clone(), incarnation: spec.incarnation, spec: path })
+    }
+
+    async fn stop(&self, pod: &str, how: Stop) -> Result<(), BackendError> {
+        self.order(Order::Stop { pod: pod.into(), how })
+    }
+
+    async fn tell(&self, pod: &str, told: Told) -> Result<(), BackendError> {
+        self.order(Order::Tell { pod: pod.into(), told })
+    }
+
+    async fn list(&self) -> Result<Vec<RunningPod>, BackendError> {
+        let (ask, answer) = oneshot::channel();
+        self.lists.send(ask).map_err(|_| BackendError::Gone)?;
+        self.order(Order::List)?;
+        answer.await.map_err(|_| BackendError::Gone)
+    }
+}
+
+/// The supervisor's side: the children.
+pub struct Nursery {
+    /// The binary that pods run.
+    binary: PathBuf,
+    pods: HashMap<String, Pod>,
+    heard: mpsc::UnboundedSender<Heard>,
+    hearing: mpsc::UnboundedReceiver<Heard>,
+    /// A successor's start, to be told after its predecessor's end.
+    next: Option<PodEvent>,
+}
+
+struct Pod {
+    running: RunningPod,
+    /// Lines for its standard input; closing it is the word to end.
+    lines: Option<mpsc::Sender<String>>,
+    /// Ends it by force.
+    kill: Option<oneshot::Sender<()>>,
+    /// Who takes its place once it has ended: two lives of one pod never share a journal or a port.
+    successor: Option<Start>,
+}
+
+/// What is needed to start a pod.
+struct Start {
+    daemon: PodDaemon,
+    pod: String,
+    incarnation: u64,
+    spec: PathBuf,
+}
+
+/// What the tasks beside a child hear of it.
+enum Heard {
+    Said { pod: String, incarnation: u64, said: Said },
+    Ended { pod: String, incarnation: u64, status: String },
+}
+
+impl Nursery {
+    /// An empty nursery whose pods run `binary`.
+    ///
+    /// It must be driven on a thread that lives as long as the pods shall: on Linux a pod is ended with
+    /// the thread that started it.
+    #[must_use]
+    pub fn new(binary: &Path) -> Self {
+        let (heard, hearing) = mpsc::unbounded_channel();
+        Self { binary: binary.into(), pods: HashMap::new(), heard, hearing, next: None }
+    }
+
+    /// Carries out an order and says what came of it at once.
+    pub fn carry_out(&mut self, order: Order) -> Vec<Report> {
+        match order {
+            Order::Start { daemon, pod, incarnation, spec } => {
+                let start = Start { daemon, pod, incarnation, spec };
+                if let Some(before) = self.pods.get_mut(&start.pod) {
+                    let pod = start.pod.clone();
+                    before.successor = Some(start);
+                    self.stop(&pod, Stop::Now);
+                    return Vec::new();
+                }
+                vec![Report::Event(self.start(start))]
+            }
+            Order::Stop { pod, how } => {
+                self.stop(&pod, how);
+                Vec::new()
+            }
+            Order::Tell { pod, told } => {
+                let line = serde_json::to_string(&told).expect("plain data");
+                if let Some(lines) = self.pods.get(&pod).and_then(|pod| pod.lines.as_ref())
+                    && lines.try_send(line).is_err()
+                {
+                    tracing::warn!(%pod, "the pod does not read its standard input");
+                }
+                Vec::new()
+            }
+            Order::List => {
+                let mut running: Vec<_> = self.pods.values().map(|pod| pod.running.clone()).collect();
+                running.sort_by(|a, b| a.pod.cmp(&b.pod));
+                vec![Report::Running(running)]
+            }
+        }
+    }
+
+    /// Waits for the next thing that becomes of a pod. Cancellation loses nothing.
+    pub async fn next_event(&mut self) -> PodEvent {
+        if let Some(event) = self.next.take() {
+            return event;
+        }
+        loop {
+            let heard = self.hearing.recv().await.expect("the nursery holds a sender itself");
+            match heard {
+                Heard::Said { pod, incarnation, said } => {
+                    let Some(known) =
+                        self.pods.get_mut(&pod).filter(|p| p.running.incarnation == incarnation)
+                    else {
+                        continue;
+                    };
+                    let same_kind =
+                        |other: &Said| std::mem::discriminant(other) == std::mem::discriminant(&said);
+                    known.running.said.retain(|other| !same_kind(other));
+                    known.running.said.push(said.clone());
+                    return PodEvent::Said { pod, incarnation, said };
+                }
+                Heard::Ended { pod, incarnation, status } => {
+                    if let Some(successor) = self.pods.remove(&pod).and_then(|ended| ended.successor) {
+                        self.next = Some(self.start(successor));
+                    }
+                    return PodEvent::Ended { pod, incarnation, status };
+                }
+            }
+        }
+    }
+
+    /// Ends all pods and waits until they have ended, by force after a grace.
+    pub async fn end_all(&mut self) {
+        let names: Vec<_> = self.pods.keys().cloned().collect();
+        for name in &names {
+            self.stop(name, Stop::Gently);
+        }
+        for pod in self.pods.values_mut() {
+            pod.successor = None;
+        }
+        while !self.pods.is_empty() {
+            self.next_event().await;
+        }
+    }
+
+    fn start(&mut self, Start { daemon, pod, incarnation, spec }: Start) -> PodEvent {
+        let mut command = Command::new(&self.binary);
+        command.arg(daemon.name()).arg("--spec").arg(spec);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        // Ctrl-C on the terminal is for the supervisor, who ends its pods in order.
+        #[cfg(unix)]
+        command.process_group(0);
+        let mut child = match command.spawn() {
+            Ok(child) => child,
+            Err(error) => {
+                let status = format!("can't run {}: {error}", self.binary.display());
+                return PodEvent::Ended { pod, incarnation, status };
+            }
+        };
+        let pid = child.id();
+        let stdin = child.stdin.take().expect("piped above");
+        let stdout = child.stdout.take().expect("piped above");
+        let (lines, to_write) = mpsc::channel(TOLD_MAX);
+        let (kill, killed) = oneshot::channel();
+        tokio::spawn(listen(stdout, pod.clone(), incarnation, self.heard.clone()));
+        tokio::spawn(write_lines(stdin, to_write));
+        tokio::spawn(wait(child, killed, pod.clone(), incarnation, self.heard.clone()));
+        let running = RunningPod { pod: pod.clone(), incarnation, pid, said: Vec::new() };
+        self.pods.insert(pod.clone(), Pod { running, lines: Some(lines), kill: Some(kill), successor: None });
+        PodEvent::Started { pod, incarnation, pid }
+    }
+
+    /// Begins to end a pod; [`PodEvent::Ended`] follows.
+    fn stop(&mut self, pod: &str, how: Stop) {
+        let Some(pod) = self.pods.get_mut(pod) else { return };
+        pod.lines = None;
+        if let Some(kill) = pod.kill.take() {
+            match how {
+                Stop::Now => {
+                    // The task beside it may have seen its end already.
+                    let _ = kill.send(());
+                }
+                Stop::Gently => {
+                    tokio::spawn(async move {
+                        tokio::time::sleep(GRACE).await;
+                        let _ = kill.send(());
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Reads what a pod says.
+async fn listen(stdout: ChildStdout, pod: String, incarnation: u64, heard: mpsc::UnboundedSender<Heard>) {
+    let mut reader = BufReader::new(stdout);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match (&mut reader).take(LINE_BYTES_MAX).read_until(b'\n', &mut line).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        match serde_json::from_slice(&line) {
+            Ok(said) => {
+                let _ = heard.send(Heard::Said { pod: pod.clone(), incarnation, said });
+            }
+            Err(error) => tracing::warn!(%pod, %error, "a line of the pod was not understood"),
+        }
+    }
+}
+
+/// Writes lines until the channel closes; then the pipe closes, which tells the pod to end.
+async fn write_lines(mut stdin: ChildStdin, mut lines: mpsc::Receiver<String>) {
+    while let Some(line) = lines.recv().await {
+        if stdin.write_all(format!("{line}\n").as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Waits for a child's end, and reaps it.
+async fn wait(
+    mut child: Child,
+    killed: oneshot::Receiver<()>,
+    pod: String,
+    incarnation: u64,
+    heard: mpsc::UnboundedSender<Heard>,
+) {
+    let status = tokio::select! {
+        status = child.wait() => status,
+        Ok(()) = killed => {
+            // It may have ended in this moment; waiting below tells how.
+            let _ = child.start_kill();
+            child.wait().await
+        }
+    };
+    let status = match status {
+        Ok(status) => status.to_string(),
+        Err(error) => format!("can't be waited for: {error}"),
+    };
+    let _ = heard.send(Heard::Ended { pod, incarnation, status });
+}

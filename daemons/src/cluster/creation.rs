@@ -1,0 +1,162 @@
+//! Making a set: its keys, its genesis, its record, its pods; and removing it.
+
+use super::{Cluster, ClusterError, daemon_of};
+use crate::{
+    backend::Stop,
+    config::Replication,
+    identity::{self, IdentityError, SetKeys},
+    pod::PodSpec,
+    set::{Member, MemberState, SETS, SetRecord, SetState},
+    store::StoreError,
+};
+use quorate_dag::Function;
+use quorate_pbft::{Configuration, GroupId, Limits, Permutation, crypto::DigestAlgorithm};
+use std::{fmt::Write, path::PathBuf, time::Instant};
+
+impl Cluster {
+    /// Has the keys made on another thread; [`Cluster::on_keys`] goes on. A plain worker needs none.
+    pub(super) fn begin_creation(&mut self, function: Function, name: String) {
+        let replicas = self.config.functions.of(function).replication.replicas();
+        self.making.insert(name.clone(), function);
+        let (identities, made) = (self.identities.clone(), self.made.clone());
+        tracing::info!(set = %name, replicas, "set is made");
+        tokio::task::spawn_blocking(move || {
+            let keys = identities.obtain(&name, replicas);
+            // Nobody listens any more: the daemon is ending.
+            let _ = made.send((name, keys));
+        });
+    }
+
+    pub(super) async fn on_keys(
+        &mut self,
+        name: &str,
+        keys: Result<SetKeys, IdentityError>,
+    ) -> Result<(), ClusterError> {
+        let Some(function) = self.making.remove(name) else { return Ok(()) };
+        self.stock_after = Some(Instant::now());
+        let record = self.new_record(function, &keys?)?;
+        match self.write(&format!("{SETS}{name}"), &record, None).await {
+            Ok(_) => {}
+            // Another cluster service was quicker with this name; the next reconciliation sees it.
+            Err(StoreError::Conflict { .. }) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+        self.sets.insert(name.into(), record.clone());
+        // Replicas first: the worker waits for them.
+        for member in record.replicas.iter().chain([&record.worker]) {
+            self.backend
+                .start(daemon_of(record.index_of(&member.pod)), &self.spec(&record, &member.pod))
+                .await?;
+        }
+        Ok(())
+    }
+
+    fn new_record(&self, function: Function, keys: &SetKeys) -> Result<SetRecord, ClusterError> {
+        let replication = self.config.functions.of(function).replication;
+        let genesis = match replication {
+            Replication::None => None,
+            Replication::Byzantine { f } => {
+                // Fresh for every genesis: receipts of two lives of a set never contradict each other.
+                let group = *identity::seed()?.first_chunk().expect("32 bytes hold 16");
+                let genesis = Configuration {
+                    group: GroupId(group),
+                    number: 0,
+                    f,
+                    replicas: keys.replicas.iter().map(|member| member.public.clone()).collect(),
+                    clients: vec![keys.worker.public.clone()],
+                    digest: DigestAlgorithm::Sha256,
+                    permutation: Permutation::Seeded,
+                    history: true,
+                    limits: Limits::default(),
+                };
+                Some(hexadecimal(&genesis.to_bytes()))
+            }
+        };
+        let member = |pod: String| Member {
+            pod,
+            state: MemberState::Starting,
+            address: None,
+            transport: None,
+            pid: None,
+            incarnation: 1,
+        };
+        let set = &keys.set;
+        Ok(SetRecord {
+            name: set.clone(),
+            function,
+            replication,
+            state: SetState::Starting,
+            worker: member(format!("{set}-worker")),
+            replicas: (0..replication.replicas()).map(|i| member(format!("{set}-replica-{i}"))).collect(),
+            genesis,
+        })
+    }
+
+    /// What a member is told when it starts.
+    pub(super) fn spec(&self, set: &SetRecord, pod: &str) -> PodSpec {
+        const ANY_PORT: &str = "127.0.0.1:0";
+        let index = set.index_of(pod);
+        let member = set.member(pod).expect("the caller found it in the set");
+        let keys = self.config.data.join("identities").join(&set.name);
+        let file = index.map_or("worker.der".into(), |i| format!("replica-{i}.der"));
+        PodSpec {
+            pod: pod.into(),
+            set: set.name.clone(),
+            function: set.function.name().into(),
+            index,
+            incarnation: member.incarnation,
+            replication: set.replication,
+            genesis: set.genesis.clone(),
+            identity: set.genesis.as_ref().map(|_| keys.join(file)),
+            listen: member.address.clone().unwrap_or_else(|| ANY_PORT.into()),
+            transport: index.map(|_| member.transport.clone().unwrap_or_else(|| ANY_PORT.into())),
+            data: self.folder(set).join(pod),
+            durability: self.config.durability,
+            slots: self.config.functions.of(set.function).slots,
+        }
+    }
+
+    /// Ends a drained set's pods; once they have ended, forgets the set.
+    pub(super) async fn remove(&mut self, name: &str) -> Result<(), ClusterError> {
+        let Some(set) = self.sets.get(name).cloned() else { return Ok(()) };
+        let running: Vec<_> =
+            set.members().filter(|member| member.state != MemberState::Down).map(|m| m.pod.clone()).collect();
+        // The worker first, so that it can still finish with its replicas.
+        if set.worker.state != MemberState::Down {
+            return Ok(self.backend.stop(&set.worker.pod, Stop::Gently).await?);
+        }
+        if !running.is_empty() {
+            for pod in running {
+                self.backend.stop(&pod, Stop::Gently).await?;
+            }
+            return Ok(());
+        }
+        let folder = self.folder(&set);
+        if let Err(error) = std::fs::remove_dir_all(&folder)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(folder = %folder.display(), %error, "a removed set's files are left behind");
+        }
+        self.engine.store().delete(&format!("{SETS}{name}")).await?;
+        self.sets.remove(name);
+        tracing::info!(set = %name, "set is gone");
+        Ok(())
+    }
+
+    /// Where a set's members keep their files. A set that is made anew under the same name has another
+    /// group, and so another folder: its replicas never meet the journals of the former.
+    fn folder(&self, set: &SetRecord) -> PathBuf {
+        let life = set.genesis.as_ref().map_or("plain".into(), |genesis| {
+            let digest = ring::digest::digest(&ring::digest::SHA256, genesis.as_bytes());
+            hexadecimal(&digest.as_ref()[..8])
+        });
+        self.state.join("sets").join(&set.name).join(life)
+    }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

@@ -1,0 +1,341 @@
+//! The RSA identities of the members of worker sets, kept by the set's name.
+//!
+//! `<data>/identities/add-0/` holds `worker.der`, `replica-0.der`, … (PKCS#8, readable by the owner
+//! alone) and beside each its public half as `….pub`. A set that comes back has the keys it had, in this
+//! life of the platform or in another. New ones are made in parallel; a few are kept in stock in
+//! `spare/`, because making one takes a fair part of a second and a set wants to start at once.
+
+use quorate_pbft::crypto::{Identity, InvalidIdentity, InvalidPublicKey, PublicKey, SeedRng};
+use std::{
+    fs,
+    io::{self, Write},
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+};
+use zeroize::Zeroizing;
+
+/// The identities under one data folder.
+#[derive(Clone, Debug)]
+pub struct Identities {
+    folder: PathBuf,
+}
+
+/// Where a member's private key lies, and its public half.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// The file with the private key.
+    pub path: PathBuf,
+    /// The public half.
+    pub public: PublicKey,
+}
+
+/// The identities of one set.
+#[derive(Clone, Debug)]
+pub struct SetKeys {
+    /// The set's name.
+    pub set: String,
+    /// The worker: the client of the replicas.
+    pub worker: Member,
+    /// The replicas in order of their index.
+    pub replicas: Vec<Member>,
+}
+
+/// Why identities can't be had.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// A file or folder can't be read or written.
+    #[error("identity {}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file holds no identity.
+    #[error("{} holds no identity: {source}; move it away to have a new one made", path.display())]
+    Private {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: InvalidIdentity,
+    },
+    /// A file holds no public key.
+    #[error("{} holds no public key: {source}; remove it to have it written again", path.display())]
+    Public {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: InvalidPublicKey,
+    },
+    /// A key could not be made.
+    #[error("can't make an identity: {0}")]
+    Generation(#[source] InvalidIdentity),
+    /// The operating system gave no randomness.
+    #[error("the operating system gave no random bytes")]
+    Randomness,
+}
+
+impl Identities {
+    /// The identities under `data`; the folder is made when it is first needed.
+    #[must_use]
+    pub fn at(data: &Path) -> Self {
+        Self { folder: data.join("identities") }
+    }
+
+    /// The keys of a set with so many replicas, making those that are missing.
+    ///
+    /// Blocks: making keys takes seconds in the worst case.
+    ///
+    /// # Errors
+    /// When files can't be read or written, or do not hold keys.
+    pub fn obtain(&self, set: &str, replicas: u32) -> Result<SetKeys, IdentityError> {
+        let paths = member_paths(&self.folder.join(set), replicas);
+        let missing: Vec<_> = paths.iter().filter(|path| !path.exists()).cloned().collect();
+        if !missing.is_empty() {
+            create_private_folder(&self.folder.join(set))?;
+            let unstocked: Vec<_> = missing.into_iter().filter(|path| !self.take_spare(path)).collect();
+            in_parallel(&unstocked, |path| install(path, &generate()?))?;
+        }
+        let mut members = paths.into_iter().map(load_public);
+        let worker = members.next().expect("a set has a worker")?;
+        Ok(SetKeys { set: set.into(), worker, replicas: members.collect::<Result<_, _>>()? })
+    }
+
+    /// Makes spare identities until `stock` of them lie ready. Blocks.
+    ///
+    /// # Errors
+    /// When files can't be written.
+    pub fn stock(&self, stock: usize) -> Result<(), IdentityError> {
+        let folder = self.folder.join("spare");
+        create_private_folder(&folder)?;
+        while spares(&folder).len() < stock {
+            let identity = generate()?;
+            let path = folder.join(format!("{}.der", identity.public_key().fingerprint()));
+            install(&path, &identity)?;
+        }
+        Ok(())
+    }
+
+    /// All sets that have keys, in order of their names.
+    ///
+    /// # Errors
+    /// When files can't be read or do not hold keys.
+    pub fn sets(&self) -> Result<Vec<SetKeys>, IdentityError> {
+        let Ok(entries) = fs::read_dir(&self.folder) else {
+            return Ok(Vec::new());
+        };
+        let mut names: Vec<_> =
+            entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+        names.sort_unstable();
+        names.retain(|name| self.folder.join(name).join("worker.der").exists());
+        names
+            .into_iter()
+            .map(|set| {
+                let folder = self.folder.join(&set);
+                let mut replicas = 0;
+                while folder.join(format!("replica-{replicas}.der")).exists() {
+                    replicas += 1;
+                }
+                self.obtain(&set, replicas)
+            })
+            .collect()
+    }
+
+    /// Puts a spare identity at `path`; false when there is none.
+    fn take_spare(&self, path: &Path) -> bool {
+        spares(&self.folder.join("spare")).into_iter().any(|spare| {
+            // Renaming claims it: of two who try, one fails. Linking then refuses to replace a key that
+            // another process has put there meanwhile.
+            let claimed = path.with_extension(format!("{}.claimed", std::process::id()));
+            let public = spare.with_extension("pub");
+            let taken = fs::rename(&spare, &claimed).is_ok() && fs::hard_link(&claimed, path).is_ok();
+            if taken {
+                let _ = fs::rename(public, path.with_extension("pub"));
+            }
+            let _ = fs::remove_file(&claimed);
+            taken
+        })
+    }
+}
+
+/// Reads a private key.
+///
+/// # Errors
+/// When the file can't be read or does not hold one.
+pub fn load(path: &Path) -> Result<Identity, IdentityError> {
+    let der = Zeroizing::new(fs::read(path).map_err(file(path))?);
+    Identity::from_pkcs8(&der).map_err(|source| IdentityError::Private { path: path.into(), source })
+}
+
+/// 32 bytes from the operating system's generator.
+///
+/// # Errors
+/// When it has none.
+pub fn seed() -> Result<[u8; 32], IdentityError> {
+    use ring::rand::{SecureRandom, SystemRandom};
+    let mut seed = [0; 32];
+    SystemRandom::new().fill(&mut seed).map_err(|_| IdentityError::Randomness)?;
+    Ok(seed)
+}
+
+fn generate() -> Result<Identity, IdentityError> {
+    Identity::generate(&mut SeedRng::new(seed()?)).map_err(IdentityError::Generation)
+}
+
+fn member_paths(folder: &Path, replicas: u32) -> Vec<PathBuf> {
+    let worker = folder.join("worker.der");
+    std::iter::once(worker).chain((0..replicas).map(|i| folder.join(format!("replica-{i}.der")))).collect()
+}
+
+/// The public half, without touching the private one where that is not needed: checking a private key
+/// costs far more than reading a public one, and the control plane never signs.
+fn load_public(path: PathBuf) -> Result<Member, IdentityError> {
+    let beside = path.with_extension("pub");
+    let public = match fs::read(&beside) {
+        Ok(der) => PublicKey::from_der(der.into())
+            .map_err(|source| IdentityError::Public { path: beside, source })?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let public = load(&path)?.public_key().clone();
+            write_new(&beside, &public.to_der())?;
+            public
+        }
+        Err(source) => return Err(IdentityError::File { path: beside, source }),
+    };
+    Ok(Member { path, public })
+}
+
+/// Writes a key pair. Another process may be doing the same: the first to put the private half there
+/// wins, and both use that.
+fn install(path: &Path, identity: &Identity) -> Result<(), IdentityError> {
+    if write_new(path, &identity.to_pkcs8())? {
+        write_new(&path.with_extension("pub"), &identity.public_key().to_der())?;
+    }
+    Ok(())
+}
+
+/// Puts a whole file there, or nothing: written beside and linked, so that no reader sees half of it.
+/// False when there was one already.
+fn write_new(path: &Path, bytes: &[u8]) -> Result<bool, IdentityError> {
+    static UNIQUE: AtomicUsize = AtomicUsize::new(0);
+    let unique = UNIQUE.fetch_add(1, Ordering::Relaxed);
+    let draft = path.with_extension(format!("{}-{unique}.draft", std::process::id()));
+    let written = private_file(&draft)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .and_then(|()| fs::hard_link(&draft, path));
+    let _ = fs::remove_file(&draft);
+    match written {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(source) => Err(IdentityError::File { path: path.into(), source }),
+    }
+}
+
+fn private_file(path: &Path) -> io::Result<fs::File> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.mode(0o600);
+    }
+    options.open(path)
+}
+
+fn create_private_folder(path: &Path) -> Result<(), IdentityError> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::DirBuilderExt;
+        builder.mode(0o700);
+    }
+    builder.create(path).map_err(file(path))
+}
+
+fn spares(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten();
+    entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|e| e == "der") && path.with_extension("pub").exists())
+        .collect()
+}
+
+fn file(path: &Path) -> impl FnOnce(io::Error) -> IdentityError + '_ {
+    |source| IdentityError::File { path: path.into(), source }
+}
+
+/// Runs `work` on each item, on as many threads as there are cores; the first error wins.
+fn in_parallel<T: Sync>(
+    items: &[T],
+    work: impl Fn(&T) -> Result<(), IdentityError> + Sync,
+) -> Result<(), IdentityError> {
+    let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(items.len());
+    let next = AtomicUsize::new(0);
+    let run = || {
+        while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+            work(item)?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().expect("making keys does not panic"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_that_comes_back_has_the_keys_it_had() {
+        let data = tempfile::tempdir().unwrap();
+        let identities = Identities::at(data.path());
+        let first = identities.obtain("add-0", 1).unwrap();
+        let again = identities.obtain("add-0", 1).unwrap();
+        assert_eq!(first.worker.public, again.worker.public);
+        assert_eq!(first.replicas[0].public, again.replicas[0].public);
+        assert_ne!(first.worker.public, first.replicas[0].public);
+        assert_eq!(load(&first.worker.path).unwrap().public_key(), &first.worker.public);
+        assert_eq!(identities.sets().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_spare_is_used_once() {
+        let data = tempfile::tempdir().unwrap();
+        let identities = Identities::at(data.path());
+        identities.stock(1).unwrap();
+        let spare = spares(&data.path().join("identities/spare")).pop().unwrap();
+        let spare = load_public(spare).unwrap().public;
+        let set = identities.obtain("mul-0", 1).unwrap();
+        let keys = [&set.worker.public, &set.replicas[0].public];
+        assert_eq!(keys.iter().filter(|key| ***key == spare).count(), 1);
+        assert!(spares(&data.path().join("identities/spare")).is_empty());
+    }
+
+    #[test]
+    fn processes_that_make_the_same_set_at_once_agree() {
+        let data = tempfile::tempdir().unwrap();
+        let identities = Identities::at(data.path());
+        let keys: Vec<_> = thread::scope(|scope| {
+            let threads: Vec<_> = (0..3)
+                .map(|_| scope.spawn(|| identities.obtain("sub-0", 0).unwrap().worker.public))
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(keys.iter().all(|key| *key == keys[0]));
+        assert_eq!(load(&data.path().join("identities/sub-0/worker.der")).unwrap().public_key(), &keys[0]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn private_keys_are_readable_by_their_owner_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let data = tempfile::tempdir().unwrap();
+        let set = Identities::at(data.path()).obtain("add-0", 0).unwrap();
+        let mode = fs::metadata(&set.worker.path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0);
+    }
+}

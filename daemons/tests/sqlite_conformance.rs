@@ -1,0 +1,43 @@
+//! The embedded engine does what every engine must.
+
+use quorate::{
+    clock::{Clock, ManualClock},
+    config::Durability,
+    conformance::{Subject, Time},
+    sqlite::{Options, SqliteEngine},
+};
+use std::{sync::Arc, time::Duration};
+
+struct Clockwork(Arc<ManualClock>);
+
+#[async_trait::async_trait]
+impl Time for Clockwork {
+    fn now_ms(&self) -> u64 {
+        self.0.now_ms()
+    }
+
+    async fn pass(&self, time: Duration) {
+        self.0.advance(time);
+    }
+}
+
+async fn subject() -> Subject {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let clock = Arc::new(ManualClock::at(1_700_000_000_000));
+    let options = Options {
+        clock: clock.clone(),
+        record_bytes_max: 1 << 20,
+        receipt_bytes_max: 2 << 20,
+        ..Options::new(Durability::Process)
+    };
+    let engine = SqliteEngine::open_with(&folder.path().join("quorate.db"), options).expect("it opens");
+    Subject { engine, time: Box::new(Clockwork(clock)), too_large: (2 << 20) + 1, keep: Box::new(folder) }
+}
+
+mod queue {
+    quorate::queue_conformance!(super::subject());
+}
+
+mod records {
+    quorate::records_conformance!(super::subject());
+}

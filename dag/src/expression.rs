@@ -1,0 +1,189 @@
+//! The syntax tree, flat.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::error::ExpressionError;
+use crate::evaluate::Parameters;
+use crate::function::Function;
+use crate::limits::Limits;
+use crate::number::Value;
+use crate::plan::{Plan, PlanOptions};
+
+/// An expression that was read: numbers, names, signs and the four operators.
+///
+/// It is one flat array in postfix order, so that neither reading it nor dropping it recurses,
+/// however deep it is. Displayed, it has the parentheses it needs and no others.
+///
+/// ```
+/// use quorate_dag::{Expression, Parameters};
+///
+/// let expression = Expression::parse("(a) * (b + 1) - - 2")?;
+/// assert_eq!(expression.to_string(), "a * (b + 1) - -2");
+/// assert_eq!(expression.parameters().collect::<Vec<_>>(), ["a", "b"]);
+///
+/// let parameters = Parameters::new().with("a", 2.into()).with("b", "1/3".parse()?);
+/// assert_eq!(expression.evaluate(&parameters)?.to_string(), "14/3");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Expression {
+    /// Operands before operators; the root is last.
+    pub(crate) items: Vec<Item>,
+    pub(crate) literals: Vec<Value>,
+    pub(crate) names: Vec<Name>,
+    /// The length of the text.
+    pub(crate) bytes: usize,
+}
+
+/// 12 bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Item {
+    pub(crate) kind: ItemKind,
+    /// The byte where the number, the name or the operator starts.
+    pub(crate) at: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ItemKind {
+    Small(u32),
+    /// Index into the literals.
+    Literal(u32),
+    /// Index into the names.
+    Parameter(u32),
+    /// Of the item before it.
+    Negate,
+    /// The left operand's item; the right one is the item before it.
+    Binary(Function, u32),
+}
+
+/// A parameter and the byte of its first use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Name {
+    pub(crate) name: Box<str>,
+    pub(crate) at: u32,
+}
+
+impl Expression {
+    /// Reads an expression within the default [`Limits`].
+    ///
+    /// # Errors
+    /// The first thing wrong with the text, from the left.
+    pub fn parse(text: &str) -> Result<Self, ExpressionError> {
+        Self::parse_within(text, &Limits::default())
+    }
+
+    /// Reads an expression.
+    ///
+    /// # Errors
+    /// The first thing wrong with the text, from the left.
+    pub fn parse_within(text: &str, limits: &Limits) -> Result<Self, ExpressionError> {
+        crate::parse::parse(text, limits)
+    }
+
+    /// The names of its parameters, in the order of their first use.
+    pub fn parameters(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.names.iter().map(|name| &*name.name)
+    }
+
+    /// How many operators it is written with, signs included (a pair of signs cancels).
+    pub fn operators(&self) -> usize {
+        let is_operator = |item: &&Item| matches!(item.kind, ItemKind::Negate | ItemKind::Binary(..));
+        self.items.iter().filter(is_operator).count()
+    }
+
+    /// The length of the text that it was read from.
+    pub fn text_len(&self) -> usize {
+        self.bytes
+    }
+
+    /// The graph of operations, with the default options.
+    pub fn plan(&self) -> Plan {
+        self.plan_with(&PlanOptions::default())
+    }
+
+    /// The graph of operations.
+    pub fn plan_with(&self, options: &PlanOptions) -> Plan {
+        Plan::new(self, options)
+    }
+
+    /// Plans and computes it here and now, within the default [`Limits`].
+    ///
+    /// # Errors
+    /// A parameter without a value, a division by zero, or a value with too many digits.
+    pub fn evaluate(&self, parameters: &Parameters) -> Result<Value, ExpressionError> {
+        let plan = Arc::new(self.plan());
+        plan.evaluate(parameters, &Limits::default())
+    }
+
+    fn binds(&self, item: usize) -> u8 {
+        match self.items[item].kind {
+            ItemKind::Binary(function, _) if function.is_sum() => 1,
+            ItemKind::Binary(..) => 2,
+            _ => 3,
+        }
+    }
+}
+
+/// Within the default [`Limits`].
+impl FromStr for Expression {
+    type Err = ExpressionError;
+
+    fn from_str(text: &str) -> Result<Self, ExpressionError> {
+        Self::parse(text)
+    }
+}
+
+impl fmt::Display for Expression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// What is still to be written, last first.
+        enum Step {
+            Item(usize),
+            Text(&'static str),
+        }
+        /// An operand that binds less than its place asks for stands in parentheses.
+        fn operand(steps: &mut Vec<Step>, item: usize, is_bare: bool) {
+            if is_bare {
+                steps.push(Step::Item(item));
+            } else {
+                steps.extend([Step::Text(")"), Step::Item(item), Step::Text("(")]);
+            }
+        }
+        let mut steps = vec![Step::Item(self.items.len() - 1)];
+        while let Some(step) = steps.pop() {
+            let item = match step {
+                Step::Text(text) => {
+                    f.write_str(text)?;
+                    continue;
+                }
+                Step::Item(item) => item,
+            };
+            match self.items[item].kind {
+                ItemKind::Small(value) => write!(f, "{value}")?,
+                ItemKind::Literal(index) => write!(f, "{}", self.literals[index as usize])?,
+                ItemKind::Parameter(index) => f.write_str(&self.names[index as usize].name)?,
+                ItemKind::Negate => {
+                    // A sign right behind a sign would cancel it.
+                    let of = item - 1;
+                    let is_sign = self.items[of].kind == ItemKind::Negate;
+                    f.write_str("-")?;
+                    operand(&mut steps, of, self.binds(of) == 3 && !is_sign);
+                }
+                ItemKind::Binary(function, left) => {
+                    let (left, right) = (left as usize, item - 1);
+                    let binds = self.binds(item);
+                    operand(&mut steps, right, self.binds(right) > binds);
+                    steps.push(Step::Text(match function {
+                        Function::Add => " + ",
+                        Function::Sub => " - ",
+                        Function::Mul => " * ",
+                        Function::Div => " / ",
+                    }));
+                    operand(&mut steps, left, self.binds(left) >= binds);
+                }
+            }
+        }
+        Ok(())
+    }
+}

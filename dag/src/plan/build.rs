@@ -1,0 +1,295 @@
+//! Two passes: what is the same (hash-consing the syntax), then what to run (chains to trees).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::chain;
+use super::table::{Operation, Table};
+use super::{Divisor, Plan, PlanOptions, Ref, Target};
+use crate::expression::{Expression, ItemKind};
+use crate::function::Function;
+use crate::graph::{Graph, NodeId};
+use crate::limits::Limits;
+use crate::number::{Value, apply};
+
+pub(super) fn plan(expression: &Expression, options: &PlanOptions) -> Plan {
+    let mut constants = Constants::default();
+    let syntax = Syntax::of(expression, options.share, &mut constants);
+    let mut nodes = Nodes::new(constants, options, syntax.entries.len());
+    let root = chain::build(&syntax, options.reassociate, &mut nodes);
+    nodes.finish(expression, root)
+}
+
+/// The constants of a plan, each value once.
+#[derive(Default)]
+struct Constants {
+    values: Vec<Value>,
+    /// Below 1024, by value; the number plus one.
+    small: Vec<u32>,
+    numbers: HashMap<Value, u32>,
+}
+
+impl Constants {
+    fn small(&mut self, value: u32) -> Ref {
+        const DIRECT: usize = 1024;
+        let at = value as usize;
+        if at >= DIRECT {
+            return self.insert(Value::from(value));
+        }
+        if self.small.is_empty() {
+            self.small = vec![0; DIRECT];
+        }
+        if self.small[at] == 0 {
+            let Target::Constant(number) = self.insert(Value::from(value)).target() else {
+                unreachable!("a constant was inserted");
+            };
+            self.small[at] = number + 1;
+        }
+        Ref::new(Target::Constant(self.small[at] - 1))
+    }
+
+    fn insert(&mut self, value: Value) -> Ref {
+        let next = count(self.values.len());
+        let number = *self.numbers.entry(value).or_insert_with_key(|value| {
+            self.values.push(value.clone());
+            next
+        });
+        Ref::new(Target::Constant(number))
+    }
+}
+
+/// One distinct operation of the source. Its operands are constants, parameters or, as "nodes", the
+/// numbers of other entries.
+#[derive(Clone, Copy)]
+pub(super) struct Entry {
+    pub(super) kind: EntryKind,
+    pub(super) left: Ref,
+    /// Of a sign, the same as `left`.
+    pub(super) right: Ref,
+    /// The operator's byte, where it stands first.
+    pub(super) at: u32,
+    /// By how many operands of distinct operations it is used.
+    pub(super) uses: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum EntryKind {
+    Binary(Function),
+    Negate,
+}
+
+impl EntryKind {
+    pub(super) fn is_sum(self) -> bool {
+        match self {
+            Self::Negate => true,
+            Self::Binary(function) => function.is_sum(),
+        }
+    }
+
+    const fn code(self) -> u8 {
+        match self {
+            Self::Binary(function) => function as u8,
+            Self::Negate => 4,
+        }
+    }
+}
+
+/// The distinct operations of the source, operands before operators.
+pub(super) struct Syntax {
+    pub(super) entries: Vec<Entry>,
+    pub(super) root: Ref,
+}
+
+impl Syntax {
+    fn of(expression: &Expression, share: bool, constants: &mut Constants) -> Self {
+        let mut entries: Vec<Entry> = Vec::with_capacity(expression.items.len() / 2);
+        let mut table = Table::with_capacity(if share { expression.items.len() / 2 } else { 0 });
+        // A postfix tree is read with a stack of its operands.
+        let mut operands: Vec<Ref> = Vec::new();
+        for item in &expression.items {
+            let operand = match item.kind {
+                ItemKind::Small(value) => constants.small(value),
+                ItemKind::Literal(index) => constants.insert(expression.literals[index as usize].clone()),
+                ItemKind::Parameter(index) => Ref::new(Target::Parameter(index)),
+                ItemKind::Negate => {
+                    let of = operands.pop().expect("a sign follows its operand");
+                    match negated(of, &entries, constants) {
+                        Some(operand) => operand,
+                        None => {
+                            let entry = Entry::new(EntryKind::Negate, of, of, item.at);
+                            enter(&mut entries, share.then_some(&mut table), entry)
+                        }
+                    }
+                }
+                ItemKind::Binary(function, _) => {
+                    let right = operands.pop().expect("an operator follows its operands");
+                    let left = operands.pop().expect("an operator follows its operands");
+                    let entry = Entry::new(EntryKind::Binary(function), left, right, item.at);
+                    enter(&mut entries, share.then_some(&mut table), entry)
+                }
+            };
+            operands.push(operand);
+        }
+        let root = operands.pop().expect("an expression has an operand");
+        if let Some(entry) = root.node() {
+            entries[entry.index()].uses += 1;
+        }
+        Self { entries, root }
+    }
+}
+
+impl Entry {
+    fn new(kind: EntryKind, left: Ref, right: Ref, at: u32) -> Self {
+        Self { kind, left, right, at, uses: 0 }
+    }
+
+    fn operation(&self) -> Operation {
+        Operation { code: self.kind.code(), left: self.left, right: self.right }
+    }
+}
+
+/// A sign folds into a number, and cancels another one.
+fn negated(of: Ref, entries: &[Entry], constants: &mut Constants) -> Option<Ref> {
+    match of.target() {
+        Target::Constant(index) => {
+            let value = constants.values[index as usize].negated();
+            Some(constants.insert(value))
+        }
+        Target::Node(entry) if entries[entry.index()].kind == EntryKind::Negate => {
+            Some(entries[entry.index()].left)
+        }
+        _ => None,
+    }
+}
+
+/// The entry's number; an equal one that was there before keeps its place, which is further left.
+fn enter(entries: &mut Vec<Entry>, table: Option<&mut Table>, entry: Entry) -> Ref {
+    let next = count(entries.len());
+    let number = table.map_or(next, |table| {
+        table.find_or_insert(entry.operation(), next, |number| entries[number as usize].operation())
+    });
+    if number == next {
+        let operands = match entry.kind {
+            EntryKind::Negate => &[entry.left][..],
+            EntryKind::Binary(_) => &[entry.left, entry.right][..],
+        };
+        for operand in operands.iter().filter_map(|operand| operand.node()) {
+            entries[operand.index()].uses += 1;
+        }
+        entries.push(entry);
+    }
+    Ref::new(Target::Node(NodeId::new(number)))
+}
+
+/// The nodes of the plan as they are made.
+pub(super) struct Nodes {
+    functions: Vec<Function>,
+    operands: Vec<[Ref; 2]>,
+    at: Vec<u32>,
+    /// The wave that follows each node's: 1 for one that waits for nothing.
+    heights: Vec<u32>,
+    divisors: Vec<Divisor>,
+    constants: Constants,
+    table: Option<Table>,
+    fold: Option<Limits>,
+}
+
+impl Nodes {
+    fn new(constants: Constants, options: &PlanOptions, capacity: usize) -> Self {
+        Self {
+            functions: Vec::with_capacity(capacity),
+            operands: Vec::with_capacity(capacity),
+            at: Vec::with_capacity(capacity),
+            heights: Vec::with_capacity(capacity),
+            divisors: Vec::new(),
+            constants,
+            table: options.share.then(|| Table::with_capacity(capacity)),
+            fold: options.fold,
+        }
+    }
+
+    /// The node of an operation, made unless there is one. A node that is there for several
+    /// operators stands for the first.
+    pub(super) fn node(&mut self, function: Function, left: Ref, right: Ref, at: u32) -> Ref {
+        if let Some(folded) = self.folded(function, left, right) {
+            return folded;
+        }
+        let next = count(self.functions.len());
+        let number = match &mut self.table {
+            None => next,
+            Some(table) => {
+                let operation = Operation::new(function, left, right);
+                let (functions, operands) = (&self.functions, &self.operands);
+                table.find_or_insert(operation, next, |number| {
+                    let [left, right] = operands[number as usize];
+                    Operation::new(functions[number as usize], left, right)
+                })
+            }
+        };
+        if number == next {
+            self.functions.push(function);
+            self.operands.push([left, right]);
+            self.at.push(at);
+            self.heights.push(self.height(left).max(self.height(right)) + 1);
+        } else {
+            let first = &mut self.at[number as usize];
+            *first = at.min(*first);
+        }
+        Ref::new(Target::Node(NodeId::new(number)))
+    }
+
+    /// `0 - operand`.
+    pub(super) fn negation(&mut self, operand: Ref, at: u32) -> Ref {
+        let zero = self.constants.small(0);
+        self.node(Function::Sub, zero, operand, at)
+    }
+
+    pub(super) fn divisor(&mut self, slash: u32, operand: Ref) {
+        self.divisors.push(Divisor { slash, operand });
+    }
+
+    /// How many waves an operand takes.
+    #[inline]
+    pub(super) fn height(&self, operand: Ref) -> u32 {
+        operand.node().map_or(0, |node| self.heights[node.index()])
+    }
+
+    fn folded(&mut self, function: Function, left: Ref, right: Ref) -> Option<Ref> {
+        let limits = self.fold.as_ref()?;
+        let (Target::Constant(left), Target::Constant(right)) = (left.target(), right.target()) else {
+            return None;
+        };
+        let values = &self.constants.values;
+        let (left, right) = (&values[left as usize], &values[right as usize]);
+        let value = apply(function, left, right, limits).ok()?;
+        Some(self.constants.insert(value))
+    }
+
+    fn finish(mut self, expression: &Expression, root: Ref) -> Plan {
+        self.divisors.sort_unstable();
+        self.divisors.dedup();
+        let functions = self.functions.iter().map(|function| function.id()).collect();
+        let edges = (0..).zip(&self.operands).flat_map(|(to, operands)| {
+            operands.iter().filter_map(move |operand| Some((operand.node()?.get(), to)))
+        });
+        Plan {
+            graph: Arc::new(Graph::in_order(functions, edges)),
+            operands: self.operands,
+            at: self.at,
+            constants: self.constants.values,
+            names: expression.names.clone(),
+            divisors: self.divisors,
+            root,
+        }
+    }
+}
+
+/// Counts of items are below 2^30, the most bytes a text may have.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "there are fewer items than bytes of text, and parse refuses more than 2^30 of those"
+)]
+fn count(value: usize) -> u32 {
+    debug_assert!(value <= Limits::BYTES_MAX);
+    value as u32
+}

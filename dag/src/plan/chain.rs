@@ -1,0 +1,285 @@
+//! Chains of `+ -` and of `* /` to trees as low as can be.
+
+use super::Ref;
+use super::build::{Entry, EntryKind, Nodes, Syntax};
+use crate::function::Function;
+
+/// Makes the nodes of an expression, and gives what its result is the result of.
+pub(super) fn build(syntax: &Syntax, reassociate: bool, nodes: &mut Nodes) -> Ref {
+    let roles = if reassociate { roles(&syntax.entries) } else { vec![Role::Root; syntax.entries.len()] };
+    let mut chains = Chains {
+        entries: &syntax.entries,
+        roles,
+        made: Vec::with_capacity(syntax.entries.len()),
+        heights: Vec::with_capacity(syntax.entries.len()),
+        nodes,
+        parts: Vec::new(),
+        opened: Vec::new(),
+        terms: Vec::new(),
+        level: Vec::new(),
+    };
+    for (number, entry) in syntax.entries.iter().enumerate() {
+        let height = chains.source_height(entry);
+        chains.heights.push(height);
+        let made = match chains.roles[number] {
+            Role::Root if chains.is_chain(entry) => chains.chain(number, entry),
+            Role::Root => chains.alone(entry),
+            // A part of a chain to come, which may make it what it is in the source.
+            Role::Opened | Role::OpenedBelow => entry.left,
+        };
+        chains.made.push(made);
+    }
+    chains.made_of(syntax.root)
+}
+
+/// Whether an operation stands for itself or is a part of its user's chain.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Root,
+    Opened,
+    /// A part of a product that its chain divides by.
+    OpenedBelow,
+}
+
+/// Users come after what they use, so that one pass from the end settles every role.
+fn roles(entries: &[Entry]) -> Vec<Role> {
+    let mut roles = vec![Role::Root; entries.len()];
+    for (number, entry) in entries.iter().enumerate().rev() {
+        let is_below = roles[number] == Role::OpenedBelow;
+        let is_quotient = entry.kind == EntryKind::Binary(Function::Div);
+        for (operand, goes_below) in [(entry.left, is_below), (entry.right, is_below || is_quotient)] {
+            let Some(used) = operand.node() else { continue };
+            let used_entry = &entries[used.index()];
+            if used_entry.uses > 1 {
+                continue; // computed once for all its users
+            }
+            roles[used.index()] = match (entry.kind.is_sum(), used_entry.kind.is_sum()) {
+                (true, true) => Role::Opened,
+                (false, false) if !goes_below => Role::Opened,
+                // x/(y/z) is not x*z/y when z is zero.
+                (false, false) if used_entry.kind == EntryKind::Binary(Function::Mul) => Role::OpenedBelow,
+                _ => Role::Root,
+            };
+        }
+    }
+    roles
+}
+
+struct Chains<'a> {
+    entries: &'a [Entry],
+    roles: Vec<Role>,
+    /// What each entry became.
+    made: Vec<Ref>,
+    /// How many waves each entry takes when the chain that it is a part of stays as in the source.
+    heights: Vec<u32>,
+    nodes: &'a mut Nodes,
+    // Working space, kept from chain to chain.
+    parts: Vec<Part>,
+    opened: Vec<usize>,
+    terms: Vec<Term>,
+    level: Vec<Term>,
+}
+
+/// What is still to be opened of a chain.
+#[derive(Clone, Copy)]
+struct Part {
+    operand: Ref,
+    is_inverse: bool,
+    at: u32,
+    /// The `/` that divides by it; 0 when none does.
+    slash: u32,
+}
+
+/// One member of a chain, or a group of members that became one node.
+#[derive(Clone, Copy)]
+struct Term {
+    operand: Ref,
+    /// Subtracted, or divided by.
+    is_inverse: bool,
+    /// The operator that attaches its leftmost member to the chain; 0 for the leftmost of all.
+    at: u32,
+    /// The place of its leftmost member in the chain.
+    place: u32,
+    height: u32,
+    /// The `/` that divides by it; 0 when none does.
+    slash: u32,
+}
+
+impl Chains<'_> {
+    fn is_chain(&self, entry: &Entry) -> bool {
+        self.opened(entry.left).is_some() || self.opened(entry.right).is_some()
+    }
+
+    /// The entry of an operand that is a part of its user's chain.
+    fn opened(&self, operand: Ref) -> Option<usize> {
+        let number = operand.node()?.index();
+        (self.roles[number] != Role::Root).then_some(number)
+    }
+
+    fn made_of(&self, operand: Ref) -> Ref {
+        operand.node().map_or(operand, |entry| self.made[entry.index()])
+    }
+
+    fn source_height(&self, entry: &Entry) -> u32 {
+        let height = |operand: Ref| match self.opened(operand) {
+            Some(number) => self.heights[number],
+            None => self.nodes.height(self.made_of(operand)),
+        };
+        height(entry.left).max(height(entry.right)) + 1
+    }
+
+    /// One operation as it is in the source.
+    fn alone(&mut self, entry: &Entry) -> Ref {
+        let (left, right) = (self.made_of(entry.left), self.made_of(entry.right));
+        match entry.kind {
+            EntryKind::Negate => self.nodes.negation(left, entry.at),
+            EntryKind::Binary(function) => {
+                if function == Function::Div {
+                    self.nodes.divisor(entry.at, right);
+                }
+                self.nodes.node(function, left, right, entry.at)
+            }
+        }
+    }
+
+    fn chain(&mut self, number: usize, root: &Entry) -> Ref {
+        let sign = self.collect(number, root);
+        self.terms.sort_by_key(|term| term.height); // stable; one pass when all are equal
+        // What is as low as can be stays as it was written. A sign always goes: it is a node less.
+        if sign.is_none() && self.heights[number] == lowest(&self.terms) {
+            self.opened.sort_unstable();
+            let opened = std::mem::take(&mut self.opened);
+            for &part in &opened {
+                self.made[part] = self.alone(&self.entries[part]);
+            }
+            self.opened = opened;
+            return self.alone(root);
+        }
+        let functions =
+            if root.kind.is_sum() { [Function::Add, Function::Sub] } else { [Function::Mul, Function::Div] };
+        for term in self.terms.iter().filter(|term| term.slash > 0) {
+            self.nodes.divisor(term.slash, term.operand);
+        }
+        let whole = self.pair(functions);
+        match sign {
+            // All members are subtracted, the leftmost too: its sign is the one in the source.
+            Some(at) if whole.is_inverse => self.nodes.negation(whole.operand, at),
+            _ => whole.operand,
+        }
+    }
+
+    /// Fills `terms` from left to right, and `opened` with the chain's other entries. Gives where
+    /// the leftmost sign stands, if there is a sign.
+    fn collect(&mut self, number: usize, root: &Entry) -> Option<u32> {
+        self.terms.clear();
+        self.opened.clear();
+        let mut sign = None;
+        let leftmost = Part { operand: root.left, is_inverse: false, at: 0, slash: 0 };
+        self.open(&self.entries[number], leftmost, &mut sign);
+        while let Some(part) = self.parts.pop() {
+            if let Some(number) = self.opened(part.operand) {
+                self.opened.push(number);
+                self.open(&self.entries[number], part, &mut sign);
+                continue;
+            }
+            let operand = self.made_of(part.operand);
+            self.terms.push(Term {
+                operand,
+                is_inverse: part.is_inverse,
+                at: part.at,
+                place: u32::try_from(self.terms.len()).expect("a chain has under 2^30 terms"),
+                height: self.nodes.height(operand),
+                slash: part.slash,
+            });
+        }
+        sign
+    }
+
+    /// Opens one entry in the place of a part; its right operand waits for its left one.
+    fn open(&mut self, entry: &Entry, part: Part, sign: &mut Option<u32>) {
+        match entry.kind {
+            EntryKind::Negate => {
+                sign.get_or_insert(entry.at);
+                self.parts.push(Part { operand: entry.left, is_inverse: !part.is_inverse, ..part });
+            }
+            EntryKind::Binary(function) => {
+                let inverts = matches!(function, Function::Sub | Function::Div);
+                self.parts.push(Part {
+                    operand: entry.right,
+                    is_inverse: part.is_inverse != inverts,
+                    at: entry.at,
+                    slash: if function == Function::Div { entry.at } else { part.slash },
+                });
+                self.parts.push(Part { operand: entry.left, ..part });
+            }
+        }
+    }
+
+    /// Pairs terms from the shallowest up, neighbours first, an odd one waiting for the next level:
+    /// the result is as low as [`lowest`] says.
+    fn pair(&mut self, functions: [Function; 2]) -> Term {
+        let Self { terms, level, nodes, .. } = self;
+        level.clear();
+        let mut waiting = terms.drain(..).peekable();
+        let mut height = 0;
+        loop {
+            let grouped = level.len();
+            while let Some(term) = waiting.next_if(|term| term.height <= height) {
+                level.push(term);
+            }
+            if grouped > 0 && grouped < level.len() {
+                level.sort_by_key(|term| term.place);
+            }
+            match (level.as_slice(), waiting.peek()) {
+                ([] | [_], Some(next)) => {
+                    height = next.height;
+                    continue;
+                }
+                ([whole], None) => return *whole,
+                _ => {}
+            }
+            let count = level.len();
+            for pair in 0..count / 2 {
+                level[pair] = group(nodes, functions, level[2 * pair], level[2 * pair + 1]);
+            }
+            if count % 2 == 1 {
+                level[count / 2] = level[count - 1];
+            }
+            level.truncate(count.div_ceil(2));
+            height += 1;
+        }
+    }
+}
+
+/// The height of the lowest tree over terms, which come by height: ⌈log₂ Σ 2^height⌉.
+fn lowest(terms: &[Term]) -> u32 {
+    let (mut count, mut height) = (0u32, 0u32);
+    for term in terms {
+        while height < term.height && count > 1 {
+            count = count.div_ceil(2);
+            height += 1;
+        }
+        height = height.max(term.height);
+        count += 1;
+    }
+    height + count.next_power_of_two().trailing_zeros()
+}
+
+/// Two neighbours become one. The operator that attaches the later one is the one that the node
+/// stands for, and the other attaches the group: so each operator of a chain has its node.
+fn group(nodes: &mut Nodes, [direct, inverse]: [Function; 2], first: Term, second: Term) -> Term {
+    let (function, left, right) = match (first.is_inverse, second.is_inverse) {
+        (false, false) | (true, true) => (direct, first, second),
+        (false, true) => (inverse, first, second),
+        (true, false) => (inverse, second, first),
+    };
+    let at = first.at.max(second.at);
+    Term {
+        operand: nodes.node(function, left.operand, right.operand, at),
+        is_inverse: first.is_inverse && second.is_inverse,
+        at: first.at.min(second.at),
+        place: first.place.min(second.place),
+        height: first.height.max(second.height) + 1,
+        slash: 0,
+    }
+}

@@ -1,0 +1,757 @@
+//! Bounded bytes ⇄ messages.
+//!
+//! Decoding takes any bytes and gives a message or a [`Malformed`]; it never panics and takes at
+//! most a fixed multiple of the input's length in memory. Bodies, operations, results and pages
+//! are slices of the input: nothing is copied.
+//!
+//! Encoding a decoded message may give other bytes than it came from (protobuf is not canonical),
+//! but decoding those gives the same message; what is digested, tagged or signed always travels as
+//! the bytes it was made over.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message as _;
+use thiserror::Error;
+
+use super::{
+    Answer, Batch, Busy, Checkpoint, Commit, Content, Data, Ending, Fetch, LeafPath, Message, Page,
+    PageCursor, PrePrepare, Prepare, Proof, Reply, Request, Seal, Space, Status, Unverified,
+};
+use crate::{
+    crypto::{
+        Authenticator, Digest, Kind, NewKey, Principal, SIGNATURE_BYTES_MAX, Signature, TAG_BYTES, Tag,
+    },
+    group::{ClientId, Incarnation, REPLICAS_MAX, ReplicaId, Sequence, Timestamp, View},
+    replica::Record,
+};
+
+#[rustfmt::skip]
+#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated from proto/wire.proto")]
+mod generated;
+use generated as pb;
+
+/// Elements that a repeated field may have. Every one takes two bytes of the input at least, so
+/// that this bounds memory only beside the limit on the length of a frame.
+pub const ELEMENTS_MAX: usize = 1 << 16;
+/// Digests on a leaf's path: its siblings and the other peaks of the history.
+pub const PATH_DIGESTS_MAX: usize = 128;
+
+/// Why bytes are not a message. The sender is broken or lies; nothing of it is used.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Malformed {
+    /// The bytes are not protobuf of the expected type.
+    #[error("{what} is not well-formed: {source}")]
+    Protobuf {
+        /// What was expected.
+        what: &'static str,
+        /// Where it broke.
+        source: prost::DecodeError,
+    },
+    /// A field that must be there is not.
+    #[error("{field} is missing")]
+    Missing {
+        /// The field.
+        field: &'static str,
+    },
+    /// A number means nothing.
+    #[error("{field} is {value}, which means nothing")]
+    Unknown {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: u32,
+    },
+    /// Something is too long, or of a length that it can't have.
+    #[error("{field} of {length}: allowed are {limit}")]
+    Length {
+        /// The field.
+        field: &'static str,
+        /// Its bytes or elements.
+        length: usize,
+        /// The most or only that there may be.
+        limit: usize,
+    },
+}
+
+/// A message as it travels: who sent it, its body, and what proves it.
+pub fn encode(message: &Unverified<Message>) -> Bytes {
+    let (from_client, sender) = principal_out(message.sender);
+    let proof = match &message.proof {
+        Proof::Tag(tag) => pb::envelope::Proof::Tag(Bytes::copy_from_slice(&tag.0)),
+        Proof::Authenticator(tags) => pb::envelope::Proof::Authenticator(tags.0.clone()),
+    };
+    let envelope = pb::Envelope {
+        from_client,
+        sender,
+        kind: message.body.kind() as u32,
+        body: message.bytes.clone(),
+        proof: Some(proof),
+    };
+    envelope.encode_to_vec().into()
+}
+
+/// Reads what [`encode`] wrote.
+///
+/// # Errors
+/// When the bytes are no message.
+pub fn decode(bytes: Bytes) -> Result<Unverified<Message>, Malformed> {
+    let envelope = read::<pb::Envelope>("envelope", bytes)?;
+    let proof = match envelope.proof.ok_or(Malformed::Missing { field: "proof" })? {
+        pb::envelope::Proof::Tag(tag) => Proof::Tag(Tag(exactly("tag", &tag)?)),
+        pb::envelope::Proof::Authenticator(tags) => Proof::Authenticator(authenticator(tags)?),
+    };
+    Ok(Unverified {
+        sender: principal_in(envelope.from_client, envelope.sender),
+        body: decode_body(envelope.kind, envelope.body.clone())?,
+        bytes: envelope.body,
+        proof,
+    })
+}
+
+/// The bytes of a message's body: what its proof is made over.
+pub fn encode_body(message: &Message) -> Bytes {
+    match message {
+        Message::Request(body) => encode_request(body),
+        Message::PrePrepare(body) => pre_prepare_out(body).encode_to_vec().into(),
+        Message::Prepare(Prepare { view, sequence, digest }) => {
+            let digest = digest_out(digest);
+            pb::Prepare { view: view.0, sequence: sequence.0, digest }.encode_to_vec().into()
+        }
+        Message::Commit(Commit { view, sequence, digest }) => {
+            let digest = digest_out(digest);
+            pb::Commit { view: view.0, sequence: sequence.0, digest }.encode_to_vec().into()
+        }
+        Message::Reply(body) => reply_out(body).encode_to_vec().into(),
+        Message::Busy(Busy { client, incarnation, first }) => {
+            let body = pb::Busy { client: client.0, incarnation: incarnation.0, first: first.0 };
+            body.encode_to_vec().into()
+        }
+        Message::Checkpoint(body) => checkpoint_out(body).encode_to_vec().into(),
+        Message::Seal(body) => seal_out(body).encode_to_vec().into(),
+        Message::Status(Status { view, stable, executed, slots }) => {
+            let (stable, executed, slots) = (stable.0, executed.0, slots.clone());
+            pb::Status { view: view.0, stable, executed, slots }.encode_to_vec().into()
+        }
+        Message::Fetch(Fetch { sequence, from }) => {
+            let from = Some(cursor_out(*from));
+            pb::Fetch { sequence: sequence.0, from }.encode_to_vec().into()
+        }
+        Message::Data(body) => data_out(body).encode_to_vec().into(),
+    }
+}
+
+/// The bytes of a request's body.
+pub fn encode_request(request: &Request) -> Bytes {
+    let body = pb::Request {
+        client: request.client.0,
+        incarnation: request.incarnation.0,
+        floor: request.floor.0,
+        first: request.first.0,
+        operations: request.operations.clone(),
+        read_only: request.read_only,
+        receipt: request.receipt,
+        replier: request.replier.0,
+    };
+    body.encode_to_vec().into()
+}
+
+/// Makes a batch and its bytes.
+pub fn batch(time: u64, seal: bool, requests: Arc<[Unverified<Request>]>) -> Batch {
+    let relayed = requests.iter().map(|request| pb::RelayedRequest {
+        client: request.body.client.0,
+        body: request.bytes.clone(),
+        authenticator: match &request.proof {
+            Proof::Authenticator(tags) => tags.0.clone(),
+            Proof::Tag(_) => Bytes::new(), // void: requests are proven by authenticators
+        },
+    });
+    let body = pb::Batch { time, seal, requests: relayed.collect() };
+    Batch { bytes: body.encode_to_vec().into(), time, seal, requests }
+}
+
+/// Reads the bytes of a batch.
+///
+/// # Errors
+/// When the bytes are no batch.
+pub fn decode_batch(bytes: Bytes) -> Result<Batch, Malformed> {
+    let body = read::<pb::Batch>("batch", bytes.clone())?;
+    at_most("requests", body.requests.len(), ELEMENTS_MAX)?;
+    let requests = body.requests.into_iter().map(|relayed| {
+        Ok(Unverified {
+            sender: Principal::Client(ClientId(relayed.client)),
+            body: request_in(relayed.body.clone())?,
+            bytes: relayed.body,
+            proof: Proof::Authenticator(authenticator(relayed.authenticator)?),
+        })
+    });
+    let requests = requests.collect::<Result<_, Malformed>>()?;
+    Ok(Batch { bytes, time: body.time, seal: body.seal, requests })
+}
+
+/// A NEW-KEY as it travels.
+pub fn encode_new_key(new_key: &NewKey) -> Bytes {
+    let (from_client, sender) = principal_out(new_key.sender);
+    let public = Bytes::copy_from_slice(&new_key.public);
+    let signature = new_key.signature.0.clone();
+    pb::NewKey { from_client, sender, epoch: new_key.epoch, public, signature }.encode_to_vec().into()
+}
+
+/// Reads what [`encode_new_key`] wrote.
+///
+/// # Errors
+/// When the bytes are no NEW-KEY.
+pub fn decode_new_key(bytes: Bytes) -> Result<NewKey, Malformed> {
+    let body = read::<pb::NewKey>("new key", bytes)?;
+    Ok(NewKey {
+        sender: principal_in(body.from_client, body.sender),
+        epoch: body.epoch,
+        public: exactly("public", &body.public)?,
+        signature: signature_in(body.signature)?,
+    })
+}
+
+/// A journal's record.
+pub fn encode_record(record: &Record) -> Bytes {
+    use pb::record::Record as Kind;
+    let state_at =
+        |sequence: Sequence, state: &Digest| pb::StateAt { sequence: sequence.0, state: digest_out(state) };
+    let kind = match record {
+        Record::PrePrepared(body) => Kind::PrePrepared(pre_prepare_out(body)),
+        Record::Prepared { view, sequence, digest } => {
+            let digest = digest_out(digest);
+            Kind::Prepared(pb::Prepare { view: view.0, sequence: sequence.0, digest })
+        }
+        Record::Committed { view, sequence, digest } => {
+            let digest = digest_out(digest);
+            Kind::Committed(pb::Commit { view: view.0, sequence: sequence.0, digest })
+        }
+        Record::Checkpoint { sequence, state } => Kind::Checkpoint(state_at(*sequence, state)),
+        Record::Stable { sequence, state } => Kind::Stable(state_at(*sequence, state)),
+        Record::SnapshotBegin { sequence } => {
+            Kind::SnapshotBegin(pb::StateAt { sequence: sequence.0, state: Bytes::new() })
+        }
+        Record::SnapshotPages { pages } => {
+            Kind::SnapshotPages(pb::Pages { pages: pages.iter().map(page_out).collect() })
+        }
+        Record::SnapshotEnd { sequence, state } => Kind::SnapshotEnd(state_at(*sequence, state)),
+    };
+    pb::Record { record: Some(kind) }.encode_to_vec().into()
+}
+
+/// Reads what [`encode_record`] wrote.
+///
+/// # Errors
+/// When the bytes are no record.
+pub fn decode_record(bytes: Bytes) -> Result<Record, Malformed> {
+    use pb::record::Record as Kind;
+    let body = read::<pb::Record>("record", bytes)?;
+    Ok(match body.record.ok_or(Malformed::Missing { field: "record" })? {
+        Kind::PrePrepared(body) => Record::PrePrepared(pre_prepare_in(body)?),
+        Kind::Prepared(body) => Record::Prepared {
+            view: View(body.view),
+            sequence: Sequence(body.sequence),
+            digest: digest_in("digest", &body.digest)?,
+        },
+        Kind::Committed(body) => Record::Committed {
+            view: View(body.view),
+            sequence: Sequence(body.sequence),
+            digest: digest_in("digest", &body.digest)?,
+        },
+        Kind::Checkpoint(body) => {
+            Record::Checkpoint { sequence: Sequence(body.sequence), state: digest_in("state", &body.state)? }
+        }
+        Kind::Stable(body) => {
+            Record::Stable { sequence: Sequence(body.sequence), state: digest_in("state", &body.state)? }
+        }
+        Kind::SnapshotBegin(body) => Record::SnapshotBegin { sequence: Sequence(body.sequence) },
+        Kind::SnapshotPages(body) => Record::SnapshotPages { pages: pages_in(body.pages)? },
+        Kind::SnapshotEnd(body) => {
+            Record::SnapshotEnd { sequence: Sequence(body.sequence), state: digest_in("state", &body.state)? }
+        }
+    })
+}
+
+fn decode_body(kind: u32, bytes: Bytes) -> Result<Message, Malformed> {
+    const REQUEST: u32 = Kind::Request as u32;
+    const PRE_PREPARE: u32 = Kind::PrePrepare as u32;
+    const PREPARE: u32 = Kind::Prepare as u32;
+    const COMMIT: u32 = Kind::Commit as u32;
+    const REPLY: u32 = Kind::Reply as u32;
+    const BUSY: u32 = Kind::Busy as u32;
+    const CHECKPOINT: u32 = Kind::Checkpoint as u32;
+    const SEAL: u32 = Kind::Seal as u32;
+    const STATUS: u32 = Kind::Status as u32;
+    const FETCH: u32 = Kind::Fetch as u32;
+    const DATA: u32 = Kind::Data as u32;
+    Ok(match kind {
+        REQUEST => Message::Request(request_in(bytes)?),
+        PRE_PREPARE => Message::PrePrepare(pre_prepare_in(read("pre-prepare", bytes)?)?),
+        PREPARE => {
+            let pb::Prepare { view, sequence, digest } = read("prepare", bytes)?;
+            let digest = digest_in("digest", &digest)?;
+            Message::Prepare(Prepare { view: View(view), sequence: Sequence(sequence), digest })
+        }
+        COMMIT => {
+            let pb::Commit { view, sequence, digest } = read("commit", bytes)?;
+            let digest = digest_in("digest", &digest)?;
+            Message::Commit(Commit { view: View(view), sequence: Sequence(sequence), digest })
+        }
+        REPLY => Message::Reply(reply_in(read("reply", bytes)?)?),
+        BUSY => {
+            let pb::Busy { client, incarnation, first } = read("busy", bytes)?;
+            Message::Busy(Busy {
+                client: ClientId(client),
+                incarnation: Incarnation(incarnation),
+                first: Timestamp(first),
+            })
+        }
+        CHECKPOINT => Message::Checkpoint(checkpoint_in(read("checkpoint", bytes)?)?),
+        SEAL => Message::Seal(seal_in(read("seal", bytes)?)?),
+        STATUS => {
+            let pb::Status { view, stable, executed, slots } = read("status", bytes)?;
+            let (stable, executed) = (Sequence(stable), Sequence(executed));
+            Message::Status(Status { view: View(view), stable, executed, slots })
+        }
+        FETCH => {
+            let pb::Fetch { sequence, from } = read("fetch", bytes)?;
+            let from = cursor_in("from", from)?;
+            Message::Fetch(Fetch { sequence: Sequence(sequence), from })
+        }
+        DATA => Message::Data(data_in(read("data", bytes)?)?),
+        value => return Err(Malformed::Unknown { field: "kind", value }),
+    })
+}
+
+fn request_in(bytes: Bytes) -> Result<Request, Malformed> {
+    let body = read::<pb::Request>("request", bytes)?;
+    if body.operations.is_empty() {
+        return Err(Malformed::Missing { field: "operations" });
+    }
+    at_most("operations", body.operations.len(), ELEMENTS_MAX)?;
+    Ok(Request {
+        client: ClientId(body.client),
+        incarnation: Incarnation(body.incarnation),
+        floor: Timestamp(body.floor),
+        first: Timestamp(body.first),
+        operations: body.operations,
+        read_only: body.read_only,
+        receipt: body.receipt,
+        replier: ReplicaId(body.replier),
+    })
+}
+
+fn pre_prepare_out(body: &PrePrepare) -> pb::PrePrepare {
+    let (view, sequence) = (body.view.0, body.sequence.0);
+    pb::PrePrepare { view, sequence, batch: body.batch.bytes.clone() }
+}
+
+fn pre_prepare_in(body: pb::PrePrepare) -> Result<PrePrepare, Malformed> {
+    let batch = decode_batch(body.batch)?;
+    Ok(PrePrepare { view: View(body.view), sequence: Sequence(body.sequence), batch })
+}
+
+fn reply_out(body: &Reply) -> pb::Reply {
+    let answer = |answer: &Answer| pb::Answer {
+        timestamp: answer.timestamp.0,
+        sequence: answer.sequence.0,
+        position: answer.position,
+        ending: answer.ending as u32,
+        content: Some(match &answer.content {
+            Content::Full(result) => pb::answer::Content::Full(result.clone()),
+            Content::Digest(digest) => pb::answer::Content::Digest(digest_out(digest)),
+        }),
+    };
+    pb::Reply {
+        view: body.view.0,
+        client: body.client.0,
+        incarnation: body.incarnation.0,
+        answers: body.answers.iter().map(answer).collect(),
+    }
+}
+
+fn reply_in(body: pb::Reply) -> Result<Reply, Malformed> {
+    at_most("answers", body.answers.len(), ELEMENTS_MAX)?;
+    let answer = |answer: pb::Answer| {
+        let content = match answer.content.ok_or(Malformed::Missing { field: "content" })? {
+            pb::answer::Content::Full(result) => Content::Full(result),
+            pb::answer::Content::Digest(digest) => Content::Digest(digest_in("digest", &digest)?),
+        };
+        let ending = match answer.ending {
+            0 => Ending::Done,
+            1 => Ending::Panicked,
+            2 => Ending::NotReadOnly,
+            value => return Err(Malformed::Unknown { field: "ending", value }),
+        };
+        Ok(Answer {
+            timestamp: Timestamp(answer.timestamp),
+            sequence: Sequence(answer.sequence),
+            position: answer.position,
+            ending,
+            content,
+        })
+    };
+    Ok(Reply {
+        view: View(body.view),
+        client: ClientId(body.client),
+        incarnation: Incarnation(body.incarnation),
+        answers: body.answers.into_iter().map(answer).collect::<Result<_, _>>()?,
+    })
+}
+
+fn checkpoint_out(body: &Checkpoint) -> pb::Checkpoint {
+    pb::Checkpoint {
+        sequence: body.sequence.0,
+        state: digest_out(&body.state),
+        size: body.size,
+        root: digest_out(&body.root),
+        signature: body.signature.0.clone(),
+    }
+}
+
+fn checkpoint_in(body: pb::Checkpoint) -> Result<Checkpoint, Malformed> {
+    Ok(Checkpoint {
+        sequence: Sequence(body.sequence),
+        state: digest_in("state", &body.state)?,
+        size: body.size,
+        root: digest_in("root", &body.root)?,
+        signature: signature_in(body.signature)?,
+    })
+}
+
+fn seal_out(body: &Seal) -> pb::Seal {
+    let path = |path: &LeafPath| pb::LeafPath {
+        timestamp: path.timestamp.0,
+        position: path.position,
+        path: path.path.iter().flat_map(|digest| digest.0).collect(),
+    };
+    pb::Seal {
+        client: body.client.0,
+        incarnation: body.incarnation.0,
+        sequence: body.sequence.0,
+        size: body.size,
+        root: digest_out(&body.root),
+        signature: body.signature.0.clone(),
+        paths: body.paths.iter().map(path).collect(),
+    }
+}
+
+fn seal_in(body: pb::Seal) -> Result<Seal, Malformed> {
+    at_most("paths", body.paths.len(), ELEMENTS_MAX)?;
+    let path = |path: pb::LeafPath| {
+        at_most("path", path.path.len(), PATH_DIGESTS_MAX * 32)?;
+        let digests = path.path.chunks(32).map(|digest| digest_in("path", digest));
+        Ok(LeafPath {
+            timestamp: Timestamp(path.timestamp),
+            position: path.position,
+            path: digests.collect::<Result<_, Malformed>>()?,
+        })
+    };
+    Ok(Seal {
+        client: ClientId(body.client),
+        incarnation: Incarnation(body.incarnation),
+        sequence: Sequence(body.sequence),
+        size: body.size,
+        root: digest_in("root", &body.root)?,
+        signature: signature_in(body.signature)?,
+        paths: body.paths.into_iter().map(path).collect::<Result<_, Malformed>>()?,
+    })
+}
+
+fn data_out(body: &Data) -> pb::Data {
+    pb::Data {
+        sequence: body.sequence.0,
+        from: Some(cursor_out(body.from)),
+        pages: body.pages.iter().map(page_out).collect(),
+        next: body.next.map(cursor_out),
+    }
+}
+
+fn data_in(body: pb::Data) -> Result<Data, Malformed> {
+    Ok(Data {
+        sequence: Sequence(body.sequence),
+        from: cursor_in("from", body.from)?,
+        pages: pages_in(body.pages)?,
+        next: body.next.map(|next| cursor_in("next", Some(next))).transpose()?,
+    })
+}
+
+fn page_out(page: &Page) -> pb::Page {
+    pb::Page { at: Some(cursor_out(page.at)), bytes: page.bytes.clone() }
+}
+
+fn pages_in(pages: Vec<pb::Page>) -> Result<Vec<Page>, Malformed> {
+    at_most("pages", pages.len(), ELEMENTS_MAX)?;
+    let page = |page: pb::Page| Ok(Page { at: cursor_in("at", page.at)?, bytes: page.bytes });
+    pages.into_iter().map(page).collect()
+}
+
+fn cursor_out(cursor: PageCursor) -> pb::PageCursor {
+    pb::PageCursor { space: cursor.space as u32, index: cursor.index }
+}
+
+fn cursor_in(field: &'static str, cursor: Option<pb::PageCursor>) -> Result<PageCursor, Malformed> {
+    let cursor = cursor.ok_or(Malformed::Missing { field })?;
+    let space = match cursor.space {
+        0 => Space::Protocol,
+        1 => Space::Service,
+        value => return Err(Malformed::Unknown { field: "space", value }),
+    };
+    Ok(PageCursor { space, index: cursor.index })
+}
+
+fn principal_out(principal: Principal) -> (bool, u32) {
+    match principal {
+        Principal::Replica(id) => (false, id.0),
+        Principal::Client(id) => (true, id.0),
+    }
+}
+
+fn principal_in(from_client: bool, index: u32) -> Principal {
+    if from_client { Principal::Client(ClientId(index)) } else { Principal::Replica(ReplicaId(index)) }
+}
+
+fn authenticator(tags: Bytes) -> Result<Authenticator, Malformed> {
+    at_most("authenticator", tags.len(), REPLICAS_MAX as usize * TAG_BYTES)?;
+    Ok(Authenticator(tags))
+}
+
+fn signature_in(signature: Bytes) -> Result<Signature, Malformed> {
+    at_most("signature", signature.len(), SIGNATURE_BYTES_MAX)?;
+    Ok(Signature(signature))
+}
+
+fn digest_out(digest: &Digest) -> Bytes {
+    Bytes::copy_from_slice(&digest.0)
+}
+
+fn digest_in(field: &'static str, bytes: &[u8]) -> Result<Digest, Malformed> {
+    exactly(field, bytes).map(Digest)
+}
+
+fn exactly<const N: usize>(field: &'static str, bytes: &[u8]) -> Result<[u8; N], Malformed> {
+    bytes.try_into().map_err(|_| Malformed::Length { field, length: bytes.len(), limit: N })
+}
+
+fn at_most(field: &'static str, length: usize, limit: usize) -> Result<(), Malformed> {
+    if length > limit { Err(Malformed::Length { field, length, limit }) } else { Ok(()) }
+}
+
+fn read<M: prost::Message + Default>(what: &'static str, bytes: Bytes) -> Result<M, Malformed> {
+    M::decode(bytes).map_err(|source| Malformed::Protobuf { what, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    fn bytes(max: usize) -> impl Strategy<Value = Bytes> {
+        vec(any::<u8>(), 0..=max).prop_map(Bytes::from)
+    }
+
+    fn digest() -> impl Strategy<Value = Digest> {
+        any::<[u8; 32]>().prop_map(Digest)
+    }
+
+    fn request() -> impl Strategy<Value = Request> {
+        let numbers = (any::<u32>(), any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>());
+        (numbers, vec(bytes(40), 1..4), any::<bool>(), any::<bool>()).prop_map(
+            |((client, incarnation, floor, first, replier), operations, read_only, receipt)| Request {
+                client: ClientId(client),
+                incarnation: Incarnation(incarnation),
+                floor: Timestamp(floor),
+                first: Timestamp(first),
+                operations,
+                read_only,
+                receipt,
+                replier: ReplicaId(replier),
+            },
+        )
+    }
+
+    fn any_batch() -> impl Strategy<Value = Batch> {
+        let relayed = (request(), bytes(64)).prop_map(|(body, tags)| Unverified {
+            sender: Principal::Client(body.client),
+            bytes: encode_request(&body),
+            body,
+            proof: Proof::Authenticator(Authenticator(tags)),
+        });
+        (any::<u64>(), any::<bool>(), vec(relayed, 0..4))
+            .prop_map(|(time, seal, requests)| batch(time, seal, requests.into()))
+    }
+
+    fn cursor() -> impl Strategy<Value = PageCursor> {
+        (any::<bool>(), any::<u64>()).prop_map(|(service, index)| PageCursor {
+            space: if service { Space::Service } else { Space::Protocol },
+            index,
+        })
+    }
+
+    fn pages() -> impl Strategy<Value = Vec<Page>> {
+        vec((cursor(), bytes(50)).prop_map(|(at, bytes)| Page { at, bytes }), 0..4)
+    }
+
+    fn pre_prepare() -> impl Strategy<Value = PrePrepare> {
+        (any::<u64>(), any::<u64>(), any_batch()).prop_map(|(view, sequence, batch)| PrePrepare {
+            view: View(view),
+            sequence: Sequence(sequence),
+            batch,
+        })
+    }
+
+    fn answer() -> impl Strategy<Value = Answer> {
+        let content = prop_oneof![bytes(30).prop_map(Content::Full), digest().prop_map(Content::Digest)];
+        let ending = prop_oneof![Just(Ending::Done), Just(Ending::Panicked), Just(Ending::NotReadOnly)];
+        (any::<u64>(), any::<u64>(), any::<u64>(), ending, content).prop_map(
+            |(timestamp, sequence, position, ending, content)| Answer {
+                timestamp: Timestamp(timestamp),
+                sequence: Sequence(sequence),
+                position,
+                ending,
+                content,
+            },
+        )
+    }
+
+    fn message() -> impl Strategy<Value = Message> {
+        let slot = (any::<u64>(), any::<u64>(), digest()).boxed();
+        let path =
+            (any::<u64>(), any::<u64>(), vec(digest(), 0..5)).prop_map(|(timestamp, position, path)| {
+                LeafPath { timestamp: Timestamp(timestamp), position, path }
+            });
+        prop_oneof![
+            request().prop_map(Message::Request),
+            pre_prepare().prop_map(Message::PrePrepare),
+            slot.clone().prop_map(|(view, sequence, digest)| {
+                Message::Prepare(Prepare { view: View(view), sequence: Sequence(sequence), digest })
+            }),
+            slot.clone().prop_map(|(view, sequence, digest)| {
+                Message::Commit(Commit { view: View(view), sequence: Sequence(sequence), digest })
+            }),
+            (any::<u64>(), any::<u32>(), any::<u64>(), vec(answer(), 0..4)).prop_map(
+                |(view, client, incarnation, answers)| {
+                    Message::Reply(Reply {
+                        view: View(view),
+                        client: ClientId(client),
+                        incarnation: Incarnation(incarnation),
+                        answers,
+                    })
+                }
+            ),
+            (any::<u32>(), any::<u64>(), any::<u64>()).prop_map(|(client, incarnation, first)| {
+                Message::Busy(Busy {
+                    client: ClientId(client),
+                    incarnation: Incarnation(incarnation),
+                    first: Timestamp(first),
+                })
+            }),
+            (slot.clone(), digest(), bytes(256)).prop_map(|((sequence, size, state), root, signature)| {
+                let (sequence, signature) = (Sequence(sequence), Signature(signature));
+                Message::Checkpoint(Checkpoint { sequence, state, size, root, signature })
+            }),
+            (any::<u32>(), any::<u64>(), slot, bytes(256), vec(path, 0..3)).prop_map(
+                |(client, incarnation, (sequence, size, root), signature, paths)| {
+                    Message::Seal(Seal {
+                        client: ClientId(client),
+                        incarnation: Incarnation(incarnation),
+                        sequence: Sequence(sequence),
+                        size,
+                        root,
+                        signature: Signature(signature),
+                        paths,
+                    })
+                }
+            ),
+            (any::<u64>(), any::<u64>(), any::<u64>(), bytes(20)).prop_map(
+                |(view, stable, executed, slots)| {
+                    let (stable, executed) = (Sequence(stable), Sequence(executed));
+                    Message::Status(Status { view: View(view), stable, executed, slots })
+                }
+            ),
+            (any::<u64>(), cursor()).prop_map(|(sequence, from)| {
+                Message::Fetch(Fetch { sequence: Sequence(sequence), from })
+            }),
+            (any::<u64>(), cursor(), pages(), proptest::option::of(cursor())).prop_map(
+                |(sequence, from, pages, next)| {
+                    Message::Data(Data { sequence: Sequence(sequence), from, pages, next })
+                }
+            ),
+        ]
+    }
+
+    fn record() -> impl Strategy<Value = Record> {
+        (0..8, any::<u64>(), any::<u64>(), digest(), pre_prepare(), pages()).prop_map(
+            |(kind, view, sequence, digest, pre_prepare, pages)| {
+                let (view, sequence, state) = (View(view), Sequence(sequence), digest);
+                match kind {
+                    0 => Record::PrePrepared(pre_prepare),
+                    1 => Record::Prepared { view, sequence, digest },
+                    2 => Record::Committed { view, sequence, digest },
+                    3 => Record::Checkpoint { sequence, state },
+                    4 => Record::Stable { sequence, state },
+                    5 => Record::SnapshotBegin { sequence },
+                    6 => Record::SnapshotPages { pages },
+                    _ => Record::SnapshotEnd { sequence, state },
+                }
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn every_message_survives_the_wire(
+            body in message(), client in any::<bool>(), index in any::<u32>(),
+            tag in any::<[u8; 16]>(), tags in bytes(64),
+        ) {
+            let proof = if client {
+                Proof::Tag(Tag(tag))
+            } else {
+                Proof::Authenticator(Authenticator(tags))
+            };
+            let bytes = encode_body(&body);
+            let sent = Unverified { sender: principal_in(client, index), body, bytes, proof };
+            prop_assert_eq!(decode(encode(&sent)), Ok(sent));
+        }
+
+        #[test]
+        fn every_record_survives_the_journal(record in record()) {
+            prop_assert_eq!(decode_record(encode_record(&record)), Ok(record));
+        }
+
+        #[test]
+        fn damaged_bytes_give_a_message_or_an_error(
+            body in message(), at in any::<prop::sample::Index>(), byte in any::<u8>(),
+        ) {
+            let bytes = encode_body(&body);
+            let proof = Proof::Tag(Tag([1; 16]));
+            let sent = Unverified { sender: principal_in(true, 0), body, bytes, proof };
+            let mut bytes = encode(&sent).to_vec();
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            if let Ok(message) = decode(bytes.clone().into()) {
+                prop_assert_eq!(decode(encode(&message)), Ok(message));
+            }
+            bytes.truncate(at);
+            let _ = decode(bytes.into());
+        }
+    }
+
+    #[test]
+    fn fields_out_of_range_are_named() {
+        let envelope = |kind: Kind, body: Vec<u8>| {
+            let proof = Some(pb::envelope::Proof::Tag(vec![0; 16].into()));
+            let kind = kind as u32;
+            pb::Envelope { kind, body: body.into(), proof, ..Default::default() }.encode_to_vec()
+        };
+        let refused = |bytes: Vec<u8>| decode(bytes.into()).map(|_| ()).unwrap_err().to_string();
+        assert_eq!(refused(vec![]), "proof is missing");
+        assert_eq!(refused(envelope(Kind::Batch, vec![])), "kind is 32, which means nothing");
+        assert_eq!(refused(envelope(Kind::Request, vec![])), "operations is missing");
+        assert_eq!(refused(envelope(Kind::Prepare, vec![])), "digest of 0: allowed are 32");
+        let cursor = pb::PageCursor { space: 9, index: 0 };
+        let fetch = pb::Fetch { sequence: 1, from: Some(cursor) }.encode_to_vec();
+        assert_eq!(refused(envelope(Kind::Fetch, fetch)), "space is 9, which means nothing");
+    }
+}

@@ -1,0 +1,5 @@
+//! The replica state machine.
+
+mod record;
+
+pub use record::{JournalPosition, Record};

@@ -1,0 +1,75 @@
+//! What a replica must find again after a crash.
+
+use crate::crypto::Digest;
+use crate::group::{Sequence, View};
+use crate::message::{Page, PrePrepare};
+
+/// The place of a record in the journal: records are counted from 1, and 0 is before all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct JournalPosition(pub u64);
+
+impl JournalPosition {
+    /// The next position.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+/// One record of the journal. Order is meaning: a record is durable only when all before it are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// The primary proposed, or a backup accepted, this batch. It holds every body, and the word
+    /// of whoever accepted it that the requests are authentic.
+    PrePrepared(PrePrepare),
+    /// There was a prepared certificate: the promise behind a COMMIT.
+    Prepared {
+        /// The certificate's view.
+        view: View,
+        /// Its sequence number.
+        sequence: Sequence,
+        /// The batch's digest.
+        digest: Digest,
+    },
+    /// The batch is committed-local and may be executed. No promise: it spares asking again.
+    Committed {
+        /// The view in which it committed.
+        view: View,
+        /// Its sequence number.
+        sequence: Sequence,
+        /// The batch's digest.
+        digest: Digest,
+    },
+    /// The state after this batch had this digest: the promise behind a CHECKPOINT, that the state
+    /// can be brought back from what stands before in the journal.
+    Checkpoint {
+        /// The last batch in the state.
+        sequence: Sequence,
+        /// The digest of the whole replicated state.
+        state: Digest,
+    },
+    /// 2f+1 replicas vouch for this state: the low watermark.
+    Stable {
+        /// The last batch in the state.
+        sequence: Sequence,
+        /// The digest of the whole replicated state.
+        state: Digest,
+    },
+    /// A copy of the whole state begins.
+    SnapshotBegin {
+        /// The last batch in the state.
+        sequence: Sequence,
+    },
+    /// A part of the copy.
+    SnapshotPages {
+        /// Pages that are not empty.
+        pages: Vec<Page>,
+    },
+    /// The copy is complete; when this is durable, nothing before its beginning is needed for it.
+    SnapshotEnd {
+        /// The last batch in the state.
+        sequence: Sequence,
+        /// The digest of the whole replicated state.
+        state: Digest,
+    },
+}
