@@ -1,11 +1,11 @@
 //! Processes as the kernel knows them: who there is, how to end or stop one, when one has ended.
 
 use rustix::{
+    event::{PollFd, PollFlags, poll},
     io::Errno,
     process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open},
 };
 use std::{fs, net::SocketAddr, path::Path};
-use tokio::io::unix::AsyncFd;
 
 /// A process that is alive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,14 +59,19 @@ pub fn state(pid: u32) -> Option<char> {
 /// # Panics
 /// When the kernel has no such descriptors (Linux before 5.3).
 pub async fn ended(pid: u32) {
-    match pidfd_open(id(pid), PidfdFlags::NONBLOCK) {
-        Ok(fd) => {
-            let fd = AsyncFd::with_interest(fd, tokio::io::Interest::READABLE).expect("can be polled");
-            let _ = fd.readable().await.expect("becomes readable when the process ends");
-        }
-        Err(Errno::SRCH) => {}
+    let fd = match pidfd_open(id(pid), PidfdFlags::empty()) {
+        Ok(fd) => fd,
+        Err(Errno::SRCH) => return,
         Err(error) => panic!("process {pid} can't be watched: {error}"),
-    }
+    };
+    let (tell, told) = tokio::sync::oneshot::channel();
+    // A thread of its own, because the runtime would wait for one of its own when a test gives up.
+    std::thread::spawn(move || {
+        // Becomes readable when the process ends.
+        while poll(&mut [PollFd::new(&fd, PollFlags::IN)], None) == Err(Errno::INTR) {}
+        let _ = tell.send(());
+    });
+    let _ = told.await;
 }
 
 /// `kill -9`, which may come too late.
