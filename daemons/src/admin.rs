@@ -182,10 +182,11 @@ impl Admin {
         tracing::warn!(%set, pod = %fault.pod, kind = fault.kind, %seen, "fault");
         let value = bytes::Bytes::from(serde_json::to_vec(&fault).expect("a fault is plain data"));
         let first = self.published.insert(key, (Instant::now(), fault.clone())).is_none();
+        // Whoever repairs it first, then those who look at it later.
+        self.bus.send(vec![value]).await?;
         if first {
             keep(&*self.engine, &fault).await?;
         }
-        self.bus.send(vec![value]).await?;
         Ok(())
     }
 

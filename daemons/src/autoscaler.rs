@@ -229,12 +229,8 @@ impl Autoscaler {
         let addresses =
             self.addresses("cluster").await.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
         let channel = addresses.first().and_then(|address| self.channel(address)).ok_or_else(gone)?;
-        let request = ScaleRequest {
-            function: function.name().into(),
-            desired,
-            at_least: false,
-            reason: reason.into(),
-        };
+        let request =
+            ScaleRequest { function: function.name().into(), desired, at_least, reason: reason.into() };
         tokio::time::timeout(PATIENCE, ClusterClient::new(channel).scale(request))
             .await
             .map_err(|_| tonic::Status::deadline_exceeded("the cluster service did not answer in time"))??;

@@ -50,6 +50,12 @@ const RESTART_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration
 /// Identities kept in stock for the next sets, when the service has nothing else to do.
 const SPARE_IDENTITIES: usize = 5;
 
+/// Between comparisons of the records with what runs.
+const COMPARE: Duration = Duration::from_secs(5);
+
+/// A pod that was ordered this recently may not run yet.
+const RECENT: Duration = Duration::from_secs(5);
+
 /// How long after a set was made the stock is filled.
 const QUIET: Duration = Duration::from_secs(3);
 
@@ -125,6 +131,8 @@ pub async fn run(setup: Setup) -> Result<(), ClusterError> {
         since: HashMap::new(),
         restarts: HashMap::new(),
         due: Vec::new(),
+        started: HashMap::new(),
+        compared: Instant::now(),
         stock_after: None,
     };
     cluster.load(setup.fresh).await?;
@@ -149,10 +157,14 @@ struct Cluster {
     since: HashMap<String, (SetState, Instant)>,
     /// Restarts of each pod that did not stay up, and when the last was.
     restarts: HashMap<String, (u32, Instant)>,
+    /// When each pod was last ordered, for a while.
+    started: HashMap<String, Instant>,
     /// Pods to be started again, and when.
     due: Vec<(Instant, Fault)>,
     /// When a set was last made; `None` once the stock was filled after that.
     stock_after: Option<Instant>,
+    /// When records were last compared with what runs.
+    compared: Instant,
 }
 
 impl Cluster {
@@ -178,12 +190,33 @@ impl Cluster {
                 .map_err(|source| ClusterError::Record { name: name.clone(), source })?;
             self.sets.insert(name, record);
         }
+        let changed: Vec<_> = self
+            .sets
+            .values()
+            .filter(|set| set.replication != self.config.functions.of(set.function).replication)
+            .map(|set| set.name.clone())
+            .collect();
+        for name in changed {
+            tracing::info!(set = %name, "the function's replication has changed; the set is drained");
+            self.update(&name, |set| set.state = SetState::Draining).await?;
+        }
+        for (pod, incarnation) in self.compare(fresh).await? {
+            self.start_again(&pod, incarnation).await?;
+        }
+        Ok(())
+    }
+
+    /// Compares the records with what runs: what was said is heard again, what ended unseen has ended.
+    /// When nothing can be running, gives back the members to be started instead.
+    async fn compare(&mut self, fresh: bool) -> Result<Vec<(String, u64)>, ClusterError> {
         let running = self.backend.list().await?;
         for pod in &running {
             if self.member(&pod.pod).is_none() {
                 self.backend.stop(&pod.pod, Stop::Now).await?;
             }
         }
+        let now = Instant::now();
+        self.started.retain(|_, at| now.duration_since(*at) < RECENT);
         let mut events = Vec::new();
         let mut missing = Vec::new();
         for member in self.sets.values().flat_map(SetRecord::members) {
@@ -198,6 +231,8 @@ impl Cluster {
                     }));
                 }
                 None if fresh => missing.push((member.pod.clone(), member.incarnation)),
+                // Its order may still wait for its predecessor's end.
+                None if self.started.contains_key(&member.pod) => {}
                 None => events.push(PodEvent::Ended {
                     pod: member.pod.clone(),
                     incarnation: member.incarnation,
@@ -206,10 +241,13 @@ impl Cluster {
             }
         }
         self.on_pod_events(events).await?;
-        for (pod, incarnation) in missing {
-            self.start_again(&pod, incarnation).await?;
-        }
-        Ok(())
+        Ok(missing)
+    }
+
+    /// Has a member's pod started as its record says.
+    async fn start_pod(&mut self, set: &SetRecord, pod: &str) -> Result<(), ClusterError> {
+        self.started.insert(pod.into(), Instant::now());
+        Ok(self.backend.start(daemon_of(set.index_of(pod)), &self.spec(set, pod)).await?)
     }
 
     async fn drive(
@@ -350,6 +388,11 @@ impl Cluster {
             }
         }
         self.stock_identities();
+        // Events may be lost on the way when this process does not keep up.
+        if self.compared.elapsed() >= COMPARE {
+            self.compared = now;
+            self.compare(false).await?;
+        }
         Ok(())
     }
 

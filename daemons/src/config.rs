@@ -1,5 +1,15 @@
-//! What can be configured, with its defaults: the types. `quorate.toml`, the environment and flags are
-//! layered into them in [`load`](self).
+//! What can be configured, with its defaults. `quorate.toml`, the environment and flags are layered over
+//! them by [`Sources::load`], which says of every value where it came from.
+
+mod error;
+mod keys;
+mod load;
+#[cfg(test)]
+mod tests;
+
+pub use error::{ConfigError, ConfigErrors, Fault, Place};
+pub use keys::parse_time;
+pub use load::{FILE, InForce, Loaded, Sources};
 
 use quorate_dag::Function;
 use serde::{Deserialize, Serialize};
@@ -20,6 +30,37 @@ pub struct Config {
     pub limits: Limits,
     /// How long things may take.
     pub timeouts: Timeouts,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data: default_data(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 7400)),
+            durability: Durability::Disk,
+            functions: Functions::default(),
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+        }
+    }
+}
+
+/// The user's state directory (XDG Base Directory Specification), else a folder beside the caller.
+fn default_data() -> PathBuf {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute("XDG_STATE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
+        .map_or_else(|| PathBuf::from(".quorate"), |state| state.join("quorate"))
+}
+
+/// The name that was probably meant, when one is near enough.
+fn nearest<'a>(written: &str, names: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    names
+        .into_iter()
+        .map(|name| (strsim::jaro_winkler(written, name), name))
+        .filter(|(likeness, _)| *likeness > 0.8)
+        .max_by(|left, right| left.0.total_cmp(&right.0))
+        .map(|(_, name)| name.to_owned())
 }
 
 /// What an acknowledged write survives.

@@ -20,6 +20,8 @@ pub struct Subject {
     pub time: Box<dyn Time>,
     /// A size in bytes that is over its limits for records, outcomes and receipts.
     pub too_large: usize,
+    /// How many changes its store keeps, or a watch may fall behind, whichever is more.
+    pub changes_kept: u32,
     /// Whatever must live as long (a folder, a server).
     pub keep: Box<dyn Any + Send + Sync>,
 }

@@ -1,35 +1,87 @@
-//! The control plane as one process: gateway, scheduler, cluster, admin and autoscaler as tasks over one
-//! engine. It is the sole owner of the SQLite file.
+//! Daemons as processes: the whole control plane in one, or each by itself.
 //!
-//! Its standard input and output are its line to the supervisor: first the [`Brief`], then reports about
-//! pods; out go orders for pods and the gateway's address. When the input ends, the platform ends.
+//! The control plane of a platform on one machine is one process: gateway, scheduler, cluster, admin and
+//! autoscaler as tasks over one engine, the sole owner of the SQLite file. Its standard input and output
+//! are its line to the supervisor: first the [`Brief`], then reports about pods; out go orders for pods
+//! and the gateway's address. When the input ends, the platform ends.
 
 use crate::{
     admin, autoscaler,
-    backend::process::{Order, ProcessBackend, Report},
+    backend::process::{Nursery, Order, ProcessBackend, Report},
     cluster,
+    config::Config,
     engine::Engine,
     gateway, scheduler,
-    set::{DaemonRecord, Fault},
+    set::{DAEMONS, DaemonRecord, Fault},
+    shutdown::{self, Shutdown},
     sqlite::SqliteEngine,
-    store::announce::{Announcement, announce},
+    store::{
+        StoreError,
+        announce::{Announcement, announce},
+        election::{LEADERS, Leadership},
+        lock::LOCKS,
+    },
     supervisor::{Brief, FromControl, ToControl},
 };
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Stdin},
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines, Stdin},
     net::TcpListener,
     sync::{mpsc, watch},
     task::JoinSet,
 };
 
-/// How long a daemon stays announced after it was last heard of.
-const ANNOUNCED: Duration = Duration::from_secs(3);
+/// How long a daemon stays announced, or leads, after it was last heard of.
+const LEASE: Duration = Duration::from_secs(3);
 
 /// How long the daemons have to finish what they are doing.
 const GRACE: Duration = Duration::from_secs(2);
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+/// Why a daemon can't run; one line for a person.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// A daemon of the control plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Daemon {
+    /// HTTP.
+    Gateway,
+    /// Runs expressions.
+    Scheduler,
+    /// Makes and repairs worker sets.
+    Cluster,
+    /// Finds faults.
+    Admin,
+    /// Says how many worker sets there shall be.
+    Autoscaler,
+}
+
+impl Daemon {
+    /// All of them, in the order in which they start.
+    pub const ALL: [Self; 5] = [Self::Cluster, Self::Scheduler, Self::Gateway, Self::Admin, Self::Autoscaler];
+
+    /// The subcommand's name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Scheduler => "scheduler",
+            Self::Cluster => "cluster",
+            Self::Admin => "admin",
+            Self::Autoscaler => "autoscaler",
+        }
+    }
+}
+
+/// Where a platform that keeps its state keeps it.
+#[must_use]
+pub fn state_folder(data: &Path) -> PathBuf {
+    data.join("platform")
+}
 
 /// Runs the control plane until its standard input ends.
 ///
@@ -47,8 +99,9 @@ pub async fn run() -> Result<(), Failure> {
     }
     let (say, to_say) = mpsc::unbounded_channel();
     let saying = tokio::spawn(write_lines(to_say));
-    match start(&brief, say.clone()).await {
-        Ok(control) => control.serve(lines).await,
+    let (reports, told) = mpsc::unbounded_channel();
+    match start(&brief, &say, told).await {
+        Ok(running) => serve(running, lines, reports).await,
         Err(error) => {
             // Said rather than only logged: the one who started the platform is told.
             let _ = say.send(FromControl::Refused { reason: error.to_string() });
@@ -59,49 +112,170 @@ pub async fn run() -> Result<(), Failure> {
     }
 }
 
-struct Control {
-    daemons: JoinSet<(&'static str, Result<(), Failure>)>,
-    announced: Vec<Announcement>,
-    reports: mpsc::UnboundedSender<Report>,
-    shutdown: watch::Sender<bool>,
+/// Runs one daemon by itself over the engines of the configuration, until the process is told to end.
+///
+/// # Errors
+/// When it can't start, or failed.
+pub async fn run_one(daemon: Daemon, config: Config) -> Result<(), Failure> {
+    let state = state_folder(&config.data);
+    let engine = open(&state, &config)?;
+    let (end, ending) = watch::channel(false);
+    let mut running = Running::new(Arc::new(config), engine, ending);
+    let mut nursery = None;
+    if daemon == Daemon::Cluster {
+        let (orders, given) = mpsc::unbounded_channel();
+        let (reports, told) = mpsc::unbounded_channel();
+        let binary = std::env::current_exe()?;
+        nursery = Some(tokio::spawn(keep_pods(Nursery::new(&binary), given, reports, running.ending.clone())));
+        let pods = Pods { state, fresh: true, orders, told };
+        running.start_cluster(listen(local()).await?, pods).await?;
+    } else {
+        running.start(daemon).await?;
+    }
+    let outcome = tokio::select! {
+        () = asked_to_end() => Ok(()),
+        failed = running.failed() => Err(failed),
+    };
+    end.send_replace(true);
+    running.drain().await;
+    if let Some(nursery) = nursery {
+        let _ = nursery.await;
+    }
+    outcome
 }
 
-async fn start(brief: &Brief, say: mpsc::UnboundedSender<FromControl>) -> Result<Control, Failure> {
-    std::fs::create_dir_all(&brief.state)
-        .map_err(|error| format!("can't make the state folder {}: {error}", brief.state.display()))?;
-    let config = Arc::new(brief.config.clone());
-    let engine: Arc<dyn Engine> = SqliteEngine::open(&brief.state.join("quorate.db"), config.durability)?;
-    let (shutdown, ending) = watch::channel(false);
-    let gateway_port = listen(config.listen).await?;
-    let url = format!("http://{}", gateway_port.local_addr()?);
-    let scheduler_port = listen(local()).await?;
-    let cluster_port = listen(local()).await?;
+/// What the cluster service's process backend needs.
+struct Pods {
+    state: PathBuf,
+    fresh: bool,
+    orders: mpsc::UnboundedSender<Order>,
+    told: mpsc::UnboundedReceiver<Report>,
+}
 
-    let (orders, mut given) = mpsc::unbounded_channel::<Order>();
-    let (reports, told) = mpsc::unbounded_channel();
-    let (backend, pods) = ProcessBackend::new(&brief.state.join("pods"), orders, told);
-    let ordering = say.clone();
-    tokio::spawn(async move {
-        while let Some(order) = given.recv().await {
-            if ordering.send(FromControl::Order(order)).is_err() {
-                return;
+/// Daemons that run in this process.
+struct Running {
+    config: Arc<Config>,
+    engine: Arc<dyn Engine>,
+    ending: Shutdown,
+    daemons: JoinSet<(&'static str, Result<(), Failure>)>,
+    announced: Vec<Announcement>,
+    /// Where the gateway listens, once it does.
+    gateway: Option<SocketAddr>,
+}
+
+impl Running {
+    fn new(config: Arc<Config>, engine: Arc<dyn Engine>, ending: Shutdown) -> Self {
+        Self { config, engine, ending, daemons: JoinSet::new(), announced: Vec::new(), gateway: None }
+    }
+
+    async fn start(&mut self, daemon: Daemon) -> Result<(), Failure> {
+        let (config, engine, ending) = (self.config.clone(), self.engine.clone(), self.ending.clone());
+        match daemon {
+            Daemon::Gateway => {
+                let port = listen(config.listen).await?;
+                self.gateway = Some(port.local_addr()?);
+                self.announce(daemon, self.gateway).await?;
+                self.spawn(daemon, gateway::run(config, engine, port, ending));
+            }
+            Daemon::Scheduler => {
+                let port = listen(local()).await?;
+                self.announce(daemon, Some(port.local_addr()?)).await?;
+                self.spawn(daemon, scheduler::run(config, engine, port, ending));
+            }
+            Daemon::Cluster => unreachable!("it is started with its pods"),
+            Daemon::Admin => {
+                self.announce(daemon, None).await?;
+                self.spawn(
+                    daemon,
+                    lead(engine.clone(), daemon, ending, move |ending| {
+                        admin::run(config.clone(), engine.clone(), ending)
+                    }),
+                );
+            }
+            Daemon::Autoscaler => {
+                self.announce(daemon, None).await?;
+                self.spawn(
+                    daemon,
+                    lead(engine.clone(), daemon, ending, move |ending| {
+                        autoscaler::run(config.clone(), engine.clone(), ending)
+                    }),
+                );
             }
         }
-    });
-
-    let mut announced = Vec::new();
-    let listening = [
-        ("gateway", Some(gateway_port.local_addr()?.to_string())),
-        ("scheduler", Some(scheduler_port.local_addr()?.to_string())),
-        ("cluster", Some(cluster_port.local_addr()?.to_string())),
-        ("admin", None),
-        ("autoscaler", None),
-    ];
-    for (daemon, address) in listening {
-        let pid = std::process::id();
-        let record = DaemonRecord { daemon: daemon.into(), instance: format!("local-{pid}"), address, pid };
-        announced.push(announce(&engine, &record, ANNOUNCED).await?);
+        Ok(())
     }
+
+    async fn start_cluster(&mut self, port: TcpListener, pods: Pods) -> Result<(), Failure> {
+        let (backend, events) = ProcessBackend::new(&pods.state.join("pods"), pods.orders, pods.told);
+        self.announce(Daemon::Cluster, Some(port.local_addr()?)).await?;
+        let setup = cluster::Setup {
+            config: self.config.clone(),
+            state: pods.state,
+            fresh: pods.fresh,
+            engine: self.engine.clone(),
+            backend: Arc::new(backend),
+            pods: events,
+            listener: port,
+            shutdown: self.ending.clone(),
+        };
+        self.spawn(Daemon::Cluster, cluster::run(setup));
+        Ok(())
+    }
+
+    fn spawn<E: Into<Failure>>(
+        &mut self,
+        daemon: Daemon,
+        work: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) {
+        self.daemons.spawn(async move { (daemon.name(), work.await.map_err(Into::into)) });
+    }
+
+    async fn announce(&mut self, daemon: Daemon, address: Option<SocketAddr>) -> Result<(), Failure> {
+        let record = DaemonRecord {
+            daemon: daemon.name().into(),
+            instance: instance(),
+            address: address.map(|address| address.to_string()),
+            pid: std::process::id(),
+        };
+        self.announced.push(announce(&self.engine, &record, LEASE).await?);
+        Ok(())
+    }
+
+    /// Waits until a daemon ends that was not asked to.
+    async fn failed(&mut self) -> Failure {
+        match self.daemons.join_next().await {
+            Some(Ok((daemon, outcome))) => {
+                let error = outcome.err().unwrap_or_else(|| "it ended by itself".into());
+                format!("the {daemon} ended: {error}").into()
+            }
+            Some(Err(panic)) => panic.into(),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits for the daemons' end after they were told, for a while.
+    async fn drain(mut self) {
+        let drained = async {
+            while let Some(ended) = self.daemons.join_next().await {
+                if let Ok((daemon, Err(error))) = ended {
+                    tracing::warn!(daemon, %error, "a daemon failed while ending");
+                }
+            }
+            for announcement in self.announced.drain(..) {
+                announcement.withdraw().await;
+            }
+        };
+        let _ = tokio::time::timeout(GRACE, drained).await;
+    }
+}
+
+async fn start(
+    brief: &Brief,
+    say: &mpsc::UnboundedSender<FromControl>,
+    told: mpsc::UnboundedReceiver<Report>,
+) -> Result<(Running, watch::Sender<bool>), Failure> {
+    let engine = open(&brief.state, &brief.config)?;
+    forget_former_life(&*engine).await?;
     if brief.restarts > 0 {
         let fault = Fault {
             id: uuid::Uuid::now_v7(),
@@ -113,84 +287,157 @@ async fn start(brief: &Brief, say: mpsc::UnboundedSender<FromControl>) -> Result
         };
         admin::keep(&*engine, &fault).await?;
     }
-
-    let mut daemons = JoinSet::new();
-    let cluster = cluster::Setup {
-        config: config.clone(),
-        state: brief.state.clone(),
-        fresh: brief.restarts == 0,
-        engine: engine.clone(),
-        backend: Arc::new(backend),
-        pods,
-        listener: cluster_port,
-        shutdown: ending.clone(),
-    };
-    spawn(&mut daemons, "cluster", cluster::run(cluster));
-    spawn(
-        &mut daemons,
-        "scheduler",
-        scheduler::run(config.clone(), engine.clone(), scheduler_port, ending.clone()),
-    );
-    spawn(&mut daemons, "gateway", gateway::run(config.clone(), engine.clone(), gateway_port, ending.clone()));
-    spawn(&mut daemons, "admin", admin::run(config.clone(), engine.clone(), ending.clone()));
-    spawn(&mut daemons, "autoscaler", autoscaler::run(config, engine, ending));
-    say.send(FromControl::Serving { url })?;
-    Ok(Control { daemons, announced, reports, shutdown })
+    let (orders, mut given) = mpsc::unbounded_channel::<Order>();
+    let ordering = say.clone();
+    tokio::spawn(async move {
+        while let Some(order) = given.recv().await {
+            if ordering.send(FromControl::Order(order)).is_err() {
+                return;
+            }
+        }
+    });
+    let (end, ending) = watch::channel(false);
+    let mut running = Running::new(Arc::new(brief.config.clone()), engine, ending);
+    let pods = Pods { state: brief.state.clone(), fresh: brief.restarts == 0, orders, told };
+    for daemon in Daemon::ALL {
+        if daemon != Daemon::Cluster {
+            running.start(daemon).await?;
+        }
+    }
+    running.start_cluster(listen(local()).await?, pods).await?;
+    let gateway = running.gateway.expect("the gateway was started above");
+    say.send(FromControl::Serving { url: format!("http://{gateway}") })?;
+    Ok((running, end))
 }
 
-impl Control {
-    /// Passes reports on until the input ends; ends early when a daemon does.
-    async fn serve(mut self, mut lines: tokio::io::Lines<BufReader<Stdin>>) -> Result<(), Failure> {
-        let outcome = loop {
-            tokio::select! {
-                line = lines.next_line() => match line {
-                    Ok(Some(line)) => match serde_json::from_str(&line) {
-                        Ok(ToControl::Report(report)) => {
-                            // The backend's task lives as long as this process.
-                            let _ = self.reports.send(report);
-                        }
-                        Err(error) => tracing::warn!(%error, "a line of the supervisor was not understood"),
-                    },
-                    Ok(None) | Err(_) => break Ok(()),
+/// Passes reports on until the input ends; ends early when a daemon does.
+async fn serve(
+    (mut running, end): (Running, watch::Sender<bool>),
+    mut lines: Lines<BufReader<Stdin>>,
+    reports: mpsc::UnboundedSender<Report>,
+) -> Result<(), Failure> {
+    let outcome = loop {
+        tokio::select! {
+            line = lines.next_line() => match line {
+                Ok(Some(line)) => match serde_json::from_str(&line) {
+                    Ok(ToControl::Report(report)) => {
+                        // The backend's task lives as long as this process.
+                        let _ = reports.send(report);
+                    }
+                    Err(error) => tracing::warn!(%error, "a line of the supervisor was not understood"),
                 },
-                Some(ended) = self.daemons.join_next() => {
-                    let (daemon, outcome) = ended?;
-                    let error = outcome.err().unwrap_or_else(|| "it ended by itself".into());
-                    tracing::error!(daemon, %error, "a daemon ended; the control plane starts again");
-                    break Err(error);
-                }
+                Ok(None) | Err(_) => break Ok(()),
+            },
+            error = running.failed() => {
+                tracing::error!(%error, "the control plane starts again");
+                break Err(error);
             }
+        }
+    };
+    end.send_replace(true);
+    running.drain().await;
+    outcome
+}
+
+/// This process is the sole owner of the engine: what others announced, led or locked is of a former
+/// life of the platform, and nobody need wait for its leases to end.
+async fn forget_former_life(engine: &dyn Engine) -> Result<(), StoreError> {
+    for prefix in [DAEMONS, LEADERS, LOCKS] {
+        let (entries, _) = engine.store().list(prefix).await?;
+        for entry in entries {
+            engine.store().delete(&entry.key).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Does the work while this instance leads, and again when it leads again.
+async fn lead<E, F>(
+    engine: Arc<dyn Engine>,
+    daemon: Daemon,
+    mut ending: Shutdown,
+    work: impl Fn(Shutdown) -> F,
+) -> Result<(), Failure>
+where
+    F: Future<Output = Result<(), E>>,
+    E: Into<Failure>,
+{
+    let instance = instance();
+    loop {
+        let campaign = Leadership::campaign(&engine, daemon.name(), &instance, LEASE);
+        let leadership = tokio::select! {
+            () = shutdown::requested(&mut ending) => return Ok(()),
+            leadership = campaign => leadership?,
         };
-        self.shutdown.send_replace(true);
-        let drained = async {
-            while let Some(ended) = self.daemons.join_next().await {
-                if let Ok((daemon, Err(error))) = ended {
-                    tracing::warn!(daemon, %error, "a daemon failed while ending");
-                }
-            }
+        tracing::debug!(daemon = daemon.name(), term = leadership.term(), "leads");
+        let outcome = tokio::select! {
+            () = leadership.lost() => continue,
+            outcome = work(ending.clone()) => outcome,
         };
-        let _ = tokio::time::timeout(GRACE, drained).await;
-        drop(self.announced);
-        outcome
+        leadership.resign().await;
+        return outcome.map_err(Into::into);
     }
 }
 
-fn spawn<E: Into<Failure>>(
-    daemons: &mut JoinSet<(&'static str, Result<(), Failure>)>,
-    name: &'static str,
-    daemon: impl Future<Output = Result<(), E>> + Send + 'static,
+/// Keeps the pods of a cluster service that runs by itself.
+async fn keep_pods(
+    mut nursery: Nursery,
+    mut orders: mpsc::UnboundedReceiver<Order>,
+    reports: mpsc::UnboundedSender<Report>,
+    mut ending: Shutdown,
 ) {
-    daemons.spawn(async move { (name, daemon.await.map_err(Into::into)) });
+    loop {
+        tokio::select! {
+            () = shutdown::requested(&mut ending) => break,
+            order = orders.recv() => {
+                let Some(order) = order else { break };
+                for report in nursery.carry_out(order) {
+                    let _ = reports.send(report);
+                }
+            }
+            event = nursery.next_event() => {
+                let _ = reports.send(Report::Event(event));
+            }
+        }
+    }
+    nursery.end_all().await;
 }
 
-async fn listen(address: std::net::SocketAddr) -> Result<TcpListener, Failure> {
+/// Returns when the process is asked to end: Ctrl-C, or SIGTERM as Kubernetes sends it.
+pub async fn asked_to_end() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+            return;
+        }
+    }
+    let _ = tokio::signal::ctrl_c().await;
+}
+
+fn open(state: &Path, config: &Config) -> Result<Arc<dyn Engine>, Failure> {
+    std::fs::create_dir_all(state)
+        .map_err(|error| format!("can't make the state folder {}: {error}", state.display()))?;
+    Ok(SqliteEngine::open(&state.join("quorate.db"), config.durability)?)
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address)
         .await
         .map_err(|error| format!("can't listen on {address}: {error}; choose another with --listen").into())
 }
 
-fn local() -> std::net::SocketAddr {
-    std::net::SocketAddr::from(([127, 0, 0, 1], 0))
+fn local() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+/// Unique among the running ones.
+fn instance() -> String {
+    format!("local-{}", std::process::id())
 }
 
 async fn write_lines(mut lines: mpsc::UnboundedReceiver<FromControl>) {
@@ -201,10 +448,4 @@ async fn write_lines(mut lines: mpsc::UnboundedReceiver<FromControl>) {
             return;
         }
     }
-}
-
-/// Where a platform that keeps its state keeps it.
-#[must_use]
-pub fn state_folder(data: &Path) -> std::path::PathBuf {
-    data.join("platform")
 }

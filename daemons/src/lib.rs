@@ -4,23 +4,34 @@
 //! binary and its HTTP interface; this library exists so that tests and benchmarks can reach inside.
 
 pub mod admin;
+pub mod api;
 pub mod autoscaler;
 pub mod backend;
+pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod cluster;
 pub mod config;
 #[doc(hidden)]
 pub mod conformance;
+pub mod control;
 pub mod engine;
+pub mod excerpt;
+pub mod expression;
+pub mod function;
+pub mod gateway;
 pub mod identity;
 pub mod pod;
 pub mod queue;
 pub mod records;
+pub mod scheduler;
 pub mod set;
 pub mod shutdown;
 pub mod sqlite;
 pub mod store;
 pub mod supervisor;
+pub mod telemetry;
+pub mod worker;
 
 /// What the daemons say to each other, generated from `proto/quorate/v1/quorate.proto`.
 #[allow(missing_docs, clippy::all, unreachable_pub, reason = "generated code")]

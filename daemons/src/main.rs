@@ -1,2 +1,7 @@
 //! Arguments to one daemon or one command; nothing else.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    quorate::cli::main()
+}

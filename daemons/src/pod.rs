@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
+    net::TcpListener,
     sync::watch,
 };
 
@@ -168,5 +169,21 @@ impl Attachment {
         let mut out = std::io::stdout().lock();
         // A closed pipe means that the pod is about to be told to end.
         let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    }
+}
+
+/// A listener at the wished address, or at another port of the same host when that one is taken: a pod
+/// that can be found by a new address is better than none.
+///
+/// # Errors
+/// When the host is not this machine's, or no port can be had.
+pub async fn bind(wished: &str) -> std::io::Result<TcpListener> {
+    match TcpListener::bind(wished).await {
+        Ok(listener) => Ok(listener),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            let host = wished.rsplit_once(':').map_or(wished, |(host, _)| host);
+            TcpListener::bind(format!("{host}:0")).await
+        }
+        Err(error) => Err(error),
     }
 }

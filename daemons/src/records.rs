@@ -124,7 +124,7 @@ pub struct Outcome {
 }
 
 /// When and where one node ran.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct NodeRun {
     /// The node of the plan.
     pub node: u32,

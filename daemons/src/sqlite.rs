@@ -2,7 +2,7 @@
 //!
 //! One writer thread owns the connection that writes. Whoever wants something written hands it an order
 //! and awaits the answer; the thread takes all orders that wait and commits them in **one** transaction
-//! (group commit), then answers. An order that fails is undone alone, by its savepoint. In the same
+//! (group commit), then answers. An order that fails takes none of the others along. In the same
 //! transaction the thread serves whoever waits at a queue that got something, so that sending and
 //! receiving share one commit, and after it tells the watchers. Nobody polls, but for one thing: what
 //! another process writes to the file is noticed within [`POLL`].
@@ -260,11 +260,12 @@ impl Core {
 
     /// Has something written; the answer comes once it is durable. `bytes` is about how much it holds.
     ///
-    /// If `work` fails, none of it is written. A future that is dropped takes nothing back.
+    /// If `work` fails, none of it is written; it may be run again, so it must not depend on how often. A
+    /// future that is dropped takes nothing back.
     pub(crate) async fn write<T: Send + 'static>(
         &self,
         bytes: usize,
-        work: impl FnOnce(&mut Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
+        work: impl FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Unavailable> {
         let (call, answer) = writer::Call::new(work);
         self.order(bytes, Order::Call(Box::new(call))).await?;

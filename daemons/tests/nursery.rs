@@ -1,5 +1,6 @@
 //! The supervisor's children: shell scripts in the place of pods.
 #![cfg(unix)]
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use quorate::{
     backend::{

@@ -28,10 +28,18 @@ async fn subject() -> Subject {
         clock: clock.clone(),
         record_bytes_max: 1 << 20,
         receipt_bytes_max: 2 << 20,
+        changes_kept: 200,
+        watch_capacity: 200,
         ..Options::new(Durability::Process)
     };
     let engine = SqliteEngine::open_with(&folder.path().join("quorate.db"), options).expect("it opens");
-    Subject { engine, time: Box::new(Clockwork(clock)), too_large: (2 << 20) + 1, keep: Box::new(folder) }
+    Subject {
+        engine,
+        time: Box::new(Clockwork(clock)),
+        too_large: (2 << 20) + 1,
+        changes_kept: 200,
+        keep: Box::new(folder),
+    }
 }
 
 mod queue {
@@ -40,4 +48,8 @@ mod queue {
 
 mod records {
     quorate::records_conformance!(super::subject());
+}
+
+mod store {
+    quorate::store_conformance!(super::subject());
 }

@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "tokio")]
+mod drive;
 mod graph;
 mod rank;
 mod run;
@@ -21,7 +23,11 @@ mod number;
 mod parse;
 #[cfg(feature = "arithmetic")]
 mod plan;
+#[cfg(feature = "arithmetic")]
+mod render;
 
+#[cfg(feature = "tokio")]
+pub use drive::{Drive, DriveError, run_async};
 pub use graph::{Dag, DagError, FunctionId, Graph, NodeId};
 pub use rank::{Costs, Prediction};
 pub use run::{Batches, NodeState, OnFailure, Portable, Progress, RestoreError, Run, RunError};

@@ -59,8 +59,8 @@ impl Default for PlanOptions {
 /// product one of factors that multiply or divide: `x/y/z/w` is `(x/y)/(z*w)`. Terms are paired from
 /// the shallowest up, neighbours first, which makes the tree as low as can be: n terms take ⌈log₂ n⌉
 /// rounds. What is as low as that in the source stays as it was written. A group that is used more
-/// than once is computed once and not opened, and a quotient among divisors is not opened, so that
-/// `x/(y/z)` fails where the source does. All this is sound because arithmetic is exact.
+/// than once is computed once and not opened, nor is a divisor, so that `x/(y/z)` fails where the
+/// source does. All this is sound because arithmetic is exact.
 #[derive(Clone, Debug)]
 pub struct Plan {
     graph: Arc<Graph>,

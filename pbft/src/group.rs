@@ -471,7 +471,7 @@ impl Group {
 }
 
 /// Sebastiano Vigna's splitmix64: one multiply-xor step per number, good enough to deal out turns.
-fn splitmix(state: &mut u64) -> u64 {
+pub(crate) fn splitmix(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut mixed = *state;
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -490,6 +490,11 @@ impl Voters {
         let fresh = self.0 & bit == 0;
         self.0 |= bit;
         fresh
+    }
+
+    /// Takes a replica out.
+    pub fn remove(&mut self, replica: ReplicaId) {
+        self.0 &= !(1u128 << replica.0);
     }
 
     /// Whether the replica is in the set.

@@ -399,6 +399,50 @@ pub fn root_statement(sequence: Sequence, size: u64, root: &Digest) -> [u8; 48] 
     bytes
 }
 
+/// A message about one place in the order.
+pub(crate) trait Sequenced {
+    fn view(&self) -> View;
+    fn sequence(&self) -> Sequence;
+    /// Who may say it.
+    const SPEAKER: Speaker;
+}
+
+/// Who may say something about a place in the order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Speaker {
+    Primary,
+    Backup,
+    Anyone,
+}
+
+macro_rules! sequenced {
+    ($($message:ty: $speaker:ident),*) => {$(
+        impl Sequenced for $message {
+            const SPEAKER: Speaker = Speaker::$speaker;
+
+            fn view(&self) -> View {
+                self.view
+            }
+
+            fn sequence(&self) -> Sequence {
+                self.sequence
+            }
+        }
+    )*};
+}
+
+sequenced!(PrePrepare: Primary, Prepare: Backup, Commit: Anyone);
+
+impl Answer {
+    /// The bytes that the answer takes up in a message, about.
+    pub(crate) fn weight(&self) -> usize {
+        40 + match &self.content {
+            Content::Full(result) => result.len(),
+            Content::Digest(_) => 32,
+        }
+    }
+}
+
 /// What stands behind a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Proof {
@@ -526,6 +570,15 @@ impl Unverified<Message> {
 }
 
 impl Unverified<Request> {
+    /// The bytes that the request takes up in a batch, about.
+    pub(crate) fn batched_bytes(&self) -> usize {
+        let tags = match &self.proof {
+            Proof::Authenticator(tags) => tags.0.len(),
+            Proof::Tag(_) => 16,
+        };
+        self.bytes.len() + tags + 16
+    }
+
     /// Whether a request that came inside a batch carries a valid tag of its client.
     fn is_authentic(&self, keychain: &Keychain) -> bool {
         let (domain, sender) = (Domain::new(Kind::Request, 0), Principal::Client(self.body.client));

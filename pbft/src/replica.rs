@@ -1,5 +1,355 @@
 //! The replica state machine.
+//!
+//! The rules, as events (TOCS 4.3 and 4.4; `n` replicas, of which `f` may lie):
+//!
+//! * *upon a request*: answer it from the client table if it was executed; as primary, queue it;
+//!   as backup, relay it to the primary.
+//! * *when fewer than `batches_in_flight` batches are unfinished and the next sequence number is
+//!   between the watermarks*: as primary, order all that waits in one batch; write it down, then
+//!   send PRE-PREPARE.
+//! * *upon a PRE-PREPARE of the view's primary* for a free place between the watermarks: write it
+//!   down, then send PREPARE.
+//! * *upon 2f matching PREPAREs of backups and the PRE-PREPARE*: write that down, then send COMMIT.
+//! * *upon 2f+1 matching COMMITs*, one's own among them: execute in order, and reply.
+//! * *upon executing a multiple of K*: write down the state's digest, then send CHECKPOINT.
+//! * *upon 2f+1 matching CHECKPOINTs*, one's own among them: it is stable; move the low watermark
+//!   there and drop what lies below.
+//! * *upon f+1 matching CHECKPOINTs for a batch that cannot be reached any more*: fetch that state.
+//! * *when nothing moves*: tell the others how far one is; they send again what is missing.
+//!
+//! "Write down, then send" is one rule: a promise leaves only after the journal holds it, so a
+//! replica that restarts from its journal never contradicts what it said before.
+//!
+//! # Where this differs from the paper
+//!
+//! * A batch's requests may carry tags that this replica cannot check, because a faulty client
+//!   tagged them selectively or because a restart ended the session they were made under. The batch
+//!   is accepted when the client sent the same request here with a good tag, or when f backups sent
+//!   PREPARE for it: with the primary that is f+1, so one correct replica checked it first.
+//! * Replies for consecutive requests of one client share a message.
+//! * A backup counts its own PREPARE when it accepts a pre-prepare, not when the record is durable:
+//!   whatever follows from it has a later record, which is durable no sooner.
+//! * There is one view so far: a primary that dies must come back from its journal.
 
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::crypto::{Domain, Keychain, Principal};
+use crate::group::{ClientId, Configuration, Group, ReplicaId, Sequence, View};
+use crate::message::{Message, Proof, Unverified, Verified, wire};
+use crate::service::{Service, State};
+use crate::time::Instant;
+
+mod action;
+mod admission;
+mod batch;
+mod checkpoint;
+mod durable;
+mod execution;
+mod log;
+mod normal;
 mod record;
+mod recovery;
+mod settings;
+mod status;
+mod table;
+mod transfer;
 
+pub use action::{Action, Ignored, Misbehaviour};
+pub(crate) use execution::outcome_digest;
 pub use record::{JournalPosition, Record};
+pub use recovery::RecoveryFailed;
+pub use settings::Settings;
+
+use admission::Admission;
+use checkpoint::Checkpoints;
+use durable::Outbox;
+use execution::Execution;
+use log::Log;
+use status::Retransmission;
+use transfer::Transfer;
+
+/// One replica of a group, without I/O, clock, threads or randomness of its own.
+///
+/// * Ask: [`view`](Self::view), [`primary`](Self::primary), [`executed`](Self::executed),
+///   [`stable`](Self::stable), [`state`](Self::state), [`ignored`](Self::ignored) …
+/// * Feed: [`handle_message`](Self::handle_message) or [`handle_verified`](Self::handle_verified),
+///   [`handle_durable`](Self::handle_durable), [`handle_timeout`](Self::handle_timeout).
+/// * Take: [`poll_action`](Self::poll_action) until it returns `None`, then sleep until something
+///   comes in or [`poll_timeout`](Self::poll_timeout) is due.
+///
+/// The one rule on order: feed all that is at hand, then poll until nothing is left. The primary
+/// makes its batches while it is polled, so what was fed together is ordered together.
+///
+/// ```text
+/// loop {
+///     while let Some(input) = inputs.try_next() { replica.handle_…(now, input) }
+///     while let Some(action) = replica.poll_action(now) { carry_out(action) }
+///     wait for an input, or until replica.poll_timeout(), then replica.handle_timeout(now)
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Replica<S> {
+    // Who takes part; never changes.
+    configuration: Configuration,
+    group: Group,
+    me: ReplicaId,
+    settings: Settings,
+
+    /// Sessions with everybody else.
+    keychain: Keychain,
+
+    // The order: what is promised and voted for between the watermarks.
+    view: View,
+    log: Log,
+    /// As primary: requests that wait for a place.
+    admission: Admission,
+    /// As primary: the last sequence number that was given to a batch.
+    last_proposed: Sequence,
+
+    // The replicated state, its checkpoints, and the way back when others are far ahead.
+    execution: Execution<S>,
+    checkpoints: Checkpoints,
+    transfer: Transfer,
+
+    /// Promises that wait for the journal.
+    outbox: Outbox,
+    retransmission: Retransmission,
+
+    /// What is to be done, in order.
+    actions: VecDeque<Action>,
+    /// The time of the call that is being handled.
+    now: Instant,
+    /// How often a message was put aside, and why.
+    ignored: BTreeMap<Ignored, u64>,
+}
+
+impl<S: Service> Replica<S> {
+    /// A replica that has never run before: nothing is promised, nothing is executed.
+    ///
+    /// Whoever has run before with this identity must come back by [`Replica::recover`]; a replica
+    /// that forgot its promises could make others that contradict them.
+    ///
+    /// # Panics
+    /// When the configuration is not valid, or has no replica `me`, or the keychain is another's.
+    #[must_use]
+    pub fn new(
+        configuration: Configuration,
+        me: ReplicaId,
+        keychain: Keychain,
+        service: S,
+        settings: Settings,
+    ) -> Self {
+        configuration.validate().expect("the caller validates its configuration");
+        let group = Group::new(&configuration);
+        assert!(group.has(me), "replica {me} is not in a group of {}", group.n());
+        assert_eq!(keychain.me(), Principal::Replica(me), "the keychain is this replica's");
+        Self {
+            view: View(0),
+            log: Log::new(configuration.limits.window),
+            admission: Admission::new(configuration.clients.len(), &configuration.limits),
+            last_proposed: Sequence(0),
+            execution: Execution::new(&configuration, service),
+            checkpoints: Checkpoints::new(&configuration),
+            transfer: Transfer::default(),
+            outbox: Outbox::new(settings.journal),
+            retransmission: Retransmission::new(&group, &settings),
+            actions: VecDeque::new(),
+            now: Instant::default(),
+            ignored: BTreeMap::new(),
+            configuration,
+            group,
+            me,
+            settings,
+            keychain,
+        }
+    }
+
+    /// The view this replica is in.
+    #[must_use]
+    pub fn view(&self) -> View {
+        self.view
+    }
+
+    /// The primary of that view.
+    #[must_use]
+    pub fn primary(&self) -> ReplicaId {
+        self.group.primary(self.view)
+    }
+
+    /// Whether this replica is the primary.
+    #[must_use]
+    pub fn is_primary(&self) -> bool {
+        self.primary() == self.me
+    }
+
+    /// Which replica this is.
+    #[must_use]
+    pub fn id(&self) -> ReplicaId {
+        self.me
+    }
+
+    /// The last batch that was executed.
+    #[must_use]
+    pub fn executed(&self) -> Sequence {
+        self.execution.executed()
+    }
+
+    /// The low watermark: the last stable checkpoint.
+    #[must_use]
+    pub fn stable(&self) -> Sequence {
+        self.log.low()
+    }
+
+    /// Whether this replica is fetching a state because it cannot follow from its own.
+    #[must_use]
+    pub fn is_transferring(&self) -> bool {
+        self.transfer.is_active()
+    }
+
+    /// The service's state after the last executed batch.
+    #[must_use]
+    pub fn state(&self) -> &State {
+        self.execution.state()
+    }
+
+    /// The number of operations in the history.
+    #[must_use]
+    pub fn history_size(&self) -> u64 {
+        self.execution.history().size()
+    }
+
+    /// How often messages were put aside, by reason.
+    pub fn ignored(&self) -> impl Iterator<Item = (Ignored, u64)> {
+        self.ignored.iter().map(|(reason, count)| (*reason, *count))
+    }
+
+    /// The group's configuration.
+    #[must_use]
+    pub fn configuration(&self) -> &Configuration {
+        &self.configuration
+    }
+
+    /// The keys, to check messages with on another thread's behalf.
+    #[must_use]
+    pub fn keychain(&self) -> &Keychain {
+        &self.keychain
+    }
+
+    /// The keys, to take in others' NEW-KEY and to renew one's own.
+    pub fn keychain_mut(&mut self) -> &mut Keychain {
+        &mut self.keychain
+    }
+
+    /// Takes in a message from the network. Whatever it is, nothing worse happens than that it is
+    /// put aside and counted.
+    pub fn handle_message(&mut self, now: Instant, message: Unverified<Message>) {
+        match message.verify(&self.keychain) {
+            Ok(message) => self.handle_verified(now, message),
+            Err(_) => {
+                self.now = now;
+                self.put_aside(Ignored::Unproven);
+            }
+        }
+    }
+
+    /// Takes in a message that was checked with this replica's keys.
+    pub fn handle_verified(&mut self, now: Instant, message: Verified<Message>) {
+        self.now = now;
+        let doubts = message.doubts().to_vec();
+        let message = message.into_received();
+        let Unverified { sender, body, bytes, proof } = message;
+        match (sender, body) {
+            (Principal::Client(client), Message::Request(body)) => {
+                self.on_request(client, Unverified { sender, body, bytes, proof });
+            }
+            (Principal::Replica(from), body) if self.group.has(from) && from != self.me => match body {
+                Message::PrePrepare(message) => self.on_pre_prepare(from, message, doubts),
+                Message::Prepare(message) => self.on_prepare(from, message),
+                Message::Commit(message) => self.on_commit(from, message),
+                Message::Checkpoint(message) => self.on_checkpoint(from, &message),
+                Message::Status(message) => self.on_status(from, &message),
+                Message::Fetch(message) => self.on_fetch(from, message),
+                Message::Data(message) => self.on_data(from, message),
+                Message::Request(_) | Message::Reply(_) | Message::Busy(_) | Message::Seal(_) => {
+                    self.put_aside(Ignored::NotForUs);
+                }
+            },
+            _ => self.put_aside(Ignored::NotForUs),
+        }
+        self.assert_invariants();
+    }
+
+    /// The driver has made every record up to `position` safe from a crash.
+    pub fn handle_durable(&mut self, now: Instant, position: JournalPosition) {
+        self.now = now;
+        self.on_durable(position);
+        self.assert_invariants();
+    }
+
+    /// Lets time pass.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.now = now;
+        self.on_status_tick();
+        self.on_transfer_tick();
+        self.assert_invariants();
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Instant {
+        let status = self.status_due();
+        self.transfer.due().map_or(status, |due| due.min(status))
+    }
+
+    /// The next thing to do, if there is one.
+    pub fn poll_action(&mut self, now: Instant) -> Option<Action> {
+        if self.actions.is_empty() {
+            self.now = now;
+            self.propose();
+        }
+        self.actions.pop_front()
+    }
+
+    fn send(&mut self, to: Principal, body: Message) {
+        let bytes = wire::encode_body(&body);
+        let domain = Domain::new(body.kind(), body.view().0);
+        let proof = match body {
+            Message::Reply(_)
+            | Message::Busy(_)
+            | Message::Seal(_)
+            | Message::Fetch(_)
+            | Message::Data(_) => Proof::Tag(self.keychain.tag(to, domain, &bytes)),
+            _ => Proof::Authenticator(self.keychain.authenticator(domain, &bytes)),
+        };
+        let sender = Principal::Replica(self.me);
+        self.actions.push_back(Action::Send { to, message: Unverified { sender, body, bytes, proof } });
+    }
+
+    fn send_to_client(&mut self, to: ClientId, body: Message) {
+        self.send(Principal::Client(to), body);
+    }
+
+    fn broadcast(&mut self, body: Message) {
+        let bytes = wire::encode_body(&body);
+        let domain = Domain::new(body.kind(), body.view().0);
+        let proof = Proof::Authenticator(self.keychain.authenticator(domain, &bytes));
+        let sender = Principal::Replica(self.me);
+        self.actions.push_back(Action::Broadcast { message: Unverified { sender, body, bytes, proof } });
+    }
+
+    fn accuse(&mut self, misbehaviour: Misbehaviour) {
+        self.actions.push_back(Action::Evidence(misbehaviour));
+    }
+
+    fn put_aside(&mut self, reason: Ignored) {
+        *self.ignored.entry(reason).or_default() += 1;
+    }
+
+    /// What must hold after every step, whatever others sent.
+    fn assert_invariants(&self) {
+        let (low, high) = (self.log.low(), self.log.high());
+        assert!(self.executed() >= low, "what is stable was executed here, or fetched");
+        assert!(self.executed() <= high, "nothing is executed above the high watermark");
+        assert!(self.last_proposed <= high, "nothing is proposed above the high watermark");
+    }
+}

@@ -1,6 +1,6 @@
 //! Making a set: its keys, its genesis, its record, its pods; and removing it.
 
-use super::{Cluster, ClusterError, daemon_of};
+use super::{Cluster, ClusterError};
 use crate::{
     backend::Stop,
     config::Replication,
@@ -11,7 +11,14 @@ use crate::{
 };
 use quorate_dag::Function;
 use quorate_pbft::{Configuration, GroupId, Limits, Permutation, crypto::DigestAlgorithm};
-use std::{fmt::Write, path::PathBuf, time::Instant};
+use std::{
+    fmt::Write,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+/// Before identities that could not be had are tried again.
+const RETRY: Duration = Duration::from_secs(1);
 
 impl Cluster {
     /// Has the keys made on another thread; [`Cluster::on_keys`] goes on. A plain worker needs none.
@@ -22,6 +29,10 @@ impl Cluster {
         tracing::info!(set = %name, replicas, "set is made");
         tokio::task::spawn_blocking(move || {
             let keys = identities.obtain(&name, replicas);
+            if let Err(error) = &keys {
+                tracing::error!(set = %name, %error, "a set's identities can't be had; it is tried again");
+                std::thread::sleep(RETRY);
+            }
             // Nobody listens any more: the daemon is ending.
             let _ = made.send((name, keys));
         });
@@ -34,7 +45,9 @@ impl Cluster {
     ) -> Result<(), ClusterError> {
         let Some(function) = self.making.remove(name) else { return Ok(()) };
         self.stock_after = Some(Instant::now());
-        let record = self.new_record(function, &keys?)?;
+        // Said where it happened; the next reconciliation tries again.
+        let Ok(keys) = keys else { return Ok(()) };
+        let record = self.new_record(function, &keys)?;
         match self.write(&format!("{SETS}{name}"), &record, None).await {
             Ok(_) => {}
             // Another cluster service was quicker with this name; the next reconciliation sees it.
@@ -44,9 +57,7 @@ impl Cluster {
         self.sets.insert(name.into(), record.clone());
         // Replicas first: the worker waits for them.
         for member in record.replicas.iter().chain([&record.worker]) {
-            self.backend
-                .start(daemon_of(record.index_of(&member.pod)), &self.spec(&record, &member.pod))
-                .await?;
+            self.start_pod(&record, &member.pod).await?;
         }
         Ok(())
     }

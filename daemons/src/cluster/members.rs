@@ -1,6 +1,6 @@
 //! What becomes of members: they listen, are ready, end, and are started again after a fault.
 
-use super::{Cluster, ClusterError, RESTART_PAUSE, apply_said, daemon_of, peers_of};
+use super::{Cluster, ClusterError, RESTART_PAUSE, apply_said, peers_of};
 use crate::{
     backend::PodEvent,
     pod::Said,
@@ -118,10 +118,9 @@ impl Cluster {
             }
         })
         .await?;
-        let Some(set) = self.sets.get(&name) else { return Ok(()) };
+        let Some(set) = self.sets.get(&name).cloned() else { return Ok(()) };
         if set.member(pod).is_some_and(|member| member.incarnation == incarnation + 1) {
-            let spec = self.spec(set, pod);
-            self.backend.start(daemon_of(set.index_of(pod)), &spec).await?;
+            self.start_pod(&set, pod).await?;
         }
         Ok(())
     }

@@ -41,7 +41,7 @@ impl SqliteQueue {
     async fn write<T: Send + 'static>(
         &self,
         bytes: usize,
-        work: impl FnOnce(&mut Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
+        work: impl FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, QueueError> {
         self.core.write(bytes, work).await.map_err(|failed| failed.of_queue(&self.name))
     }
@@ -85,7 +85,7 @@ impl Queue for SqliteQueue {
             let mut extend = tx.connection.prepare_cached(
                 "UPDATE messages SET visible_ms = ?1, lease_ms = ?2 WHERE id = ?3 AND receives = ?4 AND queue = ?5",
             )?;
-            for (id, receives) in receipts {
+            for (id, receives) in &receipts {
                 extend.execute(params![until, lease_ms, id, receives, queue])?;
             }
             if lease_ms == 0 {

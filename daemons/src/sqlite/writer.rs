@@ -48,9 +48,12 @@ pub(crate) enum Order {
     Watch(NewWatch),
 }
 
-/// Something to be written, which is answered after the commit.
+/// Something to be written.
 pub(crate) trait Command: Send {
+    /// Writes it. Again, when a transaction with it was undone.
     fn run(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()>;
+
+    /// Answers, after the commit.
     fn answer(self: Box<Self>, end: Result<(), Unavailable>);
 }
 
@@ -152,7 +155,7 @@ impl Drop for Claim<'_> {
 
 /// A closure as a command.
 pub(super) struct Call<F, T> {
-    work: Option<F>,
+    work: F,
     done: Option<T>,
     to: oneshot::Sender<Result<T, Unavailable>>,
 }
@@ -160,18 +163,17 @@ pub(super) struct Call<F, T> {
 impl<F, T> Call<F, T> {
     pub(super) fn new(work: F) -> (Self, oneshot::Receiver<Result<T, Unavailable>>) {
         let (to, answer) = oneshot::channel();
-        (Self { work: Some(work), done: None, to }, answer)
+        (Self { work, done: None, to }, answer)
     }
 }
 
 impl<F, T> Command for Call<F, T>
 where
-    F: FnOnce(&mut Tx<'_>) -> rusqlite::Result<T> + Send,
+    F: FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send,
     T: Send,
 {
     fn run(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
-        let work = self.work.take().expect("an order is run once");
-        self.done = Some(work(tx)?);
+        self.done = Some((self.work)(tx)?);
         Ok(())
     }
 
@@ -191,13 +193,14 @@ pub(super) fn spawn(
     let connection = schema::open_writer(path, options, now_ms(&*options.clock))?;
     let failed = |source| OpenError::Failed { path: path.into(), source };
     let mut writer = Writer {
-        version: data_version(&connection).map_err(failed)?,
+        version: Some(data_version(&connection).map_err(failed)?),
         told: newest_revision(&connection).map_err(failed)?,
         lease_ms: next_lease_ms(&connection).map_err(failed)?,
         sweep_ms: 0,
         rests: false,
         parked: BTreeMap::new(),
         watches: Vec::new(),
+        unserved: BTreeSet::new(),
         given_back: Vec::new(),
         accepted: Arc::clone(accepted),
         options: options.clone(),
@@ -210,9 +213,7 @@ pub(super) fn spawn(
         while let Some(orders) = mailbox.0.take_all(writer.until_due()) {
             let (orders, room): (Vec<_>, Vec<_>) =
                 orders.into_iter().map(|posted| posted.into_parts()).unzip();
-            if !orders.is_empty() || writer.is_due() {
-                writer.commit(orders);
-            }
+            writer.carry_out(orders);
             drop(room);
         }
     };
@@ -223,8 +224,8 @@ struct Writer {
     connection: Connection,
     options: Options,
 
-    /// Changes when another process has committed something.
-    version: i64,
+    /// Changes when another process has committed something; `None` when it is to be looked at anew.
+    version: Option<i64>,
     /// The newest revision that watches were told of.
     told: Revision,
     /// When the next lease of the store ends.
@@ -239,8 +240,10 @@ struct Writer {
     parked: BTreeMap<i64, Waiters>,
     /// Who is told of changes.
     watches: Vec<Watcher>,
-    /// Messages that were taken for receivers that were gone.
-    given_back: Vec<Order>,
+    /// Queues at which somebody waits who was not served since something came.
+    unserved: BTreeSet<i64>,
+    /// Messages that were taken for receivers that were gone: their queue, and each with its receipt.
+    given_back: Vec<(i64, Vec<(MessageId, u32)>)>,
 
     /// Records accepted and not finished, for everybody to read.
     accepted: Arc<AtomicI64>,
@@ -259,106 +262,157 @@ struct Watcher {
     to: mpsc::Sender<Result<Change, StoreError>>,
 }
 
-/// What is answered once a transaction has ended.
-#[derive(Default)]
-struct Answers {
-    calls: Vec<Box<dyn Command>>,
+/// What a transaction did, to be told now that it is committed.
+struct Committed {
+    effects: Effects,
     served: Vec<(Parked, Vec<Taken>)>,
-    watches: Vec<NewWatch>,
+    /// Whether another process has committed something since the last time.
+    foreign: bool,
+}
+
+/// Why a transaction was undone.
+enum Undone {
+    /// What was asked of it failed.
+    Work(Unavailable),
+    /// It could not begin, serve or commit.
+    Whole(Unavailable),
 }
 
 impl Writer {
-    /// Commits the orders in one transaction, with whatever else is due, and answers.
-    fn commit(&mut self, orders: Vec<Order>) {
-        let mut answers = Answers::default();
-        let mut effects = Effects::default();
-        let given_back = std::mem::take(&mut self.given_back);
-        let orders = given_back.into_iter().chain(orders);
-        let ended = self.transact(orders, &mut effects, &mut answers);
-        match ended {
-            Ok(foreign) => self.committed(foreign, effects, answers),
-            Err(error) => self.failed(error, answers),
-        }
-    }
-
-    /// Everything between BEGIN and COMMIT. Says whether another process has written since the last time.
-    fn transact(
-        &mut self,
-        orders: impl Iterator<Item = Order>,
-        effects: &mut Effects,
-        answers: &mut Answers,
-    ) -> Result<bool, Unavailable> {
-        // Sort first: whatever happens, each order is answered.
-        let mut given_back = Vec::new();
+    /// Does what was ordered and what is due.
+    fn carry_out(&mut self, orders: Vec<Order>) {
+        let (mut calls, mut watches) = (Vec::new(), Vec::new());
         for order in orders {
             match order {
-                Order::Call(call) => answers.calls.push(call),
+                Order::Call(call) => calls.push(call),
                 Order::Receive(parked) => {
-                    effects.queues.insert(parked.queue);
+                    self.unserved.insert(parked.queue);
                     self.parked.entry(parked.queue).or_default().line.push_back(parked);
                 }
-                Order::GiveBack { queue, receipts } => given_back.push((queue, receipts)),
-                Order::Watch(watch) => answers.watches.push(watch),
+                Order::GiveBack { queue, receipts } => self.given_back.push((queue, receipts)),
+                Order::Watch(watch) => watches.push(watch),
             }
         }
-        execute(&self.connection, "BEGIN IMMEDIATE")?;
-        let version = data_version(&self.connection)?;
-        let foreign = std::mem::replace(&mut self.version, version) != version;
-        if foreign {
-            effects.queues.extend(self.parked.keys());
-            effects.changes = changes_from(&self.connection, self.told.next())?;
-            effects.leases = true;
+        self.rests = false;
+        self.keep_up();
+        if !calls.is_empty() {
+            self.commit(calls);
         }
-        let now_ms = now_ms(&*self.options.clock);
-        let due = self.parked.iter().filter(|(_, waiters)| waiters.due_ms.is_some_and(|due| due <= now_ms));
-        effects.queues.extend(due.map(|(queue, _)| *queue));
-
-        let connection = &self.connection;
-        let mut tx = Tx { connection, now_ms, effects, options: &self.options };
-        // Upkeep that fails (the disk is full) is tried again later, and holds up nobody's order.
-        let mut rests = false;
-        if self.sweep_ms <= now_ms {
-            self.sweep_ms = now_ms.saturating_add(ms(SWEEP));
-            rests |= alone(&mut tx, sweep_messages).is_err();
+        if !self.unserved.is_empty() || !self.rests && self.foreign_writes() {
+            self.commit(Vec::new());
         }
-        if foreign || self.lease_ms.is_some_and(|ends| ends <= now_ms) {
-            rests |= alone(&mut tx, end_leases).is_err();
+        for watch in watches {
+            self.watch(watch);
         }
-        for (queue, receipts) in given_back {
-            rests |= alone(&mut tx, |tx| give_back(tx, queue, &receipts)).is_err();
-        }
-        self.rests = rests;
-        let mut run = Vec::with_capacity(answers.calls.len());
-        let mut waiting = std::mem::take(&mut answers.calls).into_iter();
-        let mut broken = None;
-        for mut call in waiting.by_ref() {
-            match alone(&mut tx, |tx| call.run(tx)) {
-                Ok(()) => run.push(call),
-                Err(error) if connection.is_autocommit() => {
-                    // SQLite ended the whole transaction (the disk is full, …): nothing of it stands.
-                    run.push(call);
-                    broken = Some(error);
-                    break;
-                }
-                Err(error) => call.answer(Err(error.into())),
-            }
-        }
-        answers.calls = run;
-        answers.calls.extend(waiting);
-        if let Some(error) = broken {
-            return Err(error.into());
-        }
-        for queue in std::mem::take(&mut tx.effects.queues) {
-            if let Some(waiters) = self.parked.get_mut(&queue) {
-                waiters.serve(&mut tx, queue, &mut answers.served)?;
-            }
-        }
-        self.parked.retain(|_, waiters| !waiters.line.is_empty());
-        execute(connection, "COMMIT")?;
-        Ok(foreign)
     }
 
-    fn committed(&mut self, foreign: bool, effects: Effects, answers: Answers) {
+    /// Does what is due by the clock. It has a transaction of its own: when it fails (the disk is full) it
+    /// is tried again at the next poll, and holds up nobody's order.
+    fn keep_up(&mut self) {
+        let now_ms = now_ms(&*self.options.clock);
+        let dues = self.parked.iter().filter(|(_, waiters)| waiters.due_ms.is_some_and(|due| due <= now_ms));
+        self.unserved.extend(dues.map(|(queue, _)| *queue));
+        let given_back = std::mem::take(&mut self.given_back);
+        let sweeps = self.sweep_ms <= now_ms;
+        if !sweeps && given_back.is_empty() && self.lease_ms.is_none_or(|ends| ends > now_ms) {
+            return;
+        }
+        if sweeps {
+            self.sweep_ms = now_ms.saturating_add(ms(SWEEP));
+        }
+        let kept_up = self.transact(|tx| {
+            if sweeps {
+                sweep_messages(tx)?;
+            }
+            end_leases(tx)?;
+            given_back.iter().try_for_each(|(queue, receipts)| give_back(tx, *queue, receipts))
+        });
+        self.rests |= kept_up.is_err();
+        match kept_up {
+            Ok(committed) => self.committed(committed),
+            // Messages that were not given back come back when their lease lapses.
+            Err(Undone::Work(_)) => {}
+            Err(Undone::Whole(error)) => self.failed(&error),
+        }
+    }
+
+    /// Commits the calls in one transaction, and answers.
+    ///
+    /// When one fails, each is committed by itself, so that it takes none of its neighbours along. (A
+    /// savepoint for each would cost every call for the sake of the few that fail, and would not do: a full
+    /// disk makes SQLite undo the whole transaction.)
+    fn commit(&mut self, mut calls: Vec<Box<dyn Command>>) {
+        match self.transact(|tx| calls.iter_mut().try_for_each(|call| call.run(tx))) {
+            Ok(committed) => {
+                self.committed(committed);
+                calls.into_iter().for_each(|call| call.answer(Ok(())));
+            }
+            Err(Undone::Work(error)) if calls.len() == 1 => {
+                calls.into_iter().for_each(|call| call.answer(Err(error.clone())));
+            }
+            Err(Undone::Work(_)) => calls.into_iter().for_each(|call| self.commit(vec![call])),
+            Err(Undone::Whole(error)) => {
+                calls.into_iter().for_each(|call| call.answer(Err(error.clone())));
+                self.failed(&error);
+            }
+        }
+    }
+
+    /// A transaction: the work, then serving those who wait for what is there now.
+    fn transact(
+        &mut self,
+        work: impl FnOnce(&mut Tx<'_>) -> rusqlite::Result<()>,
+    ) -> Result<Committed, Undone> {
+        let mut committed = Committed { effects: Effects::default(), served: Vec::new(), foreign: false };
+        let undone = match self.begin_to_commit(work, &mut committed) {
+            Ok(()) => return Ok(committed),
+            Err(undone) => undone,
+        };
+        if !self.connection.is_autocommit() {
+            // Should even this fail, the next BEGIN fails too, and says so to those who ask then.
+            let _ = execute(&self.connection, "ROLLBACK");
+        }
+        // What was read of another process's commits was not told: read it again.
+        self.version = None;
+        for (parked, _) in committed.served {
+            let queue = parked.queue;
+            self.parked.entry(queue).or_default().line.push_front(parked);
+            self.unserved.insert(queue);
+        }
+        Err(undone)
+    }
+
+    fn begin_to_commit(
+        &mut self,
+        work: impl FnOnce(&mut Tx<'_>) -> rusqlite::Result<()>,
+        committed: &mut Committed,
+    ) -> Result<(), Undone> {
+        let whole = |error: rusqlite::Error| Undone::Whole(error.into());
+        let (connection, effects) = (&self.connection, &mut committed.effects);
+        execute(connection, "BEGIN IMMEDIATE").map_err(whole)?;
+        let version = Some(data_version(connection).map_err(whole)?);
+        if self.version != version {
+            self.version = version;
+            committed.foreign = true;
+            effects.changes = changes_from(connection, self.told.next()).map_err(whole)?;
+            effects.leases = true;
+            self.unserved.extend(self.parked.keys());
+        }
+        let now_ms = now_ms(&*self.options.clock);
+        let mut tx = Tx { connection, now_ms, effects, options: &self.options };
+        work(&mut tx).map_err(|error| Undone::Work(error.into()))?;
+        self.unserved.append(&mut tx.effects.queues);
+        for queue in std::mem::take(&mut self.unserved) {
+            if let Some(waiters) = self.parked.get_mut(&queue) {
+                waiters.serve(&mut tx, queue, &mut committed.served).map_err(whole)?;
+            }
+        }
+        execute(connection, "COMMIT").map_err(whole)
+    }
+
+    fn committed(&mut self, committed: Committed) {
+        let Committed { effects, served, foreign } = committed;
+        self.parked.retain(|_, waiters| !waiters.line.is_empty());
         if foreign {
             if let Ok(accepted) = count_accepted(&self.connection) {
                 self.accepted.store(accepted, Ordering::Relaxed);
@@ -371,46 +425,23 @@ impl Writer {
             self.lease_ms = next_lease_ms(&self.connection).unwrap_or(Some(0));
         }
         self.tell(effects.changes);
-        for (parked, taken) in answers.served {
+        for (parked, taken) in served {
             let queue = parked.queue;
             if let Err(Ok(taken)) = parked.to.send(Ok(taken))
                 && !taken.is_empty()
             {
                 let receipts = taken.iter().map(|message| (message.id, message.receives)).collect();
-                self.given_back.push(Order::GiveBack { queue, receipts });
+                self.given_back.push((queue, receipts));
             }
-        }
-        for call in answers.calls {
-            call.answer(Ok(()));
-        }
-        for watch in answers.watches {
-            self.watch(watch);
         }
     }
 
-    /// Undoes the transaction and says so to everyone who had a part in it.
-    fn failed(&mut self, error: Unavailable, answers: Answers) {
-        if !self.connection.is_autocommit() {
-            // Should even this fail, the next BEGIN fails too, and says so to those who ask then.
-            let _ = execute(&self.connection, "ROLLBACK");
-        }
+    /// Tells those who wait for messages that the engine is not available.
+    fn failed(&mut self, error: &Unavailable) {
         self.rests = true;
-        // What was read from another process's commits was not told: read it again. So with all that was
-        // to be due.
-        self.version = i64::MIN;
-        for (parked, _) in answers.served {
+        self.unserved.clear();
+        for parked in std::mem::take(&mut self.parked).into_values().flat_map(|waiters| waiters.line) {
             let _ = parked.to.send(Err(error.clone()));
-        }
-        for call in answers.calls {
-            call.answer(Err(error.clone()));
-        }
-        for watch in answers.watches {
-            let _ = watch.to.send(Err(error.clone()));
-        }
-        for (_, waiters) in std::mem::take(&mut self.parked) {
-            for parked in waiters.line {
-                let _ = parked.to.send(Err(error.clone()));
-            }
         }
     }
 
@@ -481,14 +512,9 @@ impl Writer {
         next.map_or(POLL, |next| next.min(POLL))
     }
 
-    /// Whether there is something to do without an order. An error is for the transaction to meet.
-    fn is_due(&self) -> bool {
-        let now_ms = now_ms(&*self.options.clock);
-        let mut dues = self.parked.values().filter_map(|waiters| waiters.due_ms).chain(self.lease_ms);
-        !self.given_back.is_empty()
-            || self.sweep_ms <= now_ms
-            || dues.any(|due| due <= now_ms)
-            || !data_version(&self.connection).is_ok_and(|version| version == self.version)
+    /// Whether another process has committed something. An error is for the transaction to meet.
+    fn foreign_writes(&self) -> bool {
+        data_version(&self.connection).map_or(None, Some) != self.version
     }
 }
 
@@ -534,23 +560,6 @@ impl Watcher {
         let _ = self.to.try_send(Err(StoreError::Compacted(change.revision())));
         false
     }
-}
-
-/// Runs a part of the transaction such that its failure undoes that part and no other.
-fn alone(tx: &mut Tx<'_>, part: impl FnOnce(&mut Tx<'_>) -> rusqlite::Result<()>) -> rusqlite::Result<()> {
-    let (changes, accepted) = (tx.effects.changes.len(), tx.effects.accepted);
-    execute(tx.connection, "SAVEPOINT part")?;
-    if let Err(error) = part(tx) {
-        // A queue that was touched and is not is looked at in vain, which harms nobody.
-        tx.effects.changes.truncate(changes);
-        tx.effects.accepted = accepted;
-        if !tx.connection.is_autocommit() {
-            execute(tx.connection, "ROLLBACK TO part")?;
-            execute(tx.connection, "RELEASE part")?;
-        }
-        return Err(error);
-    }
-    execute(tx.connection, "RELEASE part")
 }
 
 fn execute(connection: &Connection, sql: &str) -> rusqlite::Result<()> {

@@ -17,7 +17,7 @@ impl SqliteStore {
     async fn write<T: Send + 'static>(
         &self,
         bytes: usize,
-        work: impl FnOnce(&mut Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
+        work: impl FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         self.core.write(bytes, work).await.map_err(Unavailable::of_store)
     }
@@ -49,14 +49,14 @@ impl Store for SqliteStore {
             if let Some(gone) = gone_lease(tx, lease)? {
                 return Ok(Err(StoreError::LeaseGone(gone)));
             }
-            put(tx, key, value, lease).map(Ok)
+            put(tx, &key, &value, lease).map(Ok)
         })
         .await?
     }
 
     async fn delete(&self, key: &str) -> Result<bool, StoreError> {
         let key = key.to_owned();
-        self.write(0, move |tx| Ok(remove(tx, key)?.is_some())).await
+        self.write(0, move |tx| Ok(remove(tx, &key)?.is_some())).await
     }
 
     async fn list(&self, prefix: &str) -> Result<(Vec<Entry>, Revision), StoreError> {
@@ -96,15 +96,15 @@ impl Store for SqliteStore {
                 .query_row([key.as_bytes()], |row| row.get(0).map(revision))
                 .optional()?;
             if stands != seen {
-                return Ok(Err(StoreError::Conflict { key }));
+                return Ok(Err(StoreError::Conflict { key: key.clone() }));
             }
             if let Some(gone) = gone_lease(tx, lease)? {
                 return Ok(Err(StoreError::LeaseGone(gone)));
             }
-            match value {
-                Some(value) => put(tx, key, value, lease).map(Ok),
+            match &value {
+                Some(value) => put(tx, &key, value, lease).map(Ok),
                 // Removing what is not there changes nothing: the revision stays.
-                None => remove(tx, key)?.map_or_else(|| newest_revision(tx.connection), Ok).map(Ok),
+                None => remove(tx, &key)?.map_or_else(|| newest_revision(tx.connection), Ok).map(Ok),
             }
         })
         .await?
@@ -205,7 +205,7 @@ fn end_lease(tx: &mut Tx<'_>, lease: i64) -> rusqlite::Result<()> {
         .query_map([lease], |row| key(row, 0))?
         .collect::<rusqlite::Result<_>>()?;
     for key in keys {
-        remove(tx, key)?;
+        remove(tx, &key)?;
     }
     tx.connection.prepare_cached("DELETE FROM leases WHERE id = ?1")?.execute([lease])?;
     tx.effects.leases = true;
@@ -222,26 +222,27 @@ fn gone_lease(tx: &Tx<'_>, lease: Option<LeaseId>) -> rusqlite::Result<Option<Le
     Ok((!lives).then_some(lease))
 }
 
-fn put(tx: &mut Tx<'_>, key: String, value: Bytes, lease: Option<LeaseId>) -> rusqlite::Result<Revision> {
-    let revision = change(tx, &key, Some(&value))?;
+fn put(tx: &mut Tx<'_>, key: &str, value: &Bytes, lease: Option<LeaseId>) -> rusqlite::Result<Revision> {
+    let revision = change(tx, key, Some(value))?;
     tx.connection
         .prepare_cached(
             "INSERT OR REPLACE INTO entries (key, value, revision, lease) VALUES (?1, ?2, ?3, ?4)",
         )?
         .execute(params![key.as_bytes(), &value[..], signed_revision(revision), lease.map(signed)])?;
-    tx.effects.changes.push(Change::Put(Entry { key, value, revision }));
+    let entry = Entry { key: key.into(), value: value.clone(), revision };
+    tx.effects.changes.push(Change::Put(entry));
     Ok(revision)
 }
 
 /// Removes a key, if it is there.
-fn remove(tx: &mut Tx<'_>, key: String) -> rusqlite::Result<Option<Revision>> {
+fn remove(tx: &mut Tx<'_>, key: &str) -> rusqlite::Result<Option<Revision>> {
     let removed =
         tx.connection.prepare_cached("DELETE FROM entries WHERE key = ?1")?.execute([key.as_bytes()])?;
     if removed == 0 {
         return Ok(None);
     }
-    let revision = change(tx, &key, None)?;
-    tx.effects.changes.push(Change::Deleted { key, revision });
+    let revision = change(tx, key, None)?;
+    tx.effects.changes.push(Change::Deleted { key: key.into(), revision });
     Ok(Some(revision))
 }
 

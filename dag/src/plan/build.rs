@@ -238,10 +238,8 @@ impl Nodes {
         Ref::new(Target::Node(NodeId::new(number)))
     }
 
-    /// `0 - operand`.
-    pub(super) fn negation(&mut self, operand: Ref, at: u32) -> Ref {
-        let zero = self.constants.small(0);
-        self.node(Function::Sub, zero, operand, at)
+    pub(super) fn zero(&mut self) -> Ref {
+        self.constants.small(0)
     }
 
     pub(super) fn divisor(&mut self, slash: u32, operand: Ref) {

@@ -25,7 +25,7 @@ pub(super) fn build(syntax: &Syntax, reassociate: bool, nodes: &mut Nodes) -> Re
             Role::Root if chains.is_chain(entry) => chains.chain(number, entry),
             Role::Root => chains.alone(entry),
             // A part of a chain to come, which may make it what it is in the source.
-            Role::Opened | Role::OpenedBelow => entry.left,
+            Role::Opened => entry.left,
         };
         chains.made.push(made);
     }
@@ -37,29 +37,22 @@ pub(super) fn build(syntax: &Syntax, reassociate: bool, nodes: &mut Nodes) -> Re
 enum Role {
     Root,
     Opened,
-    /// A part of a product that its chain divides by.
-    OpenedBelow,
 }
 
-/// Users come after what they use, so that one pass from the end settles every role.
+/// Users come after what they use, and what has one user is opened by it.
 fn roles(entries: &[Entry]) -> Vec<Role> {
     let mut roles = vec![Role::Root; entries.len()];
-    for (number, entry) in entries.iter().enumerate().rev() {
-        let is_below = roles[number] == Role::OpenedBelow;
+    for entry in entries {
+        // A divisor stays whole: x/(y/z) is not x*z/y when z is zero, and x/(y*z) divides by zero
+        // only if both have a value.
         let is_quotient = entry.kind == EntryKind::Binary(Function::Div);
-        for (operand, goes_below) in [(entry.left, is_below), (entry.right, is_below || is_quotient)] {
-            let Some(used) = operand.node() else { continue };
+        let operands = [Some(entry.left), (!is_quotient).then_some(entry.right)];
+        for used in operands.into_iter().flatten().filter_map(Ref::node) {
             let used_entry = &entries[used.index()];
-            if used_entry.uses > 1 {
-                continue; // computed once for all its users
+            // What has several users is computed once for all.
+            if used_entry.uses == 1 && entry.kind.is_sum() == used_entry.kind.is_sum() {
+                roles[used.index()] = Role::Opened;
             }
-            roles[used.index()] = match (entry.kind.is_sum(), used_entry.kind.is_sum()) {
-                (true, true) => Role::Opened,
-                (false, false) if !goes_below => Role::Opened,
-                // x/(y/z) is not x*z/y when z is zero.
-                (false, false) if used_entry.kind == EntryKind::Binary(Function::Mul) => Role::OpenedBelow,
-                _ => Role::Root,
-            };
         }
     }
     roles
@@ -98,7 +91,7 @@ struct Term {
     is_inverse: bool,
     /// The operator that attaches its leftmost member to the chain; 0 for the leftmost of all.
     at: u32,
-    /// The place of its leftmost member in the chain.
+    /// The place of its leftmost member in the chain, from 1.
     place: u32,
     height: u32,
     /// The `/` that divides by it; 0 when none does.
@@ -132,7 +125,10 @@ impl Chains<'_> {
     fn alone(&mut self, entry: &Entry) -> Ref {
         let (left, right) = (self.made_of(entry.left), self.made_of(entry.right));
         match entry.kind {
-            EntryKind::Negate => self.nodes.negation(left, entry.at),
+            EntryKind::Negate => {
+                let zero = self.nodes.zero();
+                self.nodes.node(Function::Sub, zero, left, entry.at)
+            }
             EntryKind::Binary(function) => {
                 if function == Function::Div {
                     self.nodes.divisor(entry.at, right);
@@ -144,6 +140,11 @@ impl Chains<'_> {
 
     fn chain(&mut self, number: usize, root: &Entry) -> Ref {
         let sign = self.collect(number, root);
+        if let Some(at) = sign
+            && self.terms.iter().all(|term| term.is_inverse)
+        {
+            self.subtract_from_zero(at);
+        }
         self.terms.sort_by_key(|term| term.height); // stable; one pass when all are equal
         // What is as low as can be stays as it was written. A sign always goes: it is a node less.
         if sign.is_none() && self.heights[number] == lowest(&self.terms) {
@@ -160,12 +161,17 @@ impl Chains<'_> {
         for term in self.terms.iter().filter(|term| term.slash > 0) {
             self.nodes.divisor(term.slash, term.operand);
         }
-        let whole = self.pair(functions);
-        match sign {
-            // All members are subtracted, the leftmost too: its sign is the one in the source.
-            Some(at) if whole.is_inverse => self.nodes.negation(whole.operand, at),
-            _ => whole.operand,
-        }
+        self.pair(functions).operand
+    }
+
+    /// All members are subtracted, the leftmost too: its sign, the first in the source, becomes the
+    /// operator that attaches it to a zero.
+    fn subtract_from_zero(&mut self, sign: u32) {
+        self.terms[0].at = sign;
+        self.terms.insert(
+            0,
+            Term { operand: self.nodes.zero(), is_inverse: false, at: 0, place: 0, height: 0, slash: 0 },
+        );
     }
 
     /// Fills `terms` from left to right, and `opened` with the chain's other entries. Gives where
@@ -187,7 +193,7 @@ impl Chains<'_> {
                 operand,
                 is_inverse: part.is_inverse,
                 at: part.at,
-                place: u32::try_from(self.terms.len()).expect("a chain has under 2^30 terms"),
+                place: u32::try_from(self.terms.len() + 1).expect("a chain has under 2^30 terms"),
                 height: self.nodes.height(operand),
                 slash: part.slash,
             });
@@ -208,7 +214,7 @@ impl Chains<'_> {
                     operand: entry.right,
                     is_inverse: part.is_inverse != inverts,
                     at: entry.at,
-                    slash: if function == Function::Div { entry.at } else { part.slash },
+                    slash: if function == Function::Div { entry.at } else { 0 },
                 });
                 self.parts.push(Part { operand: entry.left, ..part });
             }

@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use prost::Message as _;
 use thiserror::Error;
 
@@ -76,19 +76,27 @@ pub enum Malformed {
 
 /// A message as it travels: who sent it, its body, and what proves it.
 pub fn encode(message: &Unverified<Message>) -> Bytes {
+    envelope(message).encode_to_vec().into()
+}
+
+/// Appends what [`encode`] gives to `out`.
+pub fn encode_into(out: &mut BytesMut, message: &Unverified<Message>) {
+    envelope(message).encode(out).expect("a growing buffer has room");
+}
+
+fn envelope(message: &Unverified<Message>) -> pb::Envelope {
     let (from_client, sender) = principal_out(message.sender);
     let proof = match &message.proof {
         Proof::Tag(tag) => pb::envelope::Proof::Tag(Bytes::copy_from_slice(&tag.0)),
         Proof::Authenticator(tags) => pb::envelope::Proof::Authenticator(tags.0.clone()),
     };
-    let envelope = pb::Envelope {
+    pb::Envelope {
         from_client,
         sender,
         kind: message.body.kind() as u32,
         body: message.bytes.clone(),
         proof: Some(proof),
-    };
-    envelope.encode_to_vec().into()
+    }
 }
 
 /// Reads what [`encode`] wrote.

@@ -73,3 +73,14 @@ pub enum Record {
         state: Digest,
     },
 }
+
+impl Record {
+    /// The bytes that the record takes up in a journal, about.
+    pub(super) fn weight(&self) -> u64 {
+        64 + match self {
+            Self::PrePrepared(pre_prepare) => pre_prepare.batch.bytes.len() as u64,
+            Self::SnapshotPages { pages } => pages.iter().map(|page| page.bytes.len() as u64 + 16).sum(),
+            _ => 0,
+        }
+    }
+}

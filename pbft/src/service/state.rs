@@ -21,7 +21,7 @@ const DEPTH_MAX: u32 = 5;
 pub struct State {
     tree: Snapshot,
     /// What pages held before the operation that is being executed wrote them.
-    undo: Option<Vec<(u64, Option<Arc<Vec<u8>>>)>>,
+    undo: Option<Vec<(u64, Option<Bytes>)>>,
 }
 
 /// The pages at one moment. Cloning is cheap and shares everything.
@@ -48,7 +48,7 @@ enum Children {
 /// A page and its digest, kept until the page changes.
 #[derive(Clone, Debug)]
 struct PageSlot {
-    bytes: Arc<Vec<u8>>,
+    bytes: Bytes,
     digest: Option<Digest>,
 }
 
@@ -71,7 +71,7 @@ impl State {
             bytes.len()
         );
         assert!(index < capacity(DEPTH_MAX), "page {index} is over {}", capacity(DEPTH_MAX) - 1);
-        let new = (!bytes.is_empty()).then(|| Arc::new(bytes.to_vec()));
+        let new = (!bytes.is_empty()).then(|| Bytes::copy_from_slice(bytes));
         let old = self.tree.replace(index, new);
         if let Some(undo) = &mut self.undo {
             undo.push((index, old));
@@ -96,11 +96,6 @@ impl State {
     pub(crate) fn snapshot(&mut self, scope: &Scope) -> (Snapshot, Digest) {
         let digest = self.tree.digest(scope);
         (self.tree.clone(), digest)
-    }
-
-    /// The state whose pages these are.
-    pub(crate) fn from_snapshot(tree: Snapshot) -> Self {
-        Self { tree, undo: None }
     }
 }
 
@@ -134,9 +129,7 @@ impl Snapshot {
             for child in first..FAN_OUT {
                 let start = base + child as u64 * width;
                 let found = match &node.children {
-                    Children::Pages(pages) => {
-                        pages[child].as_ref().map(|page| (start, Bytes::copy_from_slice(&page.bytes)))
-                    }
+                    Children::Pages(pages) => pages[child].as_ref().map(|page| (start, page.bytes.clone())),
                     Children::Partitions(partitions) => partitions[child]
                         .as_ref()
                         .and_then(|partition| search(partition, level - 1, start, from)),
@@ -155,7 +148,7 @@ impl Snapshot {
     }
 
     /// Puts a page in; gives back what was there.
-    fn replace(&mut self, index: u64, new: Option<Arc<Vec<u8>>>) -> Option<Arc<Vec<u8>>> {
+    fn replace(&mut self, index: u64, new: Option<Bytes>) -> Option<Bytes> {
         if new.is_none() && index >= capacity(self.depth) {
             return None;
         }
@@ -296,8 +289,9 @@ mod tests {
         state.write(1, b"new");
         state.write(100, b"more");
         assert_eq!((snapshot.page(1), state.page(1)), (&b"old"[..], &b"new"[..]));
-        let mut again = State::from_snapshot(snapshot);
-        assert_eq!(again.snapshot(&SCOPE).1, digest);
+        state.write(1, b"old");
+        state.write(100, b"");
+        assert_eq!(state.snapshot(&SCOPE).1, digest);
     }
 
     #[test]

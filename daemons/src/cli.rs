@@ -1,0 +1,212 @@
+//! The command line: arguments, what each command prints, and how it ends.
+//!
+//! Answers go to standard output and everything else to standard error, so that a pipe gets answers and
+//! nothing else. How a command ended is its exit code ([`Exit`]).
+
+mod config;
+mod dlq;
+mod eval;
+mod explain;
+mod failure;
+mod generate;
+mod plan;
+mod platform;
+mod scale;
+mod status;
+mod table;
+
+use crate::{
+    config::{Loaded, Sources},
+    telemetry::{self, LogFormat},
+};
+use clap::{Args, Parser, Subcommand};
+use failure::Failure;
+pub use platform::Up;
+use std::{path::PathBuf, process::ExitCode};
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// With an answer.
+    Answer = 0,
+    /// The expression, or the receipt, is wrong.
+    Expression = 1,
+    /// The command was used wrongly.
+    Usage = 2,
+    /// No platform is available.
+    Unavailable = 3,
+    /// The time was up.
+    TimedOut = 4,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  quorate eval '((3+5)*(4/2))'                 16
+  quorate eval 'a*(b+1)' -p a=2 -p b=1/3       8/3
+  quorate plan '((3+5)*(4/2))'                 what would run, in which order
+  quorate up                                   the whole platform here, until Ctrl-C
+  quorate config check                         every setting in force and where it came from
+
+Exit codes:
+  0  an answer
+  1  the expression (or the receipt) is wrong: kind and place are on standard error
+  2  wrong usage or configuration
+  3  no platform is available
+  4  the time was up
+
+Answers go to standard output, everything else to standard error; --json makes both JSON.";
+
+/// A serverless platform for arithmetic: every operation is agreed on by replicas of which some may lie.
+#[derive(Debug, Parser)]
+#[command(name = "quorate", version, after_help = AFTER_HELP, max_term_width = 100)]
+#[command(disable_help_subcommand = true, propagate_version = true, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Args, Debug)]
+pub(crate) struct Global {
+    /// Prints answers, and errors, as JSON.
+    #[arg(long, global = true, help_heading = "Output")]
+    pub(crate) json: bool,
+    /// Logs to standard error: a level (error, warn, info, debug, trace), or quorate::gateway=debug,…
+    #[arg(long, global = true, value_name = "FILTER", env = "QUORATE_LOG", help_heading = "Output")]
+    #[arg(hide_env_values = true)]
+    log: Option<String>,
+    /// How log lines look.
+    #[arg(long, global = true, value_enum, value_name = "text|json", default_value = "text")]
+    #[arg(help_heading = "Output", hide_possible_values = true)]
+    log_format: LogFormat,
+}
+
+/// Where settings come from.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Configuration")]
+pub(crate) struct Settings {
+    /// Reads settings from FILE; without it, ./quorate.toml is read if it is there.
+    #[arg(long, value_name = "FILE", env = "QUORATE_CONFIG", hide_env_values = true)]
+    config: Option<PathBuf>,
+    /// Keeps state (identities, the database, journals) in DIR.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Sets any key of the configuration, such as limits.nodes=1000; `quorate config check` lists them.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+/// Where the platform is that a command talks to.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Platform")]
+pub(crate) struct At {
+    /// The gateway of a running platform; without it, the one that `quorate up` runs on the same data.
+    #[arg(long, value_name = "URL", env = "QUORATE_URL", hide_env_values = true)]
+    pub(crate) url: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Computes an expression and prints the answer.
+    Eval(eval::Eval),
+    /// Shows what an expression would run: waves, critical path, predicted time. Runs nothing.
+    Plan(plan::Plan),
+    /// Shows the processes of a platform and its queues.
+    Status(status::Status),
+    /// Shows dead letters, and puts them back on their queue.
+    #[command(subcommand)]
+    Dlq(dlq::Dlq),
+    /// States how many worker sets a function shall have.
+    Scale(scale::Scale),
+    /// Explains the configuration.
+    #[command(subcommand)]
+    Config(config::Config),
+    /// Prints a completion script for a shell.
+    Completions(generate::Completions),
+    /// Prints the manual page, or writes one for each command.
+    Man(generate::Man),
+}
+
+/// The binary's `main`.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are answers; clap knows which stream is right.
+            let _ = error.print();
+            return code(if error.use_stderr() { Exit::Usage } else { Exit::Answer });
+        }
+    };
+    let json = cli.global.json;
+    match run(cli) {
+        Ok(()) => code(Exit::Answer),
+        Err(failure) => {
+            if !failure.is_closed_pipe() {
+                failure.print(json);
+            }
+            code(failure.exit())
+        }
+    }
+}
+
+fn code(exit: Exit) -> ExitCode {
+    ExitCode::from(exit as u8)
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let Cli { global, command } = cli;
+    telemetry::log(global.log.as_deref().unwrap_or("warn"), global.log_format)?;
+    match command {
+        Command::Eval(eval) => wait_for(eval.run(global)),
+        Command::Plan(plan) => plan.run(&global),
+        Command::Status(status) => wait_for(status.run(&global)),
+        Command::Dlq(dlq) => wait_for(dlq.run(&global)),
+        Command::Scale(scale) => wait_for(scale.run(&global)),
+        Command::Config(config) => config.run(&global),
+        Command::Completions(completions) => completions.run(),
+        Command::Man(man) => man.run(),
+    }
+}
+
+/// Runs a command that waits for one thing at a time: threads would only make it start later.
+fn wait_for(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::Runtime)?
+        .block_on(command)
+}
+
+impl Settings {
+    /// What is in force, with `flags` (as written, key, value) over everything else.
+    pub(crate) fn load(&self, flags: &[(&str, &str, String)]) -> Result<Loaded, Failure> {
+        let mut all = Vec::new();
+        for set in &self.set {
+            let (key, value) = set.split_once('=').ok_or_else(|| Failure::Set { given: set.clone() })?;
+            all.push((format!("--set {key}"), key.trim().to_owned(), value.trim().to_owned()));
+        }
+        if let Some(data) = &self.data {
+            all.push(("--data".to_owned(), "data".to_owned(), data.display().to_string()));
+        }
+        all.extend(flags.iter().map(|(flag, key, value)| ((*flag).into(), (*key).into(), value.clone())));
+        Ok(Sources::of_process(self.config.clone(), all).load()?)
+    }
+}
+
+/// Prints an answer. Who closed the pipe has seen enough, which is no error.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| if text.ends_with('\n') { Ok(()) } else { out.write_all(b"\n") })
+        .and_then(|()| out.flush())
+        .map_err(Failure::Output)
+}
+
+/// Prints an answer as JSON.
+pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    print(&serde_json::to_string_pretty(value).expect("answers are plain data"))
+}

@@ -1,0 +1,118 @@
+//! `quorate eval`: an expression in, its answer out.
+
+use super::{
+    At, Failure, Global, Settings, explain,
+    plan::text,
+    platform::{self, Platform},
+    print, print_json,
+};
+use crate::{
+    api::{Parameter, Submission},
+    client::ClientError,
+    config::parse_time,
+    expression,
+};
+use clap::Args;
+use quorate_dag::Expression;
+use std::{path::PathBuf, time::Duration};
+
+const AFTER_HELP: &str = "\
+Examples:
+  quorate eval '((3+5)*(4/2))'
+  quorate eval 'a*(b+1)' -p a=2 -p b=1/3 --digits 20
+  quorate eval '1/3+1/6' --receipt r.json && quorate verify r.json
+  echo '2*3' | quorate eval -
+
+A platform that runs on the same data is used; without one, what the expression needs is started
+here and stopped again.";
+
+#[derive(Args, Debug)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Eval {
+    /// The expression: + - * /, parentheses, numbers of any size, names; - reads it from standard input.
+    #[arg(allow_hyphen_values = true)]
+    expression: String,
+    /// The value of a name: a number or a fraction, such as a=2 or b=1/3.
+    #[arg(short, long = "parameter", value_name = "NAME=VALUE", value_parser = parameter)]
+    parameters: Vec<(String, String)>,
+    /// Prints a decimal of N digits after the point, correctly rounded, in place of a fraction.
+    #[arg(long, value_name = "N")]
+    digits: Option<u32>,
+    /// Writes a receipt that `quorate verify` can check without the platform.
+    #[arg(long, value_name = "FILE")]
+    receipt: Option<PathBuf>,
+    /// Shows, on standard error, what ran where and when.
+    #[arg(long)]
+    explain: bool,
+    /// Gives up after this time.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
+    timeout: Duration,
+    /// Runs without replicas, when a platform has to be started for this.
+    #[arg(long)]
+    none: bool,
+    #[command(flatten)]
+    at: At,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+fn parameter(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE, such as a=2 or b=1/3")?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
+}
+
+pub(super) fn time(text: &str) -> Result<Duration, String> {
+    parse_time(text).ok_or_else(|| "expected a time such as 250ms, 10s or 5m".to_owned())
+}
+
+impl Eval {
+    pub(super) async fn run(self, global: Global) -> Result<(), Failure> {
+        let flags = self.none.then(|| ("--none", "functions.default.replication", "none".to_owned()));
+        let loaded = self.settings.load(flags.as_slice())?;
+        let text = text(&self.expression, loaded.config.limits.expression_bytes)?;
+        // What is wrong with the text is known here: nothing need be started for it.
+        let bounds = expression::limits(&loaded.config.limits);
+        let parsed = Expression::parse_within(&text, &bounds)
+            .map_err(|error| Failure::of_expression(&error, &text))?;
+        let submission = Submission {
+            expression: text,
+            parameters: self.parameters.into_iter().map(|(name, value)| (name, Parameter(value))).collect(),
+            digits: self.digits,
+            receipt: self.receipt.is_some(),
+        };
+
+        let mut platform = Platform::find_or_start(self.at.url.as_deref(), loaded.config).await?;
+        let asked = async {
+            let client = platform.client();
+            let answer = {
+                let _progress = platform::progress("computing");
+                client.calculate(&submission, self.explain, self.timeout).await
+            };
+            let answer = answer.map_err(|error| Failure::of_client(error, &submission.expression))?;
+            if let Some(path) = &self.receipt {
+                let receipt = client.receipt(answer.id).await?;
+                std::fs::write(path, &receipt)
+                    .map_err(|source| Failure::Write { path: path.clone(), source })?;
+            }
+            Ok::<_, Failure>(answer)
+        };
+        // Whatever came of it, what was started is stopped.
+        let interrupted = async {
+            let _ = tokio::signal::ctrl_c().await;
+            Err(Failure::Client(ClientError::TimedOut { id: None }))
+        };
+        let asked = tokio::select! {
+            asked = asked => asked,
+            interrupted = interrupted => interrupted,
+        };
+        platform.stop().await;
+        let answer = asked?;
+        if self.explain {
+            eprint!("{}", explain::timeline(&parsed, &answer));
+        }
+        if global.json {
+            return print_json(&answer);
+        }
+        print(&answer.result.unwrap_or_default())
+    }
+}

@@ -1,0 +1,91 @@
+//! The platform that a command talks to: the one that is named, the one that runs on the same data, or
+//! one that is started for the command.
+
+use super::Failure;
+use crate::{client::Client, config::Config};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::{Deserialize, Serialize};
+use std::{io::IsTerminal, path::Path, time::Duration};
+
+/// What `quorate up` leaves in its data folder for the commands that come later.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Up {
+    /// Where its gateway listens.
+    pub url: String,
+    /// The supervisor.
+    pub pid: u32,
+}
+
+/// A platform with a connection to it.
+pub(super) struct Platform {
+    client: Client,
+}
+
+impl Platform {
+    /// The platform at `url`, else the one that runs on the same data.
+    pub(super) async fn find(url: Option<&str>, config: &Config) -> Result<Self, Failure> {
+        if let Some(url) = url {
+            let mut client = Client::new(url)?;
+            client.connect().await?;
+            return Ok(Self { client });
+        }
+        Self::running(&config.data).await.ok_or_else(|| Failure::NoPlatform { data: config.data.clone() })
+    }
+
+    /// As [`find`](Self::find); when none is running, starts one that lives as long as this.
+    pub(super) async fn find_or_start(url: Option<&str>, config: Config) -> Result<Self, Failure> {
+        Self::find(url, &config).await
+    }
+
+    /// The platform that says in `data` that it runs, if it answers: what a power cut left behind is
+    /// no platform.
+    async fn running(data: &Path) -> Option<Self> {
+        let up: Up = serde_json::from_slice(&std::fs::read(data.join("up.json")).ok()?).ok()?;
+        let mut client = Client::new(&up.url).ok()?;
+        client.connect().await.ok()?;
+        Some(Self { client })
+    }
+
+    pub(super) fn client(&mut self) -> &mut Client {
+        &mut self.client
+    }
+
+    /// Stops what was started for this command.
+    pub(super) async fn stop(self) {}
+}
+
+/// A spinner on a terminal, from half a second on; nothing in a pipe.
+pub(super) fn progress(doing: &'static str) -> Progress {
+    if !std::io::stderr().is_terminal() {
+        return Progress(None);
+    }
+    Progress(Some(tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let style = ProgressStyle::with_template("{spinner} {msg} {elapsed}").expect("the template is right");
+        let bar = Bar(ProgressBar::new_spinner().with_style(style).with_message(doing));
+        loop {
+            bar.0.tick();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })))
+}
+
+/// Shows that something is going on until it is dropped.
+pub(super) struct Progress(Option<tokio::task::JoinHandle<()>>);
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(spinning) = &self.0 {
+            spinning.abort();
+        }
+    }
+}
+
+/// Clears its line when the task that draws it is aborted.
+struct Bar(ProgressBar);
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}

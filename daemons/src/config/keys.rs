@@ -1,0 +1,334 @@
+//! Every key of the configuration: its name, what it means, what it takes.
+
+use super::{Config, Durability, Fault, FunctionConfig, Replication};
+use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
+
+/// The keys outside `[functions.…]`, with what each means.
+pub(super) const KEYS: [(&str, &str); 18] = [
+    ("data", "where identities, the database and journals lie"),
+    ("listen", "address of the gateway; port 0 takes a free one"),
+    (
+        "durability",
+        "what an acknowledged write survives: disk (a power cut) or process (the end of a process)",
+    ),
+    ("limits.body_bytes", "a request's body"),
+    ("limits.expression_bytes", "an expression's text"),
+    ("limits.nodes", "operations of one expression"),
+    ("limits.nesting", "nested parentheses"),
+    ("limits.digits", "digits of any value"),
+    ("limits.accepted", "requests accepted and not answered yet; more are refused with 503"),
+    ("timeouts.request", "from acceptance to an answer"),
+    ("timeouts.wait", "the longest ?wait="),
+    ("timeouts.keep", "how long a finished request can be read"),
+    ("timeouts.lease", "a scheduler's lease on an inbound message"),
+    ("timeouts.operation", "one operation at one worker, before another is tried"),
+    ("timeouts.probe_every", "between probes of a pod"),
+    ("timeouts.probes_missed", "probes in a row that a pod may miss"),
+    ("timeouts.fault_pause", "pause of dispatch to a faulty worker before it is written off"),
+    ("timeouts.pod_start", "from ordering a pod to its being ready"),
+];
+
+/// The keys of each `[functions.NAME]`.
+pub(super) const FUNCTION_KEYS: [(&str, &str); 6] = [
+    ("replication", "\"none\", or { f = 1 }: 3f+1 replicas agree, of which f may lie"),
+    ("pods_min", "fewest worker sets"),
+    ("pods_max", "most worker sets"),
+    ("slots", "operations that one worker has in flight"),
+    ("threshold", "a layer longer than this gets one more pod"),
+    ("keep_alive", "how long a pod stays that nothing needs"),
+];
+
+/// The functions' sections; `default` stands for all four.
+pub(super) const FUNCTIONS: [&str; 5] = ["default", "add", "sub", "mul", "div"];
+
+/// All keys in full, in the order in which they are shown.
+pub(super) fn names() -> impl Iterator<Item = (String, &'static str)> {
+    let functions = FUNCTIONS.iter().flat_map(|function| {
+        FUNCTION_KEYS.iter().map(move |(key, about)| (format!("functions.{function}.{key}"), *about))
+    });
+    let (top, rest) = KEYS.split_at(3);
+    let plain = |(key, about): &(&str, &'static str)| ((*key).to_owned(), *about);
+    top.iter().map(plain).chain(functions).chain(rest.iter().map(plain))
+}
+
+/// The environment variable of a key.
+pub(super) fn variable(key: &str) -> String {
+    format!("QUORATE_{}", key.replace('.', "_").to_uppercase())
+}
+
+/// A value as it was given.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Given {
+    /// Text of the environment or of a flag: the key decides what it is.
+    Word(String),
+    /// A TOML string.
+    Text(String),
+    /// A TOML integer.
+    Integer(i128),
+    /// A TOML inline table.
+    Group(Vec<(String, Given)>),
+    /// Anything else, by the name of its type.
+    Other(&'static str),
+}
+
+impl Given {
+    pub(super) fn kind_name(&self) -> &'static str {
+        match self {
+            Self::Word(_) | Self::Text(_) => "string",
+            Self::Integer(_) => "number",
+            Self::Group(_) => "table",
+            Self::Other(kind) => kind,
+        }
+    }
+
+    fn integer(&self) -> Option<i128> {
+        match self {
+            Self::Integer(number) => Some(*number),
+            Self::Word(word) => word.replace('_', "").parse().ok(),
+            _ => None,
+        }
+    }
+
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::Word(text) | Self::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+/// Where a key's value goes, and what it may be.
+pub(super) enum Slot<'a> {
+    Path(&'a mut PathBuf),
+    Address(&'a mut SocketAddr),
+    Durability(&'a mut Durability),
+    Replication(&'a mut Replication),
+    Count(&'a mut u32, RangeInclusive<u32>),
+    Size(&'a mut usize, RangeInclusive<usize>),
+    Time(&'a mut Duration, RangeInclusive<Duration>),
+}
+
+const fn seconds(low: u64, high: u64) -> RangeInclusive<Duration> {
+    Duration::from_secs(low)..=Duration::from_secs(high)
+}
+
+const fn from_ms(low_ms: u64, high_s: u64) -> RangeInclusive<Duration> {
+    Duration::from_millis(low_ms)..=Duration::from_secs(high_s)
+}
+
+const HOUR: u64 = 3600;
+const DAY: u64 = 24 * HOUR;
+const MIB: usize = 1 << 20;
+
+/// Where the value of `key` goes; `None` when there is no such key. Keys of `functions.default` have
+/// four places and none here.
+pub(super) fn slot<'a>(config: &'a mut Config, key: &str) -> Option<Slot<'a>> {
+    if let Some(rest) = key.strip_prefix("functions.") {
+        let (function, field) = rest.split_once('.')?;
+        let function = match function {
+            "add" => &mut config.functions.add,
+            "sub" => &mut config.functions.sub,
+            "mul" => &mut config.functions.mul,
+            "div" => &mut config.functions.div,
+            _ => return None,
+        };
+        return function_slot(function, field);
+    }
+    let limits = &mut config.limits;
+    let timeouts = &mut config.timeouts;
+    Some(match key {
+        "data" => Slot::Path(&mut config.data),
+        "listen" => Slot::Address(&mut config.listen),
+        "durability" => Slot::Durability(&mut config.durability),
+        "limits.body_bytes" => Slot::Size(&mut limits.body_bytes, 1024..=64 * MIB),
+        "limits.expression_bytes" => Slot::Size(&mut limits.expression_bytes, 1..=64 * MIB),
+        "limits.nodes" => Slot::Size(&mut limits.nodes, 1..=10_000_000),
+        "limits.nesting" => Slot::Size(&mut limits.nesting, 1..=10_000_000),
+        "limits.digits" => Slot::Count(&mut limits.digits, 1..=1_000_000),
+        "limits.accepted" => Slot::Size(&mut limits.accepted, 1..=10_000_000),
+        "timeouts.request" => Slot::Time(&mut timeouts.request, from_ms(1, DAY)),
+        "timeouts.wait" => Slot::Time(&mut timeouts.wait, from_ms(1, HOUR)),
+        "timeouts.keep" => Slot::Time(&mut timeouts.keep, seconds(1, 365 * DAY)),
+        "timeouts.lease" => Slot::Time(&mut timeouts.lease, from_ms(100, 12 * HOUR)),
+        "timeouts.operation" => Slot::Time(&mut timeouts.operation, from_ms(10, HOUR)),
+        "timeouts.probe_every" => Slot::Time(&mut timeouts.probe_every, from_ms(10, HOUR)),
+        "timeouts.probes_missed" => Slot::Count(&mut timeouts.probes_missed, 1..=100),
+        "timeouts.fault_pause" => Slot::Time(&mut timeouts.fault_pause, seconds(0, HOUR)),
+        "timeouts.pod_start" => Slot::Time(&mut timeouts.pod_start, from_ms(100, HOUR)),
+        _ => return None,
+    })
+}
+
+fn function_slot<'a>(function: &'a mut FunctionConfig, field: &str) -> Option<Slot<'a>> {
+    Some(match field {
+        "replication" => Slot::Replication(&mut function.replication),
+        "pods_min" => Slot::Count(&mut function.pods_min, 0..=1000),
+        "pods_max" => Slot::Count(&mut function.pods_max, 1..=1000),
+        "slots" => Slot::Count(&mut function.slots, 1..=65_536),
+        "threshold" => Slot::Count(&mut function.threshold, 1..=1_000_000),
+        "keep_alive" => Slot::Time(&mut function.keep_alive, seconds(0, 7 * DAY)),
+        _ => return None,
+    })
+}
+
+/// The most replicas that may lie: a group of 100.
+const F_MAX: i128 = 33;
+
+impl Slot<'_> {
+    /// Puts a value in its place.
+    pub(super) fn set(self, key: &str, given: &Given) -> Result<(), Fault> {
+        let expected = self.expected();
+        let wrong = |suggestion: Option<String>| match given.text() {
+            Some(value) => {
+                Fault::Malformed { key: key.to_owned(), value: value.to_owned(), expected, suggestion }
+            }
+            None => Fault::WrongType { key: key.to_owned(), expected, found: given.kind_name(), suggestion },
+        };
+        let unlike = || wrong(None);
+        match self {
+            Self::Path(to) => *to = given.text().filter(|text| !text.is_empty()).ok_or_else(unlike)?.into(),
+            Self::Address(to) => {
+                *to = given.text().and_then(|text| text.parse().ok()).ok_or_else(unlike)?;
+            }
+            Self::Durability(to) => {
+                *to = match given.text() {
+                    Some("disk") => Durability::Disk,
+                    Some("process") => Durability::Process,
+                    Some(text) => return Err(wrong(super::nearest(text, ["disk", "process"]))),
+                    None => return Err(unlike()),
+                }
+            }
+            Self::Replication(to) => *to = replication(key, given, expected)?,
+            Self::Count(to, range) => {
+                let number = given.integer().ok_or_else(unlike)?;
+                *to = u32::try_from(number)
+                    .ok()
+                    .filter(|number| range.contains(number))
+                    .ok_or_else(|| out_of_range(key, number, range.start(), range.end()))?;
+            }
+            Self::Size(to, range) => {
+                let number = given.integer().ok_or_else(unlike)?;
+                *to = usize::try_from(number)
+                    .ok()
+                    .filter(|number| range.contains(number))
+                    .ok_or_else(|| out_of_range(key, number, range.start(), range.end()))?;
+            }
+            Self::Time(to, range) => {
+                let guess = given.integer().map(|number| format!("\"{number}s\""));
+                let time = given.text().and_then(parse_time).ok_or_else(|| wrong(guess))?;
+                if !range.contains(&time) {
+                    let [low, high] = [range.start(), range.end()].map(|bound| show_time(*bound));
+                    return Err(out_of_range(key, show_time(time), low, high));
+                }
+                *to = time;
+            }
+        }
+        Ok(())
+    }
+
+    /// What it takes, with an example.
+    fn expected(&self) -> &'static str {
+        match self {
+            Self::Path(_) => "a folder such as \"/var/lib/quorate\"",
+            Self::Address(_) => "an address with a port, such as \"127.0.0.1:7400\"",
+            Self::Durability(_) => "\"disk\" or \"process\"",
+            Self::Replication(_) => "\"none\" or { f = 1 }",
+            Self::Count(..) | Self::Size(..) => "a whole number",
+            Self::Time(..) => "a time such as \"250ms\", \"10s\", \"5m\", \"2h\" or \"1d\"",
+        }
+    }
+
+    /// The value as the file would have it.
+    pub(super) fn show(&self) -> String {
+        match self {
+            Self::Path(path) => format!("\"{}\"", path.display()),
+            Self::Address(address) => format!("\"{address}\""),
+            Self::Durability(Durability::Disk) => "\"disk\"".into(),
+            Self::Durability(Durability::Process) => "\"process\"".into(),
+            Self::Replication(Replication::None) => "\"none\"".into(),
+            Self::Replication(Replication::Byzantine { f }) => format!("{{ f = {f} }}"),
+            Self::Count(number, _) => number.to_string(),
+            Self::Size(number, _) => number.to_string(),
+            Self::Time(time, _) => format!("\"{}\"", show_time(**time)),
+        }
+    }
+}
+
+fn out_of_range(key: &str, value: impl ToString, low: impl ToString, high: impl ToString) -> Fault {
+    Fault::OutOfRange {
+        key: key.to_owned(),
+        value: value.to_string(),
+        low: low.to_string(),
+        high: high.to_string(),
+    }
+}
+
+fn replication(key: &str, given: &Given, expected: &'static str) -> Result<Replication, Fault> {
+    let f = match given {
+        Given::Text(text) | Given::Word(text) if text == "none" => return Ok(Replication::None),
+        // `{ f = 1 }` in the environment; a shell's user may leave the braces out.
+        Given::Word(text) => {
+            let inner = text.trim().trim_start_matches('{').trim_end_matches('}');
+            let (name, value) = inner.split_once('=').unwrap_or(("", ""));
+            value.trim().parse().ok().filter(|_| name.trim() == "f")
+        }
+        Given::Group(fields) => match fields.as_slice() {
+            [(name, Given::Integer(f))] if name == "f" => Some(*f),
+            _ => None,
+        },
+        _ => None,
+    };
+    match f {
+        Some(f @ 1..=F_MAX) => {
+            Ok(Replication::Byzantine { f: u32::try_from(f).expect("just compared with 33") })
+        }
+        Some(f) => Err(out_of_range(&format!("{key}.f"), f, 1, F_MAX)),
+        None => Err(match given.text() {
+            Some(value) => Fault::Malformed {
+                key: key.to_owned(),
+                value: value.to_owned(),
+                expected,
+                suggestion: super::nearest(value, ["none"]),
+            },
+            None => Fault::WrongType {
+                key: key.to_owned(),
+                expected,
+                found: given.kind_name(),
+                suggestion: given.integer().map(|f| format!("{{ f = {f} }}")),
+            },
+        }),
+    }
+}
+
+/// A time: a whole number and its unit.
+///
+/// ```
+/// use std::time::Duration;
+/// assert_eq!(quorate::config::parse_time("250ms"), Some(Duration::from_millis(250)));
+/// assert_eq!(quorate::config::parse_time("5m"), Some(Duration::from_secs(300)));
+/// assert_eq!(quorate::config::parse_time("5"), None);
+/// ```
+#[must_use]
+pub fn parse_time(text: &str) -> Option<Duration> {
+    let unit_at = text.find(|character: char| !character.is_ascii_digit())?;
+    let (number, unit) = text.split_at(unit_at);
+    let number: u64 = number.parse().ok()?;
+    let ms = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => HOUR * 1000,
+        "d" => DAY * 1000,
+        _ => return None,
+    };
+    Some(Duration::from_millis(number.checked_mul(ms)?))
+}
+
+/// A time in the largest unit that divides it.
+pub(super) fn show_time(time: Duration) -> String {
+    let ms = time.as_millis();
+    let units = [(u128::from(DAY) * 1000, "d"), (u128::from(HOUR) * 1000, "h"), (60_000, "m"), (1000, "s")];
+    let (size, unit) =
+        units.into_iter().find(|(size, _)| ms >= *size && ms.is_multiple_of(*size)).unwrap_or((1, "ms"));
+    format!("{}{unit}", ms / size)
+}

@@ -1,0 +1,189 @@
+//! The gateway: HTTP in front, a record and a message behind.
+//!
+//! What is accepted is in the records before it is answered, so that a gateway may die at any time. One
+//! who waits is woken by the hint that a scheduler sends to this gateway's outbound queue, and looks at
+//! the record every 250 ms besides.
+
+mod admission;
+mod expressions;
+mod metrics;
+mod openapi;
+mod platform;
+mod problem;
+mod serve;
+mod submission;
+mod waiters;
+
+pub use openapi::openapi;
+
+use crate::{
+    api::Problem,
+    config::Config,
+    engine::Engine,
+    queue::{Queue, QueueError, QueueName},
+    shutdown::Shutdown,
+};
+use admission::{Admission, Bodies};
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, FromRequestParts, MatchedPath, Request, State},
+    http::{Method, request::Parts},
+    middleware::{Next, from_fn_with_state},
+    response::{IntoResponse, Response},
+    routing::{get, post, put},
+};
+use metrics::Metrics;
+use serde::de::DeserializeOwned;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use uuid::Uuid;
+use waiters::Waiters;
+
+/// Bodies that are not submissions: a number or two.
+const SMALL_BODY_BYTES: usize = 4096;
+
+/// Why a gateway did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// Its listener has no address.
+    #[error("the gateway's listener is unusable: {0}")]
+    Listener(#[from] std::io::Error),
+    /// Its queues can't be had.
+    #[error("the gateway can't reach its queues: {0}")]
+    Queues(#[from] QueueError),
+}
+
+/// What every handler sees.
+struct Gateway {
+    config: Arc<Config>,
+    engine: Arc<dyn Engine>,
+    inbound: Arc<dyn Queue>,
+    /// Where schedulers leave hints for this gateway.
+    outbound: QueueName,
+    waiters: Arc<Waiters>,
+    admission: Admission,
+    bodies: Bodies,
+    metrics: Metrics,
+    shutdown: Shutdown,
+}
+
+/// Serves until the end: then takes no more connections, answers who waits with 202, and returns.
+///
+/// # Errors
+/// When it can't start.
+pub async fn run(
+    config: Arc<Config>,
+    engine: Arc<dyn Engine>,
+    listener: TcpListener,
+    shutdown: Shutdown,
+) -> Result<(), GatewayError> {
+    let instance = instance(&listener)?;
+    let inbound = engine.queue(&QueueName::inbound()).await?;
+    let outbound = QueueName::outbound(&instance);
+    let hints = engine.queue(&outbound).await?;
+    let waiters = Arc::new(Waiters::default());
+    tracing::info!(address = %listener.local_addr()?, %instance, "gateway listens");
+    let gateway = Arc::new(Gateway {
+        admission: Admission::new(config.limits.accepted),
+        bodies: Bodies::new(config.limits.body_bytes),
+        metrics: Metrics::new(),
+        waiters: Arc::clone(&waiters),
+        shutdown: shutdown.clone(),
+        config,
+        engine,
+        inbound,
+        outbound,
+    });
+    let hints = tokio::spawn(waiters::hand_on(waiters, hints, shutdown.clone()));
+    serve::serve(listener, router(gateway), shutdown).await;
+    hints.abort();
+    Ok(())
+}
+
+/// A gateway that comes back under its address finds the hints that were left for it.
+fn instance(listener: &TcpListener) -> std::io::Result<String> {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    Ok(format!("{host}-{}", listener.local_addr()?.port()))
+}
+
+fn router(gateway: Arc<Gateway>) -> Router {
+    Router::new()
+        .route("/v1/expressions", post(expressions::calculate_expression))
+        .route("/v1/expressions/{id}", get(expressions::get_expression))
+        .route("/v1/expressions/{id}/events", get(expressions::get_events))
+        .route("/v1/receipts/{id}", get(expressions::get_receipt))
+        .route("/v1/status", get(platform::status))
+        .route("/v1/queues", get(platform::queues))
+        .route("/v1/queues/{queue}/dead-letters", get(platform::dead_letters))
+        .route("/v1/queues/{queue}/redrive", post(platform::redrive))
+        .route("/v1/functions/{function}/scale", put(platform::scale))
+        .route("/openapi.json", get(openapi_json))
+        .route("/healthz", get(platform::healthz))
+        .route("/readyz", get(platform::readyz))
+        .route("/metrics", get(platform::metrics))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(DefaultBodyLimit::max(SMALL_BODY_BYTES))
+        .layer(from_fn_with_state(Arc::clone(&gateway), count))
+        .with_state(gateway)
+}
+
+async fn openapi_json() -> Response {
+    ([(axum::http::header::CONTENT_TYPE, "application/json")], openapi()).into_response()
+}
+
+async fn not_found(request: Request) -> Problem {
+    problem::NOT_FOUND
+        .with(format!("`{:.200}` is not a path; /openapi.json has them all", request.uri().path()))
+}
+
+async fn method_not_allowed(request: Request) -> Problem {
+    let (method, path) = (request.method(), request.uri().path());
+    problem::METHOD_NOT_ALLOWED.with(format!("`{method:.20}` is not allowed on `{path:.200}`"))
+}
+
+/// Counts every response, and makes a problem document of what the framework refused by itself.
+async fn count(State(gateway): State<Arc<Gateway>>, request: Request, next: Next) -> Response {
+    let method = match *request.method() {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        // Anything may be written there, and every label is a time series.
+        _ => "other",
+    };
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let mut response = next.run(request).await;
+    if response.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE
+        && !response.headers().contains_key(axum::http::header::CONTENT_TYPE)
+    {
+        response = problem::BODY_TOO_LARGE
+            .with(format!("the body is over {SMALL_BODY_BYTES} bytes"))
+            .into_response();
+    }
+    let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    gateway.metrics.responded(method, route, response.status().as_u16());
+    response
+}
+
+impl Gateway {
+    /// What schedulers read: `{"id": …, "reply_to": …}`.
+    fn inbound_message(&self, id: Uuid) -> Bytes {
+        let message = serde_json::json!({ "id": id, "reply_to": self.outbound.as_str() });
+        serde_json::to_vec(&message).expect("plain strings serialise").into()
+    }
+}
+
+/// The query string; one that is malformed is a problem document.
+struct Query<T>(T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        axum::extract::Query::from_request_parts(parts, state)
+            .await
+            .map(|axum::extract::Query(query)| Self(query))
+            .map_err(|refused| problem::MALFORMED_QUERY.with(refused.body_text()))
+    }
+}

@@ -1,0 +1,166 @@
+//! The scheduler: takes requests from inbound, runs their graphs on the workers, concludes them.
+//!
+//! ```text
+//! inbound ──▶ Inbound ──planned requests──▶ Core ──batches──▶ Link ──gRPC──▶ worker
+//!    ▲           ▲                          │ ▲ ◀──outcomes── Link ◀───────── worker
+//!    └─conclude──┴──────────ended runs──────┘ └─◀──▶ Layers ◀──▶ layer queues, other schedulers
+//! ```
+//!
+//! One task, the [core](core::Core), owns all that changes: the runs and the dispatcher. Everything else
+//! waits for something (a queue, a connection, the store) and tells the core in an event. So no lock is
+//! held on the way of an operation, and nothing on that way polls.
+//!
+//! A request belongs to whichever scheduler received it until its lease on the message lapses. Two
+//! schedulers may run one request at the same time; functions are pure, so they come to the same end,
+//! and the first to finish the record wins.
+
+mod api;
+mod core;
+mod dispatch;
+mod inbound;
+mod layers;
+mod leases;
+mod link;
+mod meters;
+mod scale;
+mod sets;
+mod sweep;
+mod work;
+
+use self::{
+    core::{Core, Surroundings},
+    inbound::Inbound,
+    layers::Layers,
+    meters::Meters,
+    work::Work,
+};
+use crate::{
+    config::Config,
+    engine::Engine,
+    queue::QueueError,
+    records::Failure,
+    shutdown::{self, Shutdown},
+};
+use bytes::Bytes;
+use quorate_dag::{Costs, Function};
+use std::sync::Arc;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+
+/// Receivers on inbound: while one batch is on its way, another is taken.
+const RECEIVERS: usize = 2;
+/// Events that wait for the core; then whoever has more waits.
+const EVENTS: usize = 4096;
+
+/// Runs a scheduler until `shutdown` becomes true; then it gives back what it has not finished.
+///
+/// # Errors
+/// When the engine can't be reached at the start, or the listener fails.
+pub async fn run(
+    config: Arc<Config>,
+    engine: Arc<dyn Engine>,
+    listener: TcpListener,
+    mut shutdown: Shutdown,
+) -> Result<(), SchedulerError> {
+    let me = listener.local_addr()?.to_string();
+    let meters = Arc::new(Meters::new());
+    let (events, core_events) = mpsc::channel(EVENTS);
+    let (costs, costs_learnt) = watch::channel(Costs::default());
+    let inbound = Inbound::open(
+        Arc::clone(&config),
+        Arc::clone(&engine),
+        costs_learnt,
+        Arc::clone(&meters),
+        events.clone(),
+    );
+    let inbound = Arc::new(inbound.await?);
+    let layers = Layers::open(
+        Arc::clone(&engine),
+        config.timeouts.lease,
+        me.clone(),
+        Arc::clone(&meters),
+        events.clone(),
+    );
+    let layers = Arc::new(layers.await?);
+    let (scale, functions_wanted) = mpsc::unbounded_channel();
+    let credits = Function::ALL.map(|_| watch::channel(0).0);
+
+    // What ends with this function, whichever way it ends.
+    let mut tasks = JoinSet::new();
+    for (function, credit) in Function::ALL.into_iter().zip(&credits) {
+        let (layers, credit) = (Arc::clone(&layers), credit.subscribe());
+        tasks.spawn(async move { layers.take(function, credit).await });
+    }
+    for _ in 0..RECEIVERS {
+        tasks.spawn(Arc::clone(&inbound).receive());
+    }
+    tasks.spawn({
+        let inbound = Arc::clone(&inbound);
+        async move { inbound.leases().renew().await }
+    });
+    tasks.spawn({
+        let layers = Arc::clone(&layers);
+        async move { layers.renew().await }
+    });
+    tasks.spawn(scale::run(Arc::clone(&engine), functions_wanted));
+    tasks.spawn(sets::watch(Arc::clone(&engine), events.clone()));
+    tasks.spawn(sweep::run(Arc::clone(&engine), config.timeouts.clone(), events.clone()));
+
+    let server = api::serve(Arc::clone(&config), Arc::clone(&meters), events.clone(), listener);
+    let around = Surroundings {
+        config,
+        me,
+        inbound: Arc::clone(&inbound),
+        layers: Arc::clone(&layers),
+        meters,
+        events,
+        costs,
+        credits,
+        scale,
+    };
+    let core = tokio::spawn(Core::new(around).run(core_events, shutdown.clone()));
+    let served = tokio::select! {
+        served = server => served.map_err(SchedulerError::Server),
+        () = shutdown::requested(&mut shutdown) => Ok(()),
+    };
+    tasks.abort_all();
+    if served.is_ok() {
+        core.await.map_err(SchedulerError::Core)?;
+    } else {
+        core.abort();
+    }
+    inbound.leases().give_back().await;
+    layers.give_back().await;
+    served
+}
+
+/// The receipt of a request that asked for one.
+fn receipt_of(work: &Work, result: &str) -> Result<Option<Bytes>, Failure> {
+    let _ = result;
+    let Some(evidence) = work.evidence() else { return Ok(None) };
+    if evidence.iter().any(|node| node.as_ref().is_none_or(|node| !core::is_proof(&node.receipt))) {
+        let detail = "a worker gave a value without its receipt".into();
+        return Err(inbound::failure("receipt-unavailable", detail));
+    }
+    Ok(None)
+}
+
+/// Why a scheduler does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum SchedulerError {
+    /// The queues can't be reached.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// The listener has no address.
+    #[error("the listener failed: {0}")]
+    Listen(#[from] std::io::Error),
+    /// The server ended.
+    #[error("the server ended: {0}")]
+    Server(#[source] tonic::transport::Error),
+    /// The core panicked.
+    #[error("the scheduler's core ended: {0}")]
+    Core(#[source] tokio::task::JoinError),
+}

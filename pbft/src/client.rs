@@ -1,0 +1,675 @@
+//! The client state machine.
+//!
+//! The rules, as events (TOCS 4.2, with many operations in flight):
+//!
+//! * *upon submitted operations*: give them the next timestamps, bundle them, send the bundle to
+//!   the primary. Reads go to all replicas at once.
+//! * *upon 2f+1 matching answers*, one of them with the result itself: that is the outcome.
+//! * *when answers are late*: send the identical bundle, tagged anew, to all replicas; wait twice
+//!   as long, with jitter.
+//! * *when a read does not settle*: have it ordered.
+//!
+//! # Where this differs from the paper
+//!
+//! * 2f+1 answers, always. With the paper's f+1 for ordered requests, a read could miss a write
+//!   that was acknowledged before.
+//! * Timestamps are dense and each request carries the lowest one without an answer, so that many
+//!   can be in flight and replicas know what they may forget.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::crypto::{Digest, Domain, Keychain, Kind, Principal};
+use crate::group::{
+    ClientId, Configuration, Group, Incarnation, ReplicaId, Sequence, Timestamp, View, Voters,
+};
+use crate::history::root_of;
+use crate::message::{
+    Answer, Busy, Content, Ending, Leaf, Message, Proof, Reply, Request, Seal, Unverified, root_statement,
+    wire,
+};
+use crate::receipt::Receipt;
+use crate::replica::outcome_digest;
+use crate::time::Instant;
+
+mod tally;
+
+use tally::{Sealed, Tally, Verdict};
+
+/// What a client may choose for itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientSettings {
+    /// How long an answer may take before all replicas are asked.
+    pub retry_after: Duration,
+    /// The longest wait between two tries; each is twice the one before, with jitter.
+    pub retry_max: Duration,
+    /// How long a read may take before it is ordered.
+    pub read_timeout: Duration,
+    /// Operations in one bundle.
+    pub bundle_operations_max: u32,
+    /// Seed of the jitter. Any value will do; different ones spread the load of many clients.
+    pub seed: u64,
+}
+
+impl Default for ClientSettings {
+    fn default() -> Self {
+        Self {
+            retry_after: Duration::from_millis(150),
+            retry_max: Duration::from_secs(2),
+            read_timeout: Duration::from_millis(50),
+            bundle_operations_max: 256,
+            seed: 0,
+        }
+    }
+}
+
+/// How an operation is to be done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Ask for an answer without ordering, in one round trip; ordered when that does not settle.
+    pub read_only: bool,
+    /// Ask for a [`Receipt`] too.
+    pub receipt: bool,
+}
+
+/// Names a submitted operation: its timestamp.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub Timestamp);
+
+/// Why an operation was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitRefused {
+    /// Too many operations are in flight, counted from the oldest one without an answer.
+    #[error(
+        "{in_flight} operations since the oldest unanswered one fill client_window ({limit}); wait for outcomes"
+    )]
+    WindowFull {
+        /// How many.
+        in_flight: u64,
+        /// The limit.
+        limit: u32,
+    },
+    /// The operation is too large for the group.
+    #[error("operation of {bytes} bytes is over operation_bytes_max ({limit})")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        limit: u32,
+    },
+    /// The group keeps no history, so there are no receipts.
+    #[error("the group keeps no history: it gives no receipts")]
+    NoHistory,
+}
+
+/// Something that a driver does for a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientAction {
+    /// Send to one replica. May be lost.
+    Send {
+        /// The receiver.
+        to: ReplicaId,
+        /// What to send.
+        message: Unverified<Message>,
+    },
+    /// Send to all replicas. May be lost.
+    Broadcast {
+        /// What to send.
+        message: Unverified<Message>,
+    },
+    /// An operation has its answer; there is exactly one for each submitted operation.
+    Outcome(Outcome),
+}
+
+/// What became of an operation, and who says so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Which operation.
+    pub request: RequestId,
+    /// Whether the service completed it.
+    pub ending: Ending,
+    /// The result; only its digest when the group had dropped the result before it was fetched.
+    pub content: Content,
+    /// The batch that executed it; 0 for a read that was not ordered.
+    pub sequence: Sequence,
+    /// The replicas whose matching answers this rests on; at least 2f+1.
+    pub agreed: Voters,
+    /// The replicas that answered something else. A correct replica never does to an ordered
+    /// operation.
+    pub disagreed: Voters,
+    /// The receipt that was asked for; `None` when the group could not make it any more.
+    pub receipt: Option<Receipt>,
+}
+
+impl Outcome {
+    /// The result, when the service completed the operation and the result is at hand.
+    #[must_use]
+    pub fn result(&self) -> Option<&Bytes> {
+        match (&self.content, self.ending) {
+            (Content::Full(result), Ending::Done) => Some(result),
+            _ => None,
+        }
+    }
+}
+
+/// A client of a group, without I/O, clock, threads or randomness of its own.
+///
+/// It is driven like a [`Replica`](crate::Replica): feed all that is at hand, poll until nothing is
+/// left. Operations that were submitted between two polls travel in one bundle. Each is executed
+/// exactly once; no order is promised between operations in flight together.
+#[derive(Debug)]
+pub struct Client {
+    // Who takes part; never changes.
+    configuration: Configuration,
+    group: Group,
+    me: ClientId,
+    incarnation: Incarnation,
+    settings: ClientSettings,
+    keychain: Keychain,
+
+    /// The operations from the lowest one without an answer on; at most `client_window`.
+    operations: VecDeque<Option<Operation>>,
+    floor: Timestamp,
+    /// Operations that no bundle carries yet, by timestamp.
+    unsent: VecDeque<Timestamp>,
+    /// What was sent and is not answered in full, by first timestamp.
+    bundles: BTreeMap<Timestamp, Bundle>,
+    /// When bundles are to be sent again.
+    due: BTreeSet<(Instant, Timestamp)>,
+
+    /// The view each replica last spoke of.
+    views: Vec<View>,
+    jitter: u64,
+    actions: VecDeque<ClientAction>,
+    now: Instant,
+    /// Messages that were put aside because nothing proves them or nobody waits for them.
+    ignored: u64,
+}
+
+#[derive(Debug)]
+struct Operation {
+    bytes: Bytes,
+    options: Options,
+    /// Whether it is on its way as a read without order.
+    reading: bool,
+    tally: Tally,
+    /// Of each signer the latest one.
+    seals: Vec<Sealed>,
+    /// The bundle that carries it.
+    bundle: Timestamp,
+}
+
+#[derive(Debug)]
+struct Bundle {
+    request: Request,
+    bytes: Bytes,
+    /// Operations in it without an answer.
+    open: usize,
+    attempts: u32,
+    due: Instant,
+}
+
+/// After this many tries, the result or the receipt that is still missing is taken for lost.
+const ATTEMPTS_FOR_EXTRAS: u32 = 6;
+
+impl Client {
+    /// A client in a new incarnation, which must be higher than every one it had before.
+    ///
+    /// # Panics
+    /// When the configuration is not valid, or the keychain is not this client's.
+    #[must_use]
+    pub fn new(
+        configuration: Configuration,
+        me: ClientId,
+        incarnation: Incarnation,
+        keychain: Keychain,
+        settings: ClientSettings,
+    ) -> Self {
+        configuration.validate().expect("the caller validates its configuration");
+        assert_eq!(keychain.me(), Principal::Client(me), "the keychain is this client's");
+        let group = Group::new(&configuration);
+        Self {
+            views: vec![View(0); group.n() as usize],
+            jitter: settings.seed,
+            configuration,
+            group,
+            me,
+            incarnation,
+            settings,
+            keychain,
+            operations: VecDeque::new(),
+            floor: Timestamp::FIRST,
+            unsent: VecDeque::new(),
+            bundles: BTreeMap::new(),
+            due: BTreeSet::new(),
+            actions: VecDeque::new(),
+            now: Instant::default(),
+            ignored: 0,
+        }
+    }
+
+    /// How many operations have no outcome yet.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.operations.iter().flatten().count()
+    }
+
+    /// Messages that were put aside because nothing proves them or nobody waits for them.
+    #[must_use]
+    pub fn ignored(&self) -> u64 {
+        self.ignored
+    }
+
+    /// The replica that this client takes for the primary.
+    #[must_use]
+    pub fn primary(&self) -> ReplicaId {
+        self.group.primary(self.view())
+    }
+
+    /// The keys, to take in replicas' NEW-KEY and to renew one's own.
+    pub fn keychain_mut(&mut self) -> &mut Keychain {
+        &mut self.keychain
+    }
+
+    /// The keys.
+    #[must_use]
+    pub fn keychain(&self) -> &Keychain {
+        &self.keychain
+    }
+
+    /// Takes an operation on.
+    ///
+    /// # Errors
+    /// When too many are in flight, it is too large, or it asks for what the group does not give.
+    pub fn submit(
+        &mut self,
+        now: Instant,
+        operation: Bytes,
+        options: Options,
+    ) -> Result<RequestId, SubmitRefused> {
+        self.now = now;
+        let limits = &self.configuration.limits;
+        if operation.len() > limits.operation_bytes_max as usize {
+            let limit = limits.operation_bytes_max;
+            return Err(SubmitRefused::TooLarge { bytes: operation.len(), limit });
+        }
+        if options.receipt && !self.configuration.history {
+            return Err(SubmitRefused::NoHistory);
+        }
+        let in_flight = self.operations.len() as u64;
+        if in_flight >= u64::from(limits.client_window) {
+            return Err(SubmitRefused::WindowFull { in_flight, limit: limits.client_window });
+        }
+        let timestamp = self.floor.plus(in_flight);
+        self.operations.push_back(Some(Operation {
+            bytes: operation,
+            options,
+            reading: options.read_only,
+            tally: Tally::default(),
+            seals: Vec::new(),
+            bundle: timestamp,
+        }));
+        self.unsent.push_back(timestamp);
+        Ok(RequestId(timestamp))
+    }
+
+    /// Takes in a message from the network.
+    pub fn handle_message(&mut self, now: Instant, message: Unverified<Message>) {
+        self.now = now;
+        let Ok(message) = message.verify(&self.keychain) else {
+            self.ignored += 1;
+            return;
+        };
+        let message = message.into_received();
+        match (message.sender, message.body) {
+            (Principal::Replica(from), Message::Reply(reply)) if self.is_ours(reply.client) => {
+                self.on_reply(from, reply);
+            }
+            (Principal::Replica(from), Message::Busy(busy)) if self.is_ours(busy.client) => {
+                self.on_busy(from, &busy);
+            }
+            (Principal::Replica(from), Message::Seal(seal)) if self.is_ours(seal.client) => {
+                self.on_seal(from, seal);
+            }
+            _ => self.ignored += 1,
+        }
+    }
+
+    fn is_ours(&self, client: ClientId) -> bool {
+        client == self.me
+    }
+
+    /// Lets time pass.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.now = now;
+        while let Some((due, first)) = self.due.first().copied() {
+            if due > now {
+                break;
+            }
+            self.due.remove(&(due, first));
+            self.on_late(first);
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) wants to be called, if at all.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.due.first().map(|(due, _)| *due)
+    }
+
+    /// The next thing to do, if there is one.
+    pub fn poll_action(&mut self, now: Instant) -> Option<ClientAction> {
+        self.now = now;
+        if self.actions.is_empty() {
+            self.send_unsent();
+        }
+        self.actions.pop_front()
+    }
+
+    fn operation_mut(&mut self, timestamp: Timestamp) -> Option<&mut Operation> {
+        let offset = usize::try_from(timestamp.0.checked_sub(self.floor.0)?).ok()?;
+        self.operations.get_mut(offset)?.as_mut()
+    }
+
+    /// Bundles neighbours that want the same.
+    fn send_unsent(&mut self) {
+        let limits = self.configuration.limits.clone();
+        let most = self.settings.bundle_operations_max.min(limits.batch_operations_max) as usize;
+        while let Some(first) = self.unsent.pop_front() {
+            let operation = self.operation_mut(first).expect("what is unsent has no answer");
+            let (options, reading) = (operation.options, operation.reading);
+            let mut bytes = operation.bytes.len();
+            operation.bundle = first;
+            let mut operations = vec![operation.bytes.clone()];
+            while let Some(next) = self.unsent.front().copied() {
+                let follows = next == first.plus(operations.len() as u64) && operations.len() < most;
+                let operation = self.operation_mut(next).expect("what is unsent has no answer");
+                let alike = operation.options == options && operation.reading == reading;
+                bytes += operation.bytes.len();
+                if !follows || !alike || bytes > limits.batch_bytes_max as usize {
+                    break;
+                }
+                operation.bundle = first;
+                operations.push(operation.bytes.clone());
+                self.unsent.pop_front();
+            }
+            self.send_bundle(first, operations, options, reading);
+        }
+    }
+
+    fn send_bundle(&mut self, first: Timestamp, operations: Vec<Bytes>, options: Options, reading: bool) {
+        // Replicas take turns at sending full results, so none carries the load of all.
+        let replier = ReplicaId(u32::try_from(first.0 % u64::from(self.group.n())).expect("below n"));
+        let request = Request {
+            client: self.me,
+            incarnation: self.incarnation,
+            floor: self.floor,
+            first,
+            operations,
+            read_only: reading,
+            receipt: options.receipt && !reading,
+            replier,
+        };
+        let bytes = wire::encode_request(&request);
+        let wait = if reading { self.settings.read_timeout } else { self.settings.retry_after };
+        let due = self.now + self.jittered(wait);
+        let open = request.operations.len();
+        self.due.insert((due, first));
+        self.bundles.insert(first, Bundle { request, bytes, open, attempts: 1, due });
+        self.transmit(first, reading);
+    }
+
+    /// Tags a bundle for the sessions of now, and sends it.
+    fn transmit(&mut self, first: Timestamp, to_all: bool) {
+        let bundle = &self.bundles[&first];
+        let bytes = bundle.bytes.clone();
+        let tags = self.keychain.authenticator(Domain::new(Kind::Request, 0), &bytes);
+        let message = Unverified {
+            sender: Principal::Client(self.me),
+            body: Message::Request(bundle.request.clone()),
+            bytes,
+            proof: Proof::Authenticator(tags),
+        };
+        let to = self.primary();
+        self.actions.push_back(match to_all {
+            true => ClientAction::Broadcast { message },
+            false => ClientAction::Send { to, message },
+        });
+    }
+
+    /// From three quarters of a duration to five quarters of it.
+    fn jittered(&mut self, duration: Duration) -> Duration {
+        let dice = u32::try_from(crate::group::splitmix(&mut self.jitter) % 512).expect("below 512");
+        duration * (768 + dice) / 1024
+    }
+
+    fn on_late(&mut self, first: Timestamp) {
+        let Some(bundle) = self.bundles.get_mut(&first) else { return };
+        if bundle.request.read_only {
+            return self.order_reads(first);
+        }
+        bundle.attempts += 1;
+        let doublings = (bundle.attempts - 1).min(16);
+        let wait = self.settings.retry_after.saturating_mul(1 << doublings).min(self.settings.retry_max);
+        self.reschedule(first, wait);
+        let timestamps: Vec<_> =
+            self.bundles[&first].request.iter().map(|(timestamp, _)| timestamp).collect();
+        for timestamp in timestamps {
+            self.settle(timestamp); // without what is taken for lost by now
+        }
+        if self.bundles.contains_key(&first) {
+            self.transmit(first, true);
+        }
+    }
+
+    fn reschedule(&mut self, first: Timestamp, wait: Duration) {
+        let due = self.now + self.jittered(wait);
+        let Some(bundle) = self.bundles.get_mut(&first) else { return };
+        self.due.remove(&(bundle.due, first));
+        bundle.due = due;
+        self.due.insert((due, first));
+    }
+
+    /// Has the reads of a bundle ordered that did not settle.
+    fn order_reads(&mut self, first: Timestamp) {
+        let Some(bundle) = self.bundles.remove(&first) else { return };
+        self.due.remove(&(bundle.due, first));
+        for (timestamp, _) in bundle.request.iter() {
+            if let Some(operation) = self.operation_mut(timestamp) {
+                operation.reading = false;
+                operation.tally = Tally::default();
+                self.unsent.push_back(timestamp);
+            }
+        }
+    }
+
+    fn on_reply(&mut self, from: ReplicaId, reply: Reply) {
+        if reply.incarnation != self.incarnation {
+            self.ignored += 1;
+            return;
+        }
+        self.views[from.index()] = reply.view;
+        for answer in reply.answers {
+            self.on_answer(from, answer);
+        }
+    }
+
+    fn on_answer(&mut self, from: ReplicaId, answer: Answer) {
+        let Answer { timestamp, sequence, position, ending, content } = answer;
+        let scope = *self.keychain.scope();
+        let Some(operation) = self.operation_mut(timestamp) else {
+            self.ignored += 1;
+            return;
+        };
+        if operation.reading != (sequence == Sequence(0)) {
+            self.ignored += 1;
+            return; // of the read that was given up
+        }
+        let (digest, result) = match content {
+            Content::Full(result) => (outcome_digest(&scope, &result), Some(result)),
+            Content::Digest(digest) => (digest, None),
+        };
+        operation.tally.record(from, Verdict { sequence, position, ending, digest }, result);
+        self.settle(timestamp);
+    }
+
+    /// Gives an outcome once 2f+1 agree and all that was asked for is there.
+    fn settle(&mut self, timestamp: Timestamp) {
+        let (quorum, n) = (self.group.quorum(), self.group.n());
+        let attempts = self.attempts(timestamp);
+        let Some(operation) = self.operation_mut(timestamp) else { return };
+        let bundle = operation.bundle;
+        if operation.reading {
+            let (best, all) = operation.tally.best();
+            if best + (n - all) < quorum || operation.tally.not_read_only() > 0 {
+                return self.order_reads(bundle);
+            }
+        }
+        let Some(entry) = operation.tally.winner(quorum) else { return };
+        let patient = attempts < ATTEMPTS_FOR_EXTRAS;
+        let (verdict, agreed) = (entry.verdict, entry.voters);
+        let content = match &entry.result {
+            Some(result) => Content::Full(result.clone()),
+            None if patient => return,
+            None => Content::Digest(verdict.digest),
+        };
+        let disagreed = operation.tally.disagreed(&verdict);
+        let wants_receipt = operation.options.receipt && !operation.reading;
+        let receipt = wants_receipt.then(|| self.receipt(timestamp, &verdict)).flatten();
+        if wants_receipt && receipt.is_none() && patient {
+            return;
+        }
+        let Verdict { sequence, ending, .. } = verdict;
+        let request = RequestId(timestamp);
+        self.close(timestamp);
+        self.actions.push_back(ClientAction::Outcome(Outcome {
+            request,
+            ending,
+            content,
+            sequence,
+            agreed,
+            disagreed,
+            receipt,
+        }));
+    }
+
+    fn attempts(&mut self, timestamp: Timestamp) -> u32 {
+        let bundle = self.operation_mut(timestamp).map(|operation| operation.bundle);
+        bundle.and_then(|first| self.bundles.get(&first)).map_or(0, |bundle| bundle.attempts)
+    }
+
+    /// Forgets an operation that has its outcome, and moves the floor.
+    fn close(&mut self, timestamp: Timestamp) {
+        let offset = usize::try_from(timestamp.0 - self.floor.0).expect("in the window");
+        let Some(operation) = self.operations[offset].take() else { return };
+        if let Some(bundle) = self.bundles.get_mut(&operation.bundle) {
+            bundle.open -= 1;
+            if bundle.open == 0 {
+                self.due.remove(&(bundle.due, operation.bundle));
+                self.bundles.remove(&operation.bundle);
+            }
+        }
+        while self.operations.front().is_some_and(Option::is_none) {
+            self.operations.pop_front();
+            self.floor = self.floor.plus(1);
+        }
+    }
+
+    /// The primary is full: ask again later, and not everybody.
+    fn on_busy(&mut self, from: ReplicaId, busy: &Busy) {
+        let known = self.bundles.contains_key(&busy.first);
+        if from == self.primary() && busy.incarnation == self.incarnation && known {
+            let wait = self.settings.retry_after * 2;
+            self.reschedule(busy.first, wait);
+        } else {
+            self.ignored += 1;
+        }
+    }
+
+    fn on_seal(&mut self, from: ReplicaId, seal: Seal) {
+        let Seal { incarnation, sequence, size, root, signature, paths, .. } = seal;
+        let statement = root_statement(sequence, size, &root);
+        let domain = Domain::new(Kind::Seal, 0);
+        let signer = Principal::Replica(from);
+        if incarnation != self.incarnation
+            || self.keychain.verify(signer, domain, &statement, &signature).is_err()
+        {
+            self.ignored += 1;
+            return;
+        }
+        for path in paths {
+            let Some(operation) = self.operation_mut(path.timestamp) else { continue };
+            if !operation.options.receipt {
+                continue;
+            }
+            operation.seals.retain(|sealed| sealed.signer != from);
+            operation.seals.push(Sealed {
+                signer: from,
+                sequence,
+                size,
+                root,
+                position: path.position,
+                path: path.path,
+                signature: signature.clone(),
+            });
+            self.settle(path.timestamp);
+        }
+    }
+
+    /// The receipt for what was agreed on, once 2f+1 signed one root that the leaf leads to.
+    fn receipt(&mut self, timestamp: Timestamp, verdict: &Verdict) -> Option<Receipt> {
+        let (scope, quorum) = (*self.keychain.scope(), self.group.quorum() as usize);
+        let (client, incarnation) = (self.me, self.incarnation);
+        let (group, configuration) = (self.configuration.group, self.configuration.number);
+        let operation = self.operation_mut(timestamp)?;
+        let digest: Digest = scope.digest(Domain::new(Kind::Operation, 0), &[&operation.bytes]);
+        let leaf = Leaf {
+            sequence: verdict.sequence,
+            client,
+            incarnation,
+            timestamp,
+            ending: verdict.ending,
+            operation: digest,
+            result: verdict.digest,
+        };
+        let leads = |sealed: &&Sealed| {
+            sealed.position == verdict.position
+                && root_of(&scope, leaf.digest(&scope), sealed.position, sealed.size, &sealed.path)
+                    == Some(sealed.root)
+        };
+        let candidates: Vec<_> = operation.seals.iter().filter(leads).collect();
+        for one in &candidates {
+            let alike = |other: &&&Sealed| {
+                (other.sequence, other.size, other.root) == (one.sequence, one.size, one.root)
+            };
+            let mut signatures: Vec<_> = candidates
+                .iter()
+                .filter(alike)
+                .map(|sealed| (sealed.signer, sealed.signature.clone()))
+                .collect();
+            if signatures.len() >= quorum {
+                signatures.sort_by_key(|(signer, _)| *signer);
+                return Some(Receipt {
+                    group,
+                    configuration,
+                    leaf,
+                    position: one.position,
+                    size: one.size,
+                    sequence: one.sequence,
+                    path: one.path.clone(),
+                    signatures,
+                });
+            }
+        }
+        None
+    }
+
+    /// The highest view that f+1 replicas speak of, or a later one: one of them is correct.
+    fn view(&self) -> View {
+        let mut views = self.views.clone();
+        views.sort_unstable_by(|a, b| b.cmp(a));
+        views[self.group.f() as usize]
+    }
+}

@@ -1,0 +1,164 @@
+//! What a replica wants done, and what it has to say about others.
+
+use super::record::{JournalPosition, Record};
+use crate::crypto::{Digest, Principal};
+use crate::group::{ReplicaId, Sequence, View};
+use crate::message::{Message, Unverified};
+
+/// Something that a driver does for a replica.
+///
+/// The rule on order: carry actions out in the order in which they come. Sends may overtake one
+/// another and may be lost, and an [`Action::Append`] may be written at leisure: whatever has to
+/// wait for the disk is held back inside the replica until [`handle_durable`] says that the record
+/// behind it is safe. So a driver that sends at once and syncs when it likes cannot go wrong.
+///
+/// [`handle_durable`]: super::Replica::handle_durable
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Send to one principal. Nothing need be durable any more: a message that is a promise
+    /// (PRE-PREPARE, PREPARE, COMMIT, CHECKPOINT) only comes out after its record was durable, and
+    /// the others (REPLY, BUSY, SEAL, STATUS, FETCH, DATA, a relayed REQUEST) promise nothing: a
+    /// REPLY tells of a batch that 2f+1 replicas hold prepared on their disks.
+    Send {
+        /// The receiver.
+        to: Principal,
+        /// What to send.
+        message: Unverified<Message>,
+    },
+    /// Send to all other replicas, under the same rule as [`Action::Send`].
+    Broadcast {
+        /// What to send.
+        message: Unverified<Message>,
+    },
+    /// Append a record to the journal. Records are written in the order of their positions, without
+    /// gaps. When this one and all before it would survive a crash, call `handle_durable`; one
+    /// call, and one sync, may cover any number of records.
+    Append {
+        /// The record's place.
+        position: JournalPosition,
+        /// The record.
+        record: Record,
+    },
+    /// Nothing before this position is needed any more. A hint: it comes after what supersedes
+    /// those records was durable, and dropping them may be put off for any time, or forgotten.
+    Truncate {
+        /// The first position that is still needed.
+        before: JournalPosition,
+    },
+    /// Somebody broke the protocol. For the user to keep and show; nothing depends on it.
+    Evidence(Misbehaviour),
+}
+
+/// What somebody did wrong. All of it is local evidence: it rests on MACs, which convince only the
+/// replica that checked them.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Misbehaviour {
+    /// The primary proposed two batches for one place.
+    #[error("replica {primary} proposed both {first:?} and {second:?} for {sequence} in view {view}")]
+    ConflictingPrePrepares {
+        /// Who did.
+        primary: ReplicaId,
+        /// In which view.
+        view: View,
+        /// For which place.
+        sequence: Sequence,
+        /// The batch that came first, and that counts.
+        first: Digest,
+        /// The other one.
+        second: Digest,
+    },
+    /// A replica voted for two batches in one place.
+    #[error("replica {replica} voted for two batches at {sequence} in view {view}")]
+    ConflictingVotes {
+        /// Who did.
+        replica: ReplicaId,
+        /// In which view.
+        view: View,
+        /// At which place.
+        sequence: Sequence,
+    },
+    /// A replica vouched for two states after one batch.
+    #[error("replica {replica} vouched for two states after batch {sequence}")]
+    ConflictingCheckpoints {
+        /// Who did.
+        replica: ReplicaId,
+        /// After which batch.
+        sequence: Sequence,
+    },
+    /// The primary proposed a batch that breaks the configuration's limits.
+    #[error("replica {primary} proposed a batch at {sequence} whose {field} is over its limit")]
+    OversizedBatch {
+        /// Who did.
+        primary: ReplicaId,
+        /// At which place.
+        sequence: Sequence,
+        /// Which limit.
+        field: &'static str,
+    },
+    /// A replica sent pages that do not make up the state that was asked for.
+    #[error("replica {replica} sent a wrong state for checkpoint {sequence}")]
+    WrongState {
+        /// Who did.
+        replica: ReplicaId,
+        /// For which checkpoint.
+        sequence: Sequence,
+    },
+    /// This replica's own state differs from what a quorum vouches for. It serves nobody and
+    /// repairs itself by state transfer.
+    #[error("own state {ours:?} after batch {sequence} differs from the quorum's {theirs:?}")]
+    Diverged {
+        /// After which batch.
+        sequence: Sequence,
+        /// The digest here.
+        ours: Digest,
+        /// The quorum's.
+        theirs: Digest,
+    },
+}
+
+/// Why a message was put aside; counted, and nobody's fault unless it grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Ignored {
+    /// The proof was missing or wrong.
+    Unproven,
+    /// The sender may not send this to us.
+    NotForUs,
+    /// It speaks of another view.
+    WrongView,
+    /// Its sequence number is outside the watermarks: one of us lags.
+    OutsideWindow,
+    /// It was known already.
+    Repeated,
+    /// The agreed time of a batch is too far ahead of the clock here.
+    TimeAhead,
+    /// A pre-prepare holds a request that cannot be checked here, and too few others vouch for it.
+    Doubted,
+    /// A request's shape breaks the limits.
+    Oversized,
+    /// A request is outside its client's window.
+    OutsideClientWindow,
+    /// A request is of an incarnation that a higher one closed.
+    OldIncarnation,
+    /// More came from one sender than it may send in that time.
+    TooOften,
+    /// It asks for, or answers to, something that is not (any more) here.
+    Stale,
+}
+
+impl Ignored {
+    /// Every reason.
+    pub const ALL: [Self; 12] = [
+        Self::Unproven,
+        Self::NotForUs,
+        Self::WrongView,
+        Self::OutsideWindow,
+        Self::Repeated,
+        Self::TimeAhead,
+        Self::Doubted,
+        Self::Oversized,
+        Self::OutsideClientWindow,
+        Self::OldIncarnation,
+        Self::TooOften,
+        Self::Stale,
+    ];
+}

@@ -1,0 +1,287 @@
+//! What comes from clients: answered from the table, queued by the primary, relayed by backups.
+//!
+//! Everything here is forgotten in a crash; clients send again.
+
+use std::collections::VecDeque;
+
+use super::table::Known;
+use super::{Ignored, Replica};
+use crate::crypto::{Digest, DigestAlgorithm, Principal};
+use crate::group::{ClientId, Incarnation, Limits, Timestamp};
+use crate::message::{Busy, Message, Request, Seal, Unverified};
+use crate::service::Service;
+
+/// Requests that wait for a place in the order, fairly: each client in turn.
+#[derive(Debug)]
+pub(super) struct Admission {
+    clients: Vec<Lane>,
+    /// Clients with waiting requests, each once, in the order of their turns.
+    turns: VecDeque<ClientId>,
+    window: u64,
+}
+
+/// One client's requests.
+#[derive(Debug, Default)]
+struct Lane {
+    /// At most `queue_requests_max`.
+    waiting: VecDeque<Unverified<Request>>,
+    /// The incarnation that `taken` is about.
+    incarnation: Incarnation,
+    /// Timestamps that wait or were given a place: one bit for each, at `timestamp mod window`,
+    /// from `floor` on.
+    taken: Vec<u64>,
+    floor: Timestamp,
+    /// Digests of requests that came from the client itself with a good tag; the latest few.
+    checked: VecDeque<Digest>,
+    /// Seals that were made for the client; the latest few, to be sent again.
+    seals: VecDeque<Seal>,
+}
+
+/// Checked requests remembered for each client.
+const CHECKED_MAX: usize = 64;
+/// Seals remembered for each client.
+const SEALS_MAX: usize = 16;
+
+impl Admission {
+    pub(super) fn new(clients: usize, limits: &Limits) -> Self {
+        Self {
+            clients: (0..clients).map(|_| Lane::default()).collect(),
+            turns: VecDeque::new(),
+            window: limits.client_window.into(),
+        }
+    }
+
+    /// Whether nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.turns.is_empty()
+    }
+
+    /// Whether an operation waits or was given a place.
+    fn is_taken(&self, client: ClientId, incarnation: Incarnation, timestamp: Timestamp) -> bool {
+        let lane = &self.clients[client.index()];
+        if incarnation != lane.incarnation || timestamp < lane.floor {
+            return false;
+        }
+        let bit = usize::try_from(timestamp.0 % self.window).expect("below the window");
+        timestamp.0 - lane.floor.0 < self.window
+            && lane.taken.get(bit / 64).is_some_and(|word| word >> (bit % 64) & 1 == 1)
+    }
+
+    /// Marks a request's operations, so that sending it again does not order it again. The caller
+    /// has checked that they are within the window above the request's floor.
+    pub(super) fn take(&mut self, request: &Request) {
+        let window = self.window;
+        let words = usize::try_from(window.div_ceil(64)).expect("client_window is a u32");
+        let lane = &mut self.clients[request.client.index()];
+        if request.incarnation < lane.incarnation {
+            return;
+        }
+        if lane.taken.is_empty() || request.incarnation > lane.incarnation {
+            lane.taken.clear();
+            lane.taken.resize(words, 0);
+            (lane.incarnation, lane.floor) = (request.incarnation, request.floor);
+        }
+        let passed = request.floor.0.saturating_sub(lane.floor.0).min(window);
+        for offset in 0..passed {
+            let bit = usize::try_from((lane.floor.0 + offset) % window).expect("below the window");
+            lane.taken[bit / 64] &= !(1 << (bit % 64));
+        }
+        lane.floor = lane.floor.max(request.floor);
+        for (timestamp, _) in request.iter() {
+            if timestamp >= lane.floor && timestamp.0 - lane.floor.0 < window {
+                let bit = usize::try_from(timestamp.0 % window).expect("below the window");
+                lane.taken[bit / 64] |= 1 << (bit % 64);
+            }
+        }
+    }
+
+    fn enqueue(&mut self, request: Unverified<Request>) {
+        let client = request.body.client;
+        self.take(&request.body);
+        let lane = &mut self.clients[client.index()];
+        if lane.waiting.is_empty() {
+            self.turns.push_back(client);
+        }
+        lane.waiting.push_back(request);
+    }
+
+    /// The next request in turn, if it is no larger than `bytes` and `operations`.
+    pub(super) fn next(&mut self, bytes: usize, operations: usize) -> Option<Unverified<Request>> {
+        let client = *self.turns.front()?;
+        let lane = &mut self.clients[client.index()];
+        let first = lane.waiting.front().expect("whoever has a turn has a request");
+        if first.batched_bytes() > bytes || first.body.operations.len() > operations {
+            return None;
+        }
+        self.turns.pop_front();
+        let request = lane.waiting.pop_front();
+        if !lane.waiting.is_empty() {
+            self.turns.push_back(client);
+        }
+        request
+    }
+
+    /// Whether the client itself sent this request here with a good tag.
+    pub(super) fn has_checked(&self, request: &Unverified<Request>) -> bool {
+        let lane = self.clients.get(request.body.client.index());
+        request.sender == Principal::Client(request.body.client)
+            && lane.is_some_and(|lane| lane.checked.contains(&fingerprint(request)))
+    }
+
+    fn remember(&mut self, request: &Unverified<Request>) -> bool {
+        let digest = fingerprint(request);
+        let checked = &mut self.clients[request.body.client.index()].checked;
+        if checked.contains(&digest) {
+            return false;
+        }
+        if checked.len() == CHECKED_MAX {
+            checked.pop_front();
+        }
+        checked.push_back(digest);
+        true
+    }
+
+    pub(super) fn keep_seal(&mut self, seal: &Seal) {
+        let seals = &mut self.clients[seal.client.index()].seals;
+        if seals.len() == SEALS_MAX {
+            seals.pop_front();
+        }
+        seals.push_back(seal.clone());
+    }
+
+    /// The kept seal with a path for an operation.
+    fn seal(&self, client: ClientId, incarnation: Incarnation, timestamp: Timestamp) -> Option<&Seal> {
+        self.clients[client.index()].seals.iter().find(|seal| {
+            seal.incarnation == incarnation && seal.paths.iter().any(|path| path.timestamp == timestamp)
+        })
+    }
+}
+
+/// Tells a request's bytes from others; never leaves this replica.
+fn fingerprint(request: &Unverified<Request>) -> Digest {
+    Digest::of(DigestAlgorithm::Sha256, &[&request.bytes])
+}
+
+impl<S: Service> Replica<S> {
+    /// A client asks, or somebody relays what it asked.
+    pub(super) fn on_request(&mut self, client: ClientId, request: Unverified<Request>) {
+        if !self.execution.table().has(client) {
+            return self.put_aside(Ignored::NotForUs);
+        }
+        if self.check_request(&request.body).is_err() {
+            return self.put_aside(Ignored::Oversized);
+        }
+        if request.body.read_only {
+            return self.on_read(&request.body);
+        }
+        let Request { incarnation, floor, receipt, .. } = request.body;
+        let (mut answers, mut open, mut seals) = (Vec::new(), false, Vec::new());
+        for (timestamp, _) in request.body.iter() {
+            match self.execution.table().look(client, incarnation, floor, timestamp) {
+                Known::Closed => return self.put_aside(Ignored::OldIncarnation),
+                Known::OutsideWindow => return self.put_aside(Ignored::OutsideClientWindow),
+                // In full: whoever asks again may have lost what the designated replier sent.
+                Known::Executed => {
+                    answers.extend(self.execution.table().answer(client, timestamp, true));
+                    if let Some(seal) = self.admission.seal(client, incarnation, timestamp)
+                        && receipt
+                        && !seals.contains(seal)
+                    {
+                        seals.push(seal.clone());
+                    }
+                }
+                Known::Answered => {}
+                Known::New => {
+                    open |= !self.is_primary() || !self.admission.is_taken(client, incarnation, timestamp);
+                }
+            }
+        }
+        let repeated = answers.is_empty() && !open;
+        self.send_answers(client, answers);
+        for seal in seals {
+            self.send_to_client(client, Message::Seal(seal));
+        }
+        if repeated {
+            return self.put_aside(Ignored::Repeated);
+        }
+        if !open {
+            return;
+        }
+        self.retransmission.wake(self.now);
+        if self.is_primary() {
+            self.enqueue(client, request);
+        } else {
+            self.relay(request);
+        }
+    }
+
+    fn enqueue(&mut self, client: ClientId, request: Unverified<Request>) {
+        if self.admission.clients[client.index()].waiting.len() >= self.settings.queue_requests_max {
+            let Request { incarnation, first, .. } = request.body;
+            return self.send_to_client(client, Message::Busy(Busy { client, incarnation, first }));
+        }
+        self.admission.enqueue(request);
+    }
+
+    /// Sends a client's request on to the primary, as it came: the client's authenticator holds a
+    /// tag for the primary too.
+    fn relay(&mut self, request: Unverified<Request>) {
+        let news = self.admission.remember(&request);
+        let primary = Principal::Replica(self.primary());
+        let Unverified { sender, body, bytes, proof } = request;
+        let message = Unverified { sender, body: Message::Request(body), bytes, proof };
+        self.actions.push_back(super::Action::Send { to: primary, message });
+        if news {
+            let doubted: Vec<_> = self.log.doubted().collect();
+            for sequence in doubted {
+                self.settle_doubts(sequence);
+            }
+        }
+    }
+
+    /// Answers without ordering, from the state after the last executed batch. The client takes
+    /// 2f+1 equal answers: they share a correct replica with every quorum that acknowledged a write.
+    fn on_read(&mut self, request: &Request) {
+        let client = request.client;
+        if self.transfer.is_active() || self.checkpoints.has_diverged() {
+            return self.put_aside(Ignored::Stale);
+        }
+        let answers = request
+            .iter()
+            .map(|(timestamp, operation)| {
+                let (ending, result) = self.execution.read(client, operation);
+                let content = crate::message::Content::Full(result);
+                let sequence = crate::Sequence(0);
+                crate::message::Answer { timestamp, sequence, position: 0, ending, content }
+            })
+            .collect();
+        let reply =
+            crate::message::Reply { view: self.view, client, incarnation: request.incarnation, answers };
+        self.send_to_client(client, Message::Reply(reply));
+    }
+
+    /// Names the limit that a request breaks.
+    pub(super) fn check_request(&self, request: &Request) -> Result<(), &'static str> {
+        let limits = &self.configuration.limits;
+        let operations = &request.operations;
+        if request.client.index() >= self.configuration.clients.len() {
+            return Err("client");
+        }
+        let most = limits.client_window.min(limits.batch_operations_max) as usize;
+        if operations.is_empty() || operations.len() > most {
+            return Err("number of operations of a request");
+        }
+        if operations.iter().any(|operation| operation.len() > limits.operation_bytes_max as usize) {
+            return Err("number of bytes of an operation");
+        }
+        let bytes: usize = operations.iter().map(bytes::Bytes::len).sum();
+        if bytes > limits.batch_bytes_max as usize {
+            return Err("number of bytes of a request");
+        }
+        let (first, floor) = (request.first, request.floor);
+        if floor < Timestamp::FIRST || floor > first || first.0 > u64::MAX / 2 {
+            return Err("first timestamp");
+        }
+        Ok(())
+    }
+}

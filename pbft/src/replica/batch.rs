@@ -1,0 +1,60 @@
+//! The primary's queue becomes ordered batches.
+
+use super::Replica;
+use crate::group::Sequence;
+use crate::message::{Batch, PrePrepare, wire};
+use crate::service::Service;
+
+impl<S: Service> Replica<S> {
+    /// Gives all that waits a place in the order, as far as batches may be on their way: an idle
+    /// group orders at once, a busy one gathers while earlier batches are on their way.
+    pub(super) fn propose(&mut self) {
+        if !self.is_primary() || self.transfer.is_active() {
+            return;
+        }
+        while !self.admission.is_empty() {
+            let sequence = self.last_proposed.max(self.executed()).next();
+            let in_flight = sequence.0 - self.executed().0;
+            if in_flight > self.settings.batches_in_flight || !self.log.has(sequence) {
+                return;
+            }
+            let batch = self.next_batch();
+            let digest = self.batch_digest(&batch);
+            self.last_proposed = sequence;
+            self.retransmission.wake(self.now);
+            self.accept(PrePrepare { view: self.view, sequence, batch }, digest);
+        }
+    }
+
+    fn next_batch(&mut self) -> Batch {
+        let limits = &self.configuration.limits;
+        let mut operations = limits.batch_operations_max as usize;
+        // The first request always fits: its own limits are no wider.
+        let mut bytes = usize::MAX;
+        let mut requests = Vec::new();
+        while let Some(request) = self.admission.next(bytes, operations) {
+            bytes = bytes.min(limits.batch_bytes_max as usize).saturating_sub(request.batched_bytes());
+            operations -= request.body.operations.len();
+            requests.push(request);
+        }
+        let time = self.execution.next_time(self.unix_now());
+        let seal = self.configuration.history && requests.iter().any(|request| request.body.receipt);
+        wire::batch(time, seal, requests.into())
+    }
+
+    /// The clock here, as Unix time in nanoseconds.
+    pub(super) fn unix_now(&self) -> u64 {
+        self.settings.unix_at_zero.saturating_add(self.now.0)
+    }
+
+    /// Goes on after the last batch that this primary proposed before a crash.
+    pub(super) fn resume_proposing(&mut self, last: Sequence) {
+        self.last_proposed = last.max(self.log.low());
+        let log = &self.log;
+        for (_, _, proposal) in log.proposals() {
+            for request in proposal.pre_prepare.batch.requests.iter() {
+                self.admission.take(&request.body);
+            }
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Promises that wait for the journal.
+
+use std::collections::VecDeque;
+
+use super::record::{JournalPosition, Record};
+use super::{Action, Replica};
+use crate::group::Sequence;
+use crate::service::Service;
+
+/// What may happen once a record is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Then {
+    /// As primary, send the PRE-PREPARE; as backup, the PREPARE.
+    SendProposal(Sequence),
+    /// Send the COMMIT, and count it.
+    SendCommit(Sequence),
+    /// Send the CHECKPOINT, and count it.
+    SendCheckpoint(Sequence),
+    /// Let go of what stands before this copy of the state.
+    Truncate(Sequence, JournalPosition),
+}
+
+/// Records that were handed to the journal and what they hold back.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    /// Without a journal, promises leave at once.
+    journal: bool,
+    /// Of the last record.
+    last: JournalPosition,
+    /// In the order of their positions. At most two for each slot and one for each checkpoint
+    /// between the watermarks, beside those of slots that were dropped since.
+    waiting: VecDeque<(JournalPosition, Then)>,
+    /// Bytes appended since the last copy of the state, about.
+    pub(super) bytes_since_snapshot: u64,
+    /// Bytes of the last copy of the state, about.
+    pub(super) snapshot_bytes: u64,
+}
+
+impl Outbox {
+    pub(super) fn new(journal: bool) -> Self {
+        Self {
+            journal,
+            last: JournalPosition(0),
+            waiting: VecDeque::new(),
+            bytes_since_snapshot: 0,
+            snapshot_bytes: 0,
+        }
+    }
+
+    /// Goes on after the records that a journal holds already.
+    pub(super) fn resume(&mut self, last: JournalPosition) {
+        self.last = last;
+    }
+
+    pub(super) fn has_journal(&self) -> bool {
+        self.journal
+    }
+}
+
+impl<S: Service> Replica<S> {
+    /// Hands a record to the journal, and holds back what must not happen before it is durable.
+    pub(super) fn append(&mut self, record: Record, then: Option<Then>) -> JournalPosition {
+        if !self.outbox.journal {
+            if let Some(then) = then {
+                self.act(then);
+            }
+            return JournalPosition(0);
+        }
+        let position = self.outbox.last.next();
+        self.outbox.last = position;
+        self.outbox.bytes_since_snapshot += record.weight();
+        if let Some(then) = then {
+            self.outbox.waiting.push_back((position, then));
+        }
+        self.actions.push_back(Action::Append { position, record });
+        position
+    }
+
+    pub(super) fn on_durable(&mut self, position: JournalPosition) {
+        assert!(position <= self.outbox.last, "only what was appended can be durable");
+        while let Some((waits_for, then)) = self.outbox.waiting.front().copied() {
+            if waits_for > position {
+                break;
+            }
+            self.outbox.waiting.pop_front();
+            self.act(then);
+        }
+    }
+
+    fn act(&mut self, then: Then) {
+        match then {
+            Then::SendProposal(sequence) => self.proposal_is_durable(sequence),
+            Then::SendCommit(sequence) => self.prepared_is_durable(sequence),
+            Then::SendCheckpoint(sequence) => self.checkpoint_is_durable(sequence),
+            Then::Truncate(sequence, begin) => self.snapshot_is_durable(sequence, begin),
+        }
+    }
+}

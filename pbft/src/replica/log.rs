@@ -1,0 +1,218 @@
+//! The slots between the watermarks, and the votes that make certificates.
+
+use super::record::JournalPosition;
+use crate::crypto::Digest;
+use crate::group::{ReplicaId, Sequence, Voters};
+use crate::message::{PrePrepare, Progress};
+
+/// A ring of L slots: the one for `sequence` is at `sequence mod L`, so memory is bounded by L
+/// whatever peers send, and a slot's buffers serve the next sequence number that falls on it.
+#[derive(Debug)]
+pub(super) struct Log {
+    slots: Vec<Slot>,
+    low: Sequence,
+}
+
+/// What is known about one sequence number in the current view.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    /// The batch that counts here; set once in a view.
+    pub(super) proposal: Option<Proposal>,
+    /// A pre-prepare that holds requests which could not be checked here.
+    pub(super) doubted: Option<(PrePrepare, Digest, Vec<u32>)>,
+    /// Votes of backups that the batch belongs here.
+    pub(super) prepares: Ballot,
+    /// Votes of replicas that hold a prepared certificate.
+    pub(super) commits: Ballot,
+    /// There is a prepared certificate: the pre-prepare and 2f matching prepares.
+    pub(super) prepared: bool,
+    /// 2f+1 matching commits, this replica's durable one among them, and a prepared certificate.
+    pub(super) committed: bool,
+    /// The record of the proposal is durable: PRE-PREPARE or PREPARE may be sent, and sent again.
+    pub(super) proposal_durable: bool,
+    /// The record of the prepared certificate is durable: COMMIT may be sent, and sent again.
+    pub(super) prepared_durable: bool,
+    /// Where the journal holds the proposal.
+    pub(super) position: JournalPosition,
+}
+
+/// A batch in its place.
+#[derive(Clone, Debug)]
+pub(super) struct Proposal {
+    pub(super) pre_prepare: PrePrepare,
+    pub(super) digest: Digest,
+}
+
+impl Log {
+    pub(super) fn new(window: u64) -> Self {
+        let window = usize::try_from(window).expect("L is at most 2^21");
+        Self { slots: (0..window).map(|_| Slot::default()).collect(), low: Sequence(0) }
+    }
+
+    /// The low watermark: the last stable checkpoint.
+    pub(super) fn low(&self) -> Sequence {
+        self.low
+    }
+
+    /// The high watermark.
+    pub(super) fn high(&self) -> Sequence {
+        Sequence(self.low.0 + self.slots.len() as u64)
+    }
+
+    /// Whether a sequence number is between the watermarks.
+    pub(super) fn has(&self, sequence: Sequence) -> bool {
+        sequence > self.low && sequence <= self.high()
+    }
+
+    fn index(&self, sequence: Sequence) -> Option<usize> {
+        let index = sequence.0 % self.slots.len() as u64;
+        self.has(sequence).then(|| usize::try_from(index).expect("below the number of slots"))
+    }
+
+    pub(super) fn slot(&self, sequence: Sequence) -> Option<&Slot> {
+        self.index(sequence).map(|index| &self.slots[index])
+    }
+
+    pub(super) fn slot_mut(&mut self, sequence: Sequence) -> Option<&mut Slot> {
+        self.index(sequence).map(|index| &mut self.slots[index])
+    }
+
+    /// Moves the low watermark up and empties the slots that fall out.
+    pub(super) fn advance(&mut self, low: Sequence) {
+        assert!(low >= self.low, "the low watermark never falls");
+        let fallen = (low.0 - self.low.0).min(self.slots.len() as u64);
+        for offset in 1..=fallen {
+            let index = self.index(Sequence(self.low.0 + offset)).expect("in the old window");
+            self.slots[index].clear();
+        }
+        self.low = low;
+    }
+
+    /// The places whose pre-prepare is held back because of its requests.
+    pub(super) fn doubted(&self) -> impl Iterator<Item = Sequence> {
+        let places = (self.low.0 + 1..=self.high().0).map(Sequence);
+        places.filter(|place| self.slot(*place).is_some_and(|slot| slot.doubted.is_some()))
+    }
+
+    /// The slots that have a proposal, lowest first.
+    pub(super) fn proposals(&self) -> impl Iterator<Item = (Sequence, &Slot, &Proposal)> {
+        (self.low.0 + 1..=self.high().0).filter_map(|sequence| {
+            let slot = self.slot(Sequence(sequence))?;
+            Some((Sequence(sequence), slot, slot.proposal.as_ref()?))
+        })
+    }
+}
+
+impl Slot {
+    fn clear(&mut self) {
+        let mut old = std::mem::take(self);
+        self.prepares.reuse(&mut old.prepares);
+        self.commits.reuse(&mut old.commits);
+    }
+
+    /// Whether 2f backups' votes stand behind the proposal.
+    pub(super) fn has_prepare_quorum(&self, needed: u32) -> bool {
+        let digest = self.proposal.as_ref().map(|proposal| &proposal.digest);
+        digest.is_some_and(|digest| self.prepares.count(digest) >= needed)
+    }
+
+    /// Whether 2f+1 replicas say that they prepared the proposal.
+    pub(super) fn has_commit_quorum(&self, needed: u32) -> bool {
+        let digest = self.proposal.as_ref().map(|proposal| &proposal.digest);
+        self.prepared && digest.is_some_and(|digest| self.commits.count(digest) >= needed)
+    }
+
+    /// How far the slot has come.
+    pub(super) fn progress(&self) -> Progress {
+        match (self.proposal.is_some(), self.prepared, self.committed) {
+            (_, _, true) => Progress::Committed,
+            (_, true, _) => Progress::Prepared,
+            (true, ..) => Progress::PrePrepared,
+            _ => Progress::Empty,
+        }
+    }
+
+    /// Whether anything was heard about this sequence number.
+    pub(super) fn is_touched(&self) -> bool {
+        self.proposal.is_some()
+            || self.doubted.is_some()
+            || self.prepares.voters.count() > 0
+            || self.commits.voters.count() > 0
+    }
+}
+
+/// Votes for digests; each voter counts once, for what it said first.
+#[derive(Debug, Default)]
+pub(super) struct Ballot {
+    voters: Voters,
+    /// At most one entry for each voter; nearly always a single one.
+    votes: Vec<(Digest, Voters)>,
+}
+
+/// What became of a vote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Vote {
+    /// It counts.
+    Counted,
+    /// The voter has said so before.
+    Repeated,
+    /// The voter has said something else before; that counts, and this does not.
+    Conflicting,
+}
+
+impl Ballot {
+    pub(super) fn record(&mut self, voter: ReplicaId, digest: &Digest) -> Vote {
+        if !self.voters.insert(voter) {
+            let same = self.votes.iter().any(|(said, by)| said == digest && by.has(voter));
+            return if same { Vote::Repeated } else { Vote::Conflicting };
+        }
+        match self.votes.iter_mut().find(|(said, _)| said == digest) {
+            Some((_, by)) => {
+                by.insert(voter);
+            }
+            None => self.votes.push((*digest, Voters::from_iter([voter]))),
+        }
+        Vote::Counted
+    }
+
+    /// How many voted for `digest`.
+    pub(super) fn count(&self, digest: &Digest) -> u32 {
+        self.voters_for(digest).count()
+    }
+
+    /// Who voted for `digest`.
+    pub(super) fn voters_for(&self, digest: &Digest) -> Voters {
+        let found = self.votes.iter().find(|(said, _)| said == digest);
+        found.map(|(_, by)| *by).unwrap_or_default()
+    }
+
+    /// The digest with at least `needed` votes, and who gave them.
+    pub(super) fn winner(&self, needed: u32) -> Option<(Digest, Voters)> {
+        self.votes.iter().find(|(_, by)| by.count() >= needed).copied()
+    }
+
+    /// Takes a voter's vote back.
+    pub(super) fn withdraw(&mut self, voter: ReplicaId) {
+        let keep = |voters: Voters| voters.iter().filter(|other| *other != voter).collect();
+        self.voters = keep(self.voters);
+        for (_, by) in &mut self.votes {
+            *by = keep(*by);
+        }
+        self.votes.retain(|(_, by)| by.count() > 0);
+    }
+
+    /// Whether the replica has voted.
+    pub(super) fn has_voter(&self, voter: ReplicaId) -> bool {
+        self.voters.has(voter)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.votes.is_empty()
+    }
+
+    /// Takes over the allocation of a ballot that is done with.
+    fn reuse(&mut self, old: &mut Self) {
+        self.votes = std::mem::take(&mut old.votes);
+        self.votes.clear();
+    }
+}

@@ -1,0 +1,315 @@
+//! The normal case: pre-prepare, prepare, commit, execute in order (TOCS 4.3).
+
+use super::durable::Then;
+use super::execution::Fresh;
+use super::log::{Proposal, Vote};
+use super::record::Record;
+use super::{Ignored, Misbehaviour, Replica};
+use crate::crypto::{Digest, Domain, Kind};
+use crate::group::{ClientId, ReplicaId, Sequence};
+use crate::message::{
+    Answer, Batch, Commit, LeafPath, Message, PrePrepare, Prepare, Reply, Seal, Sequenced, Speaker,
+};
+use crate::service::Service;
+
+/// Bytes of results after which a reply is sent and another one begun, so that frames stay small.
+const REPLY_BYTES: usize = 1 << 18;
+
+impl<S: Service> Replica<S> {
+    /// Takes the primary's word on what belongs to a place, if the place is free.
+    pub(super) fn on_pre_prepare(&mut self, from: ReplicaId, message: PrePrepare, doubts: Vec<u32>) {
+        if !self.is_ours(from, &message) {
+            return;
+        }
+        let PrePrepare { view, sequence, ref batch } = message;
+        let digest = self.batch_digest(batch);
+        let slot = self.log.slot(sequence).expect("checked to be between the watermarks");
+        if let Some(known) = &slot.proposal {
+            if known.digest == digest {
+                return self.put_aside(Ignored::Repeated);
+            }
+            let first = known.digest;
+            return self.accuse(Misbehaviour::ConflictingPrePrepares {
+                primary: from,
+                view,
+                sequence,
+                first,
+                second: digest,
+            });
+        }
+        if let Err(field) = self.check_limits(batch) {
+            return self.accuse(Misbehaviour::OversizedBatch { primary: from, sequence, field });
+        }
+        let bound = u64::try_from(self.settings.time_ahead_max.as_nanos()).unwrap_or(u64::MAX);
+        if batch.time > self.unix_now().saturating_add(bound) {
+            // Sent again when asked for; by then one of the two clocks may have caught up.
+            return self.put_aside(Ignored::TimeAhead);
+        }
+        if !doubts.is_empty() {
+            let slot = self.log.slot_mut(sequence).expect("checked above");
+            if slot.doubted.is_none() {
+                slot.doubted = Some((message, digest, doubts));
+            }
+            return self.settle_doubts(sequence);
+        }
+        self.accept(message, digest);
+    }
+
+    /// Whether a message is of this view, of whom may send it, and about a place that is open.
+    fn is_ours<M: Sequenced>(&mut self, from: ReplicaId, message: &M) -> bool {
+        let may_speak = match M::SPEAKER {
+            Speaker::Primary => from == self.primary(),
+            Speaker::Backup => from != self.primary(),
+            Speaker::Anyone => true,
+        };
+        let reason = if message.view() != self.view {
+            Ignored::WrongView
+        } else if !may_speak {
+            Ignored::NotForUs
+        } else if !self.log.has(message.sequence()) {
+            Ignored::OutsideWindow // one of us lags: nobody's fault
+        } else {
+            return true;
+        };
+        self.put_aside(reason);
+        false
+    }
+
+    pub(super) fn batch_digest(&self, batch: &Batch) -> Digest {
+        self.keychain.digest(Domain::new(Kind::Batch, 0), &[&batch.bytes])
+    }
+
+    /// Names the limit that a batch breaks.
+    fn check_limits(&self, batch: &Batch) -> Result<(), &'static str> {
+        let limits = &self.configuration.limits;
+        let mut operations = 0;
+        for request in batch.requests.iter() {
+            operations += request.body.operations.len();
+            self.check_request(&request.body)?;
+        }
+        if operations > limits.batch_operations_max as usize {
+            return Err("number of operations");
+        }
+        // One request alone may fill a batch; its own limits bound it.
+        if batch.requests.len() > 1 && batch.bytes.len() > limits.batch_bytes_max as usize {
+            return Err("number of bytes");
+        }
+        Ok(())
+    }
+
+    /// Accepts a pre-prepare whose requests this replica could not all check, as soon as it may.
+    ///
+    /// Either their client sent the same bytes here with a good tag; or f backups prepared the
+    /// batch: with the primary that makes f+1, one of them correct, and the first correct one to
+    /// prepare it had nobody's word but its own keys'.
+    pub(super) fn settle_doubts(&mut self, sequence: Sequence) {
+        let Some(slot) = self.log.slot(sequence) else { return };
+        let Some((message, digest, doubts)) = &slot.doubted else { return };
+        let vouched = slot.prepares.count(digest) >= self.group.f();
+        let requests = &message.batch.requests;
+        let is_known = |index: &u32| {
+            requests.get(*index as usize).is_some_and(|request| self.admission.has_checked(request))
+        };
+        if !vouched && !doubts.iter().all(is_known) {
+            return self.put_aside(Ignored::Doubted);
+        }
+        let slot = self.log.slot_mut(sequence).expect("found above");
+        let (message, digest, _) = slot.doubted.take().expect("found above");
+        self.accept(message, digest);
+    }
+
+    /// Binds a place to a batch. From here on this replica never takes another one there in this
+    /// view, also after a crash: so the record comes before the word.
+    pub(super) fn accept(&mut self, pre_prepare: PrePrepare, digest: Digest) {
+        let sequence = pre_prepare.sequence;
+        let (me, is_primary) = (self.me, self.is_primary());
+        let slot = self.log.slot_mut(sequence).expect("between the watermarks");
+        assert!(slot.proposal.is_none(), "a place is bound once in a view");
+        slot.doubted = None;
+        slot.proposal = Some(Proposal { pre_prepare: pre_prepare.clone(), digest });
+        if !is_primary {
+            // Counted already: whatever follows from it has its record after this one.
+            slot.prepares.record(me, &digest);
+        }
+        let record = Record::PrePrepared(pre_prepare);
+        let position = self.append(record, Some(Then::SendProposal(sequence)));
+        if let Some(slot) = self.log.slot_mut(sequence) {
+            slot.position = position;
+        }
+        self.check_prepared(sequence);
+    }
+
+    /// The record of the proposal is durable.
+    pub(super) fn proposal_is_durable(&mut self, sequence: Sequence) {
+        let Some(slot) = self.log.slot_mut(sequence) else { return };
+        let Some(Proposal { pre_prepare, digest }) = &slot.proposal else { return };
+        slot.proposal_durable = true;
+        let (view, digest) = (pre_prepare.view, *digest);
+        let message = if self.group.primary(view) == self.me {
+            Message::PrePrepare(pre_prepare.clone())
+        } else {
+            Message::Prepare(Prepare { view, sequence, digest })
+        };
+        self.broadcast(message);
+    }
+
+    /// Counts a backup's vote that a place holds a batch.
+    pub(super) fn on_prepare(&mut self, from: ReplicaId, message: Prepare) {
+        if !self.is_ours(from, &message) {
+            return;
+        }
+        let Prepare { view, sequence, digest } = message;
+        let slot = self.log.slot_mut(sequence).expect("checked to be between the watermarks");
+        match slot.prepares.record(from, &digest) {
+            Vote::Counted if slot.doubted.is_some() => self.settle_doubts(sequence),
+            Vote::Counted => self.check_prepared(sequence),
+            Vote::Repeated => self.put_aside(Ignored::Repeated),
+            Vote::Conflicting => {
+                self.accuse(Misbehaviour::ConflictingVotes { replica: from, view, sequence });
+            }
+        }
+    }
+
+    /// Upon 2f matching prepares: the promise becomes durable before anyone hears of it. A replica
+    /// that restarted without it could leave it out of a view change, and a new view could then
+    /// drop a committed batch (TOCS 4.5).
+    fn check_prepared(&mut self, sequence: Sequence) {
+        let needed = self.group.prepare_quorum();
+        let Some(slot) = self.log.slot_mut(sequence) else { return };
+        if slot.prepared || !slot.has_prepare_quorum(needed) {
+            return;
+        }
+        slot.prepared = true;
+        let proposal = slot.proposal.as_ref().expect("a certificate has a proposal");
+        let (view, digest) = (proposal.pre_prepare.view, proposal.digest);
+        let record = Record::Prepared { view, sequence, digest };
+        self.append(record, Some(Then::SendCommit(sequence)));
+    }
+
+    /// The record of the prepared certificate is durable. Only now may this replica's own commit
+    /// count: a committed batch must be on the disks of f+1 correct replicas.
+    pub(super) fn prepared_is_durable(&mut self, sequence: Sequence) {
+        let me = self.me;
+        let Some(slot) = self.log.slot_mut(sequence) else { return };
+        let Some(proposal) = &slot.proposal else { return };
+        slot.prepared_durable = true;
+        let (view, digest) = (proposal.pre_prepare.view, proposal.digest);
+        slot.commits.record(me, &digest);
+        self.broadcast(Message::Commit(Commit { view, sequence, digest }));
+        self.check_committed(sequence);
+    }
+
+    /// Counts a replica's word that it prepared a batch.
+    pub(super) fn on_commit(&mut self, from: ReplicaId, message: Commit) {
+        if !self.is_ours(from, &message) {
+            return;
+        }
+        let Commit { view, sequence, digest } = message;
+        let slot = self.log.slot_mut(sequence).expect("checked to be between the watermarks");
+        match slot.commits.record(from, &digest) {
+            Vote::Counted => self.check_committed(sequence),
+            Vote::Repeated => self.put_aside(Ignored::Repeated),
+            Vote::Conflicting => {
+                self.accuse(Misbehaviour::ConflictingVotes { replica: from, view, sequence });
+            }
+        }
+    }
+
+    /// Upon 2f+1 matching commits and a prepared certificate: committed-local.
+    fn check_committed(&mut self, sequence: Sequence) {
+        let (needed, me) = (self.group.quorum(), self.me);
+        let Some(slot) = self.log.slot_mut(sequence) else { return };
+        if slot.committed || !slot.prepared_durable || !slot.has_commit_quorum(needed) {
+            return;
+        }
+        let proposal = slot.proposal.as_ref().expect("a certificate has a proposal");
+        assert!(slot.commits.voters_for(&proposal.digest).has(me), "one's own commit is counted first");
+        slot.committed = true;
+        let (view, digest) = (proposal.pre_prepare.view, proposal.digest);
+        // Nobody waits for it: whoever loses it asks again.
+        self.append(Record::Committed { view, sequence, digest }, None);
+        self.execute_committed();
+    }
+
+    /// Executes what is committed without a gap.
+    pub(super) fn execute_committed(&mut self) {
+        loop {
+            let sequence = self.executed().next();
+            let Some(slot) = self.log.slot(sequence) else { return };
+            let (true, Some(proposal)) = (slot.committed, &slot.proposal) else { return };
+            let batch = proposal.pre_prepare.batch.clone();
+            let mut fresh = Vec::with_capacity(batch.requests.len());
+            self.execution.execute(sequence, &batch, &mut fresh);
+            self.retransmission.moved();
+            if !self.checkpoints.is_replaying() {
+                self.reply(&batch, &fresh);
+                if batch.seal {
+                    self.seal(sequence, &batch, &fresh);
+                }
+            }
+            if sequence.0 % self.configuration.limits.checkpoint_period == 0 {
+                self.take_checkpoint();
+            }
+        }
+    }
+
+    /// Answers what a batch executed: one reply for neighbours of one client.
+    fn reply(&mut self, batch: &Batch, fresh: &[Fresh]) {
+        for group in fresh.chunk_by(|a, b| (a.client, a.incarnation) == (b.client, b.incarnation)) {
+            let (client, incarnation) = (group[0].client, group[0].incarnation);
+            if self.execution.table().incarnation(client) != incarnation {
+                continue; // closed by a later request of the same batch
+            }
+            let mut answers = Vec::with_capacity(group.len());
+            let mut bytes = 0;
+            for operation in group {
+                let full = batch.requests[operation.request].body.replier == self.me;
+                let Some(answer) = self.execution.table().answer(client, operation.timestamp, full) else {
+                    continue; // a later request of the same batch moved the floor past it
+                };
+                bytes += answer.weight();
+                answers.push(answer);
+                if bytes >= REPLY_BYTES {
+                    bytes = 0;
+                    self.send_answers(client, std::mem::take(&mut answers));
+                }
+            }
+            self.send_answers(client, answers);
+        }
+    }
+
+    /// Sends answers to a client's present incarnation.
+    pub(super) fn send_answers(&mut self, client: ClientId, answers: Vec<Answer>) {
+        if answers.is_empty() {
+            return;
+        }
+        let incarnation = self.execution.table().incarnation(client);
+        let reply = Reply { view: self.view, client, incarnation, answers };
+        self.send_to_client(client, Message::Reply(reply));
+    }
+
+    /// Signs the history's root after a sealed batch for the clients that asked for it.
+    fn seal(&mut self, sequence: Sequence, batch: &Batch, fresh: &[Fresh]) {
+        let history = self.execution.history();
+        let (size, root) = (history.size(), history.root());
+        let signature = self.sign_root(sequence, size, &root);
+        let asked: Vec<_> =
+            fresh.iter().filter(|operation| batch.requests[operation.request].body.receipt).collect();
+        for group in asked.chunk_by(|a, b| (a.client, a.incarnation) == (b.client, b.incarnation)) {
+            let (client, incarnation) = (group[0].client, group[0].incarnation);
+            let paths = group
+                .iter()
+                .filter_map(|operation| {
+                    let timestamp = operation.timestamp;
+                    let position = self.execution.table().answer(client, timestamp, false)?.position;
+                    let path = self.execution.history().path(position)?;
+                    Some(LeafPath { timestamp, position, path })
+                })
+                .collect();
+            let signature = signature.clone();
+            let seal = Seal { client, incarnation, sequence, size, root, signature, paths };
+            self.admission.keep_seal(&seal);
+            self.send_to_client(client, Message::Seal(seal));
+        }
+    }
+}

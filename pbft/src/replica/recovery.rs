@@ -1,0 +1,222 @@
+//! Coming back from the journal with everything that was promised.
+
+use super::Replica;
+use super::log::Proposal;
+use super::record::{JournalPosition, Record};
+use super::settings::Settings;
+use crate::crypto::{Digest, Keychain};
+use crate::group::{Configuration, ReplicaId, Sequence};
+use crate::message::{PrePrepare, Space};
+use crate::service::{Service, State};
+
+/// Why a journal cannot be replayed. A replica whose journal is damaged must not come back under
+/// its old key: it could contradict what it promised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecoveryFailed {
+    /// A record speaks of a batch that no earlier record holds.
+    #[error("journal record {position} speaks of batch {sequence}, which is not there")]
+    MissingBatch {
+        /// The record.
+        position: JournalPosition,
+        /// The batch.
+        sequence: Sequence,
+    },
+    /// Two records bind one place to two batches.
+    #[error("journal record {position} contradicts an earlier one about batch {sequence}")]
+    Contradiction {
+        /// The record.
+        position: JournalPosition,
+        /// The batch.
+        sequence: Sequence,
+    },
+    /// The pages of a copy of the state are not the state that was written.
+    #[error("the copy of the state after batch {sequence} is damaged")]
+    Snapshot {
+        /// The last batch in the state.
+        sequence: Sequence,
+    },
+    /// Executing again gave another state than before: the service is not deterministic, or not
+    /// the one that wrote the journal.
+    #[error("state after batch {sequence} is {now:?}, but was {before:?}: the service has changed")]
+    Diverged {
+        /// The last batch in the state.
+        sequence: Sequence,
+        /// What the journal says.
+        before: Digest,
+        /// What came out now.
+        now: Digest,
+    },
+    /// Records are not in order, or something is missing between them.
+    #[error("journal record {position} does not follow {previous}")]
+    Gap {
+        /// The record.
+        position: JournalPosition,
+        /// The one before it.
+        previous: JournalPosition,
+    },
+}
+
+impl std::fmt::Display for JournalPosition {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+impl<S: Service> Replica<S> {
+    /// A replica that comes back with what its journal holds: all records from the last
+    /// [`Action::Truncate`](super::Action::Truncate) on, or from the first, in order.
+    ///
+    /// It holds every promise that it made before, and asks the others for what it missed. A
+    /// primary goes on as primary.
+    ///
+    /// # Errors
+    /// When the records cannot be what this replica wrote.
+    ///
+    /// # Panics
+    /// As [`Replica::new`].
+    pub fn recover(
+        configuration: Configuration,
+        me: ReplicaId,
+        keychain: Keychain,
+        service: S,
+        settings: Settings,
+        records: impl IntoIterator<Item = (JournalPosition, Record)>,
+    ) -> Result<Self, RecoveryFailed> {
+        let mut replica = Self::new(configuration, me, keychain, service, settings);
+        let records: Vec<_> = records.into_iter().collect();
+        for pair in records.windows(2) {
+            let (previous, position) = (pair[0].0, pair[1].0);
+            if previous.next() != position {
+                return Err(RecoveryFailed::Gap { position, previous });
+            }
+        }
+        replica.checkpoints.set_replaying(true);
+        replica.install_last_snapshot(&records)?;
+        let mut last = JournalPosition(0);
+        let mut highest = Sequence(0);
+        for (position, record) in records {
+            last = position;
+            replica.outbox.bytes_since_snapshot += record.weight();
+            highest = highest.max(replica.replay(position, record)?);
+        }
+        replica.checkpoints.set_replaying(false);
+        replica.outbox.resume(last);
+        replica.resume_proposing(highest);
+        replica.actions.clear();
+        replica.assert_invariants();
+        Ok(replica)
+    }
+
+    /// Starts from the last copy of the state that is complete.
+    fn install_last_snapshot(&mut self, records: &[(JournalPosition, Record)]) -> Result<(), RecoveryFailed> {
+        let end = records.iter().rposition(|(_, record)| matches!(record, Record::SnapshotEnd { .. }));
+        let Some(end) = end else { return Ok(()) };
+        let Record::SnapshotEnd { sequence, state } = records[end].1 else { return Ok(()) };
+        let damaged = RecoveryFailed::Snapshot { sequence };
+        let begin = records[..end]
+            .iter()
+            .rposition(|(_, record)| matches!(record, Record::SnapshotBegin { .. }))
+            .ok_or(damaged)?;
+        let (mut protocol, mut service) = (State::default(), State::default());
+        for (_, record) in &records[begin..end] {
+            let Record::SnapshotPages { pages } = record else { continue };
+            for page in pages {
+                match page.at.space {
+                    Space::Protocol => protocol.write(page.at.index, &page.bytes),
+                    Space::Service => service.write(page.at.index, &page.bytes),
+                }
+            }
+        }
+        let goal = (sequence, state);
+        let image = self.execution.install(&self.configuration, goal, protocol, service).ok_or(damaged)?;
+        self.checkpoints.restart_from(image, true);
+        self.checkpoints.vote_again(self.me);
+        self.log.advance(sequence);
+        Ok(())
+    }
+
+    /// Does again what a record says was done; gives back the place it is about.
+    fn replay(&mut self, position: JournalPosition, record: Record) -> Result<Sequence, RecoveryFailed> {
+        match record {
+            Record::PrePrepared(pre_prepare) => self.replay_proposal(position, pre_prepare),
+            Record::Prepared { sequence, digest, .. } => {
+                self.replay_vote(position, sequence, digest, false)?;
+                Ok(sequence)
+            }
+            Record::Committed { sequence, digest, .. } => {
+                self.replay_vote(position, sequence, digest, true)?;
+                self.execute_committed();
+                Ok(sequence)
+            }
+            Record::Checkpoint { sequence, state } => {
+                if let Some(image) = self.checkpoints.image(sequence)
+                    && image.digest != state
+                {
+                    let now = image.digest;
+                    return Err(RecoveryFailed::Diverged { sequence, before: state, now });
+                }
+                Ok(sequence)
+            }
+            Record::Stable { sequence, .. } => {
+                if sequence > self.log.low() {
+                    if sequence > self.executed() {
+                        return Err(RecoveryFailed::MissingBatch { position, sequence });
+                    }
+                    self.checkpoints.settle(sequence);
+                    self.log.advance(sequence);
+                }
+                Ok(sequence)
+            }
+            Record::SnapshotBegin { .. } | Record::SnapshotPages { .. } => Ok(Sequence(0)),
+            Record::SnapshotEnd { sequence, .. } => Ok(sequence),
+        }
+    }
+
+    fn replay_proposal(
+        &mut self,
+        position: JournalPosition,
+        pre_prepare: PrePrepare,
+    ) -> Result<Sequence, RecoveryFailed> {
+        let sequence = pre_prepare.sequence;
+        let digest = self.batch_digest(&pre_prepare.batch);
+        let (me, is_primary) = (self.me, self.is_primary());
+        if sequence <= self.log.low() {
+            return Ok(sequence); // in the copy of the state already
+        }
+        let slot = self.log.slot_mut(sequence).ok_or(RecoveryFailed::MissingBatch { position, sequence })?;
+        if slot.proposal.as_ref().is_some_and(|known| known.digest != digest) {
+            return Err(RecoveryFailed::Contradiction { position, sequence });
+        }
+        slot.proposal = Some(Proposal { pre_prepare, digest });
+        slot.proposal_durable = true;
+        slot.position = position;
+        if !is_primary {
+            slot.prepares.record(me, &digest);
+        }
+        Ok(sequence)
+    }
+
+    fn replay_vote(
+        &mut self,
+        position: JournalPosition,
+        sequence: Sequence,
+        digest: Digest,
+        committed: bool,
+    ) -> Result<(), RecoveryFailed> {
+        let me = self.me;
+        if sequence <= self.log.low() {
+            return Ok(());
+        }
+        let missing = RecoveryFailed::MissingBatch { position, sequence };
+        let slot = self.log.slot_mut(sequence).ok_or(missing)?;
+        let proposal = slot.proposal.as_ref().ok_or(missing)?;
+        if proposal.digest != digest {
+            return Err(RecoveryFailed::Contradiction { position, sequence });
+        }
+        slot.prepared = true;
+        slot.prepared_durable = true;
+        slot.committed |= committed;
+        slot.commits.record(me, &digest);
+        Ok(())
+    }
+}

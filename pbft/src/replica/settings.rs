@@ -1,0 +1,49 @@
+//! What a replica may choose for itself: none of it has to be the same in the whole group.
+
+use std::time::Duration;
+
+/// A replica's own settings. None of them touches safety.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Whether there is a journal. Without one, promises leave at once, and a replica that crashed
+    /// must not come back under its old key.
+    pub journal: bool,
+    /// The Unix time, in nanoseconds, at this replica's [`Instant`](crate::Instant) zero.
+    pub unix_at_zero: u64,
+    /// How far ahead of the clock here a batch's agreed time may be.
+    pub time_ahead_max: Duration,
+    /// As primary, how many batches may be on their way: more of them hide latency, fewer make
+    /// batches larger.
+    pub batches_in_flight: u64,
+    /// As primary, how many requests of one client may wait; more are answered `Busy`.
+    pub queue_requests_max: usize,
+    /// How long nothing may move before others are asked for what is missing. Doubles while
+    /// nothing comes of it, up to `status_idle`.
+    pub status_period: Duration,
+    /// How often others are told how far this replica is when all is quiet.
+    pub status_idle: Duration,
+    /// How long an answer to FETCH may take before it is asked for again, or elsewhere.
+    pub fetch_timeout: Duration,
+    /// A copy of the state goes into the journal when this many bytes, and at least as many as the
+    /// last copy had, were written since: so copies at most double what is written.
+    pub snapshot_bytes_min: u64,
+    /// A state of more bytes than this is not fetched.
+    pub transfer_bytes_max: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            journal: true,
+            unix_at_zero: 0,
+            time_ahead_max: Duration::from_secs(10),
+            batches_in_flight: 4,
+            queue_requests_max: 1024,
+            status_period: Duration::from_millis(50),
+            status_idle: Duration::from_secs(1),
+            fetch_timeout: Duration::from_millis(500),
+            snapshot_bytes_min: 8 << 20,
+            transfer_bytes_max: 1 << 34,
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Saying how far one is when nothing moves, and sending again what others lack (TOCS 5.2).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::log::Slot;
+use super::settings::Settings;
+use super::{Ignored, Replica};
+use crate::crypto::Principal;
+use crate::group::{Group, ReplicaId, Sequence};
+use crate::message::{Commit, Message, Prepare, Progress, Status};
+use crate::service::Service;
+use crate::time::Instant;
+
+/// When to ask, and whom was answered when.
+#[derive(Debug)]
+pub(super) struct Retransmission {
+    period: Duration,
+    idle: Duration,
+    /// How long to wait now; doubles from `period` to `idle` while nothing moves.
+    patience: Duration,
+    /// When the next STATUS is due, unless something moves before.
+    due: Instant,
+    /// Something was executed, or became stable, since the last tick.
+    moved: bool,
+    /// The highest batch that somebody says it executed.
+    ahead: Sequence,
+    /// When each replica's STATUS was answered last.
+    answered: Vec<Option<Instant>>,
+}
+
+/// Bytes of pre-prepares that one STATUS is answered with.
+const PRE_PREPARE_BYTES: usize = 1 << 20;
+
+impl Retransmission {
+    pub(super) fn new(group: &Group, settings: &Settings) -> Self {
+        Self {
+            period: settings.status_period,
+            idle: settings.status_idle.max(settings.status_period),
+            patience: settings.status_period,
+            due: Instant(0), // at once: whoever starts asks what it missed
+            moved: false,
+            ahead: Sequence(0),
+            answered: vec![None; group.n() as usize],
+        }
+    }
+
+    /// There was progress: no reason to ask.
+    pub(super) fn moved(&mut self) {
+        self.moved = true;
+    }
+
+    /// Something has begun that should not take long.
+    pub(super) fn wake(&mut self, now: Instant) {
+        self.due = self.due.min(now + self.patience);
+    }
+}
+
+impl<S: Service> Replica<S> {
+    pub(super) fn status_due(&self) -> Instant {
+        self.retransmission.due
+    }
+
+    /// Tells the others how far this replica is, if it waits for something or all is quiet.
+    pub(super) fn on_status_tick(&mut self) {
+        if self.now < self.retransmission.due {
+            return;
+        }
+        let waits = self.waits();
+        let pace = &mut self.retransmission;
+        let moved = std::mem::take(&mut pace.moved);
+        if moved || !waits {
+            pace.patience = pace.period;
+        }
+        pace.due = self.now + if waits { pace.patience } else { pace.idle };
+        if waits && moved {
+            return; // it comes by itself
+        }
+        pace.patience = (pace.patience * 2).min(pace.idle);
+        self.check_left_behind();
+        let status = self.status();
+        self.broadcast(Message::Status(status));
+    }
+
+    /// Whether something has begun that is not finished.
+    fn waits(&self) -> bool {
+        let next = self.executed().next();
+        let above = next.0..=self.log.high().0;
+        self.transfer.is_active()
+            || self.retransmission.ahead > self.executed()
+            || self.checkpoints.vouched(self.log.low(), 1).is_some()
+            || !self.admission.is_empty()
+            || above.into_iter().any(|place| self.log.slot(Sequence(place)).is_some_and(Slot::is_touched))
+    }
+
+    fn status(&self) -> Status {
+        let executed = self.executed();
+        let mut slots: Vec<u8> = (executed.0 + 1..=self.log.high().0)
+            .map(|place| self.log.slot(Sequence(place)).map_or(0, |slot| slot.progress() as u8))
+            .collect();
+        while slots.last() == Some(&0) {
+            slots.pop();
+        }
+        Status { view: self.view, stable: self.log.low(), executed, slots: Bytes::from(slots) }
+    }
+
+    /// Batches below a checkpoint that f+1 vouch for, one of them correct, may be gone everywhere
+    /// soon. Nothing moved for a while, so they do not come by themselves: fetch that state.
+    fn check_left_behind(&mut self) {
+        let needed = self.group.weak_quorum();
+        if let Some((sequence, digest, voters)) = self.checkpoints.vouched(self.executed(), needed) {
+            self.start_transfer(sequence, digest, voters);
+        }
+    }
+
+    /// Sends again what a replica lacks and this one may say.
+    pub(super) fn on_status(&mut self, from: ReplicaId, message: &Status) {
+        let pace = &mut self.retransmission;
+        let answered = &mut pace.answered[from.index()];
+        if answered.is_some_and(|at| self.now.since(at) < pace.period / 2) {
+            return self.put_aside(Ignored::TooOften);
+        }
+        *answered = Some(self.now);
+        if message.view != self.view {
+            return self.put_aside(Ignored::WrongView);
+        }
+        if message.executed > self.execution.executed() {
+            pace.ahead = pace.ahead.max(message.executed.min(self.log.high()));
+            pace.wake(self.now);
+        }
+        self.send_checkpoints(from, message.stable);
+        let mut bytes_left = PRE_PREPARE_BYTES;
+        let first = message.executed.max(self.log.low()).next();
+        for place in first.0..=self.log.high().0 {
+            let offset = usize::try_from(place - message.executed.0 - 1).unwrap_or(usize::MAX);
+            let has = message.slots.get(offset).copied().unwrap_or(Progress::Empty as u8);
+            self.send_again(from, Sequence(place), has, &mut bytes_left);
+        }
+    }
+
+    fn send_again(&mut self, to: ReplicaId, sequence: Sequence, has: u8, bytes_left: &mut usize) {
+        let Some(slot) = self.log.slot(sequence) else { return };
+        let Some(proposal) = &slot.proposal else { return };
+        let (view, digest) = (proposal.pre_prepare.view, proposal.digest);
+        let (promised, prepared) = (slot.proposal_durable, slot.prepared_durable);
+        let to = Principal::Replica(to);
+        if promised && !self.is_primary() && has < Progress::Prepared as u8 {
+            self.send(to, Message::Prepare(Prepare { view, sequence, digest }));
+        } else if promised && self.is_primary() && has == Progress::Empty as u8 {
+            let pre_prepare = proposal.pre_prepare.clone();
+            let bytes = pre_prepare.batch.bytes.len();
+            // At least one: a single batch may be larger than the bound.
+            if bytes <= *bytes_left || *bytes_left == PRE_PREPARE_BYTES {
+                *bytes_left = bytes_left.saturating_sub(bytes.max(1));
+                self.send(to, Message::PrePrepare(pre_prepare));
+            }
+        }
+        if prepared && has < Progress::Committed as u8 {
+            self.send(to, Message::Commit(Commit { view, sequence, digest }));
+        }
+    }
+}

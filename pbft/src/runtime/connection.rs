@@ -1,0 +1,220 @@
+//! One connection: bytes that wait to be written, and the loop that reads.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    io,
+    rc::Rc,
+};
+
+use bytes::{Buf as _, BytesMut};
+use tokio::{net::TcpStream, sync::Notify};
+
+use super::frame::{self, Frame, GREETING_BYTES_MAX, Refusal};
+
+/// Frames are gathered into pieces of about this many bytes, each written by one system call.
+const PIECE_BYTES: usize = 64 << 10;
+/// How much is asked for by one read.
+const READ_BYTES: usize = 64 << 10;
+
+/// The writing half. Whoever has something to say appends it; [`Outgoing::flush`] writes what the
+/// socket takes at once, and the connection's own task the rest.
+pub(super) struct Outgoing {
+    stream: TcpStream,
+    state: RefCell<Pending>,
+    /// Whether its owner noted that it wants flushing.
+    noted: Cell<bool>,
+    /// Wakes the connection's task: something is left to write, or it shall end.
+    wake: Notify,
+    /// More than this many bytes never wait: the oldest whole piece is dropped.
+    bytes_max: usize,
+}
+
+#[derive(Default)]
+struct Pending {
+    /// Whole frames each, but for the first one, of which a part may be written.
+    pieces: VecDeque<BytesMut>,
+    bytes: usize,
+    /// Whether the first piece was begun: dropping it would tear a frame.
+    begun: bool,
+    dropped: u64,
+    closed: bool,
+}
+
+impl Outgoing {
+    pub(super) fn new(stream: TcpStream, bytes_max: usize) -> Rc<Self> {
+        let _ = stream.set_nodelay(true); // a hint: what is flushed is gathered already
+        let (state, noted, wake) = Default::default();
+        Rc::new(Self { stream, state, noted, wake, bytes_max })
+    }
+
+    /// Notes this connection in `dirty`, once until it is flushed.
+    pub(super) fn note(self: &Rc<Self>, dirty: &mut Vec<Rc<Self>>) {
+        if !self.noted.replace(true) {
+            dirty.push(Rc::clone(self));
+        }
+    }
+
+    /// Appends a whole frame.
+    pub(super) fn put_bytes(&self, frame: &[u8]) {
+        self.put(|out| out.extend_from_slice(frame));
+    }
+
+    /// Appends the frames that `put` writes.
+    pub(super) fn put(&self, put: impl FnOnce(&mut BytesMut)) {
+        let mut state = self.state.borrow_mut();
+        if state.closed {
+            return;
+        }
+        if state.pieces.back().is_none_or(|piece| piece.len() >= PIECE_BYTES) {
+            state.pieces.push_back(BytesMut::with_capacity(PIECE_BYTES / 4));
+        }
+        let piece = state.pieces.back_mut().expect("pushed above");
+        let before = piece.len();
+        put(piece);
+        state.bytes += state.pieces.back().expect("pushed above").len() - before;
+        let kept = usize::from(state.begun);
+        while state.bytes > self.bytes_max && state.pieces.len() > 1 + kept {
+            let oldest = state.pieces.remove(kept).expect("there are more");
+            state.bytes -= oldest.len();
+            state.dropped += 1;
+        }
+    }
+
+    /// Writes what the socket takes without waiting.
+    pub(super) fn flush(&self) {
+        self.noted.set(false);
+        if !self.try_flush() {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Whether nothing is left.
+    fn try_flush(&self) -> bool {
+        let mut state = self.state.borrow_mut();
+        while let Some(piece) = state.pieces.front_mut() {
+            match self.stream.try_write(piece) {
+                Ok(count) => {
+                    piece.advance(count);
+                    let done = piece.is_empty();
+                    state.bytes -= count;
+                    state.begun = !done;
+                    if done {
+                        state.pieces.pop_front();
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(_) => {
+                    state.closed = true;
+                    state.pieces.clear();
+                    state.bytes = 0;
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// Ends the connection.
+    pub(super) fn close(&self) {
+        self.state.borrow_mut().closed = true;
+        self.wake.notify_one();
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.state.borrow().closed
+    }
+
+    /// Pieces that were dropped since this was last asked.
+    pub(super) fn take_dropped(&self) -> u64 {
+        std::mem::take(&mut self.state.borrow_mut().dropped)
+    }
+
+    /// Writes whenever something is left over, until the connection is closed.
+    async fn keep_writing(&self) {
+        loop {
+            self.wake.notified().await;
+            while !self.try_flush() {
+                if self.is_closed() || self.stream.writable().await.is_err() {
+                    return;
+                }
+            }
+            if self.is_closed() {
+                return;
+            }
+        }
+    }
+}
+
+/// Why a connection ended.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// The other side closed it, or the network did.
+    Closed,
+    /// The other side broke the rules.
+    Refused(Refusal),
+}
+
+impl Ended {
+    pub(super) fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Closed => None,
+            Self::Refused(refusal) => Some(refusal),
+        }
+    }
+}
+
+/// What a connection's owner makes of the frames.
+pub(super) trait Reader {
+    /// Takes a frame.
+    fn on_frame(&mut self, frame: Frame) -> Result<(), Refusal>;
+
+    /// All frames that one read brought were taken.
+    fn on_read(&mut self);
+
+    /// The longest frame that is taken now.
+    fn frame_bytes_max(&self) -> usize {
+        GREETING_BYTES_MAX
+    }
+}
+
+/// Reads frames and writes what is left over, until the connection ends.
+pub(super) async fn run(outgoing: &Outgoing, reader: &mut impl Reader) -> Ended {
+    tokio::select! {
+        () = outgoing.keep_writing() => Ended::Closed,
+        ended = keep_reading(&outgoing.stream, reader) => ended,
+    }
+}
+
+async fn keep_reading(stream: &TcpStream, reader: &mut impl Reader) -> Ended {
+    let mut read = BytesMut::new();
+    loop {
+        if stream.readable().await.is_err() {
+            return Ended::Closed;
+        }
+        // A quarter of a buffer left is not worth another system call for.
+        if read.capacity() - read.len() < READ_BYTES / 4 {
+            read.reserve(READ_BYTES);
+        }
+        match stream.try_read_buf(&mut read) {
+            Ok(0) => return Ended::Closed,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(_) => return Ended::Closed,
+        }
+        loop {
+            match frame::take(&mut read, reader.frame_bytes_max()) {
+                Ok(None) => break,
+                Ok(Some(frame)) => {
+                    if let Err(refusal) = reader.on_frame(frame) {
+                        return Ended::Refused(refusal);
+                    }
+                }
+                Err(refusal) => return Ended::Refused(refusal),
+            }
+        }
+        reader.on_read();
+        // Other tasks of this thread, above all the state machine's, get their turn.
+        tokio::task::yield_now().await;
+    }
+}

@@ -1,0 +1,157 @@
+//! Keeping a connection to a replica.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use tokio::{
+    net::TcpStream,
+    sync::{Notify, watch},
+    time::{sleep, timeout},
+};
+
+use super::{
+    AddressBook, Backoff, TransportSettings,
+    connection::{self, Ended, Outgoing, Reader},
+    frame::{Frame, GREETING_BYTES_MAX, Hello, Refusal},
+};
+use crate::{
+    crypto::{KeyRefused, Keychain, NewKey, Principal},
+    group::{Configuration, ReplicaId},
+    message::{Message, Unverified},
+};
+
+/// Whoever keeps connections to replicas: another replica, or a link of clients.
+pub(super) trait Dialler {
+    fn transport(&self) -> &TransportSettings;
+    fn frame_bytes_max(&self) -> usize;
+    fn random(&self) -> u64;
+    fn hello(&self) -> Bytes;
+
+    /// The peer has greeted: take its key in, and join.
+    fn on_hello(
+        &self,
+        peer: ReplicaId,
+        outgoing: &Rc<Outgoing>,
+        nonce: [u8; 32],
+        new_key: NewKey,
+    ) -> Result<(), Refusal>;
+
+    fn on_new_key(&self, new_key: NewKey) -> Result<(), Refusal>;
+    fn on_message(&self, message: Unverified<Message>);
+
+    /// All messages that one read brought were taken.
+    fn on_read(&self);
+
+    fn check_hello(&self, hello: &Hello) -> Result<(), Refusal>;
+
+    /// The connection has ended.
+    fn on_end(&self, peer: ReplicaId, outgoing: &Rc<Outgoing>, refusal: Option<&Refusal>);
+}
+
+/// Keeps a connection to `peer`, for ever.
+pub(super) async fn dial<D: Dialler>(
+    dialler: Rc<D>,
+    peer: ReplicaId,
+    mut peers: watch::Receiver<AddressBook>,
+) {
+    let mut backoff = Backoff::new(dialler.transport());
+    loop {
+        let address = peers.borrow_and_update().get(peer).map(str::to_owned);
+        if let Some(address) = &address
+            && let Ok(Ok(stream)) =
+                timeout(dialler.transport().greeting_timeout, TcpStream::connect(address)).await
+            && serve(&*dialler, peer, stream).await
+        {
+            backoff.reset();
+        }
+        let wait = backoff.wait(dialler.random());
+        let moved = peers.wait_for(|book| book.get(peer) != address.as_deref());
+        tokio::select! {
+            // Where it is now matters more than how often it wasn't there before.
+            moved = moved => match moved {
+                Ok(_) => backoff.reset(),
+                Err(_) => sleep(wait).await, // nobody will change the book any more
+            },
+            () = sleep(wait), if address.is_some() => {}
+        }
+    }
+}
+
+/// Serves the connection until it ends; says whether the greeting went through.
+async fn serve<D: Dialler>(dialler: &D, peer: ReplicaId, stream: TcpStream) -> bool {
+    let outgoing = Outgoing::new(stream, dialler.transport().queue_bytes_max);
+    outgoing.put_bytes(&dialler.hello());
+    outgoing.flush();
+    let joined = Notify::new();
+    let mut reader = Dialled { dialler, outgoing: &outgoing, peer, greeted: false, joined: &joined };
+    let late = async {
+        let limit = dialler.transport().greeting_timeout;
+        if timeout(limit, joined.notified()).await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+    };
+    let ended = tokio::select! {
+        ended = connection::run(&outgoing, &mut reader) => ended,
+        () = late => Ended::Closed,
+    };
+    let greeted = reader.greeted;
+    outgoing.close();
+    dialler.on_end(peer, &outgoing, ended.refusal());
+    greeted
+}
+
+struct Dialled<'a, D> {
+    dialler: &'a D,
+    outgoing: &'a Rc<Outgoing>,
+    peer: ReplicaId,
+    greeted: bool,
+    joined: &'a Notify,
+}
+
+impl<D: Dialler> Reader for Dialled<'_, D> {
+    fn on_frame(&mut self, frame: Frame) -> Result<(), Refusal> {
+        let peer = Principal::Replica(self.peer);
+        match frame {
+            Frame::Hello(hello) if !self.greeted => {
+                self.dialler.check_hello(&hello)?;
+                // The address may be another's by now.
+                let new_key = hello.new_key.filter(|new_key| new_key.sender == peer);
+                let new_key = new_key.ok_or(Refusal::Greeting)?;
+                self.dialler.on_hello(self.peer, self.outgoing, hello.nonce, new_key)?;
+                self.greeted = true;
+                self.joined.notify_one();
+                Ok(())
+            }
+            Frame::NewKey(new_key) if self.greeted && new_key.sender == peer => {
+                self.dialler.on_new_key(new_key)
+            }
+            Frame::Message(message) if self.greeted => {
+                self.dialler.on_message(message);
+                Ok(())
+            }
+            _ => Err(Refusal::Greeting),
+        }
+    }
+
+    fn on_read(&mut self) {
+        self.dialler.on_read();
+    }
+
+    fn frame_bytes_max(&self) -> usize {
+        if self.greeted { self.dialler.frame_bytes_max() } else { GREETING_BYTES_MAX }
+    }
+}
+
+/// Takes a key in; one that is superseded or repeated does no harm.
+pub(super) fn accept_key(keychain: &mut Keychain, new_key: &NewKey) -> Result<(), Refusal> {
+    match keychain.accept(new_key) {
+        Ok(_) | Err(KeyRefused::OldEpoch { .. }) => Ok(()),
+        Err(_) => Err(Refusal::Unproven),
+    }
+}
+
+/// Whether the other side speaks for the same group under the same configuration.
+pub(super) fn same_group(hello: &Hello, configuration: &Configuration) -> Result<(), Refusal> {
+    let same = hello.group == configuration.group && hello.configuration == configuration.number;
+    if same { Ok(()) } else { Err(Refusal::Greeting) }
+}

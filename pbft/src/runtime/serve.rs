@@ -1,0 +1,678 @@
+//! One replica on its own thread.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    io,
+    rc::Rc,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use thiserror::Error;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Notify, oneshot, watch},
+    task::{LocalSet, spawn_local},
+    time::{sleep, sleep_until, timeout},
+};
+
+use super::{
+    AddressBook, Clock, TransportSettings,
+    connection::{self, Ended, Outgoing, Reader},
+    dial::{Dialler, accept_key, dial, same_group},
+    disk::Disk,
+    frame::{self, Frame, GREETING_BYTES_MAX, Hello, Refusal},
+};
+use crate::{
+    crypto::{Identity, Keychain, NewKey, Principal, SeedRng},
+    group::{Configuration, InvalidConfiguration, ReplicaId, Sequence, View},
+    journal::{Journal, JournalFailed, JournalSetup, Owner},
+    message::{Message, Unverified},
+    replica::{Action, Ignored, JournalPosition, Misbehaviour, Record, RecoveryFailed, Replica, Settings},
+    service::Service,
+};
+
+/// How often the status is published at most.
+const STATUS_PERIOD: Duration = Duration::from_millis(5);
+/// How many pieces of evidence the status keeps: the latest.
+const EVIDENCE_KEPT: usize = 32;
+/// Connections of one client that are kept; the oldest goes first.
+const CONNECTIONS_PER_PEER: usize = 2;
+
+/// All that a replica needs.
+#[derive(Debug)]
+pub struct ReplicaSetup {
+    /// The group's genesis.
+    pub configuration: Configuration,
+    /// Which replica this is.
+    pub index: ReplicaId,
+    /// Its identity: the private half of its key in the configuration.
+    pub identity: Identity,
+    /// Where it keeps its journal. Without one it must not come back under the same key.
+    pub journal: Option<JournalSetup>,
+    /// Where peers and clients reach it.
+    pub listener: TcpListener,
+    /// Where the other replicas are reached.
+    pub peers: watch::Receiver<AddressBook>,
+    /// 32 secret random bytes, fresh for every start: session keys come from them.
+    pub seed: [u8; 32],
+    /// The state machine's settings. `journal` and `unix_at_zero` are set here.
+    pub settings: Settings,
+    /// Sizes and times of connections.
+    pub transport: TransportSettings,
+}
+
+impl ReplicaSetup {
+    /// A setup without a journal and with default settings; both are fields to be changed.
+    pub fn new(
+        configuration: Configuration,
+        index: ReplicaId,
+        identity: Identity,
+        listener: TcpListener,
+        peers: watch::Receiver<AddressBook>,
+        seed: [u8; 32],
+    ) -> Self {
+        let (settings, transport) = Default::default();
+        let journal = None;
+        Self { configuration, index, identity, journal, listener, peers, seed, settings, transport }
+    }
+}
+
+/// Why a replica does not start, or stopped by itself.
+#[derive(Debug, Error)]
+pub enum ServeFailed {
+    /// The configuration can't be used.
+    #[error("configuration: {0}")]
+    Configuration(#[from] InvalidConfiguration),
+    /// The identity is not the one in the configuration.
+    #[error("identity is not that of replica {0} in the configuration")]
+    Identity(ReplicaId),
+    /// The journal can't be opened or written. The replica must not vote on.
+    #[error("journal: {0}")]
+    Journal(#[from] JournalFailed),
+    /// The journal can't be replayed.
+    #[error("journal: {0}")]
+    Recovery(#[from] RecoveryFailed),
+    /// The operating system refused a thread or a socket.
+    #[error("replica's thread or socket: {0}")]
+    Io(#[from] io::Error),
+    /// The replica's thread panicked: a bug.
+    #[error("replica's thread panicked")]
+    Panicked,
+}
+
+/// What a running replica tells about itself.
+#[derive(Clone, Debug, Default)]
+pub struct ReplicaStatus {
+    /// The view it is in.
+    pub view: View,
+    /// The primary of that view.
+    pub primary: ReplicaId,
+    /// The last batch it executed.
+    pub last_executed: Sequence,
+    /// The low watermark: the last stable checkpoint.
+    pub stable: Sequence,
+    /// Whether it is fetching a state because it fell too far behind.
+    pub transferring: bool,
+    /// The other replicas that it has a connection to.
+    pub connected: Vec<ReplicaId>,
+    /// How many clients are connected.
+    pub clients: usize,
+    /// Messages that the state machine put aside, by reason.
+    pub ignored: BTreeMap<Ignored, u64>,
+    /// Connections that were closed because of what came over them, by kind.
+    pub refused: BTreeMap<&'static str, u64>,
+    /// Times that something was dropped because a peer didn't take it.
+    pub dropped: u64,
+    /// Bytes of the journal on the disk.
+    pub journal_bytes: u64,
+    /// The latest pieces of evidence.
+    pub evidence: Arc<[Misbehaviour]>,
+}
+
+/// A running replica. Dropping it stops the replica, as if it had crashed.
+#[derive(Debug)]
+pub struct ReplicaHandle {
+    status: watch::Receiver<ReplicaStatus>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<thread::JoinHandle<Result<(), ServeFailed>>>,
+    ended: watch::Receiver<()>,
+}
+
+impl ReplicaHandle {
+    /// The replica's status, which changes while it runs, a few hundred times a second at most.
+    pub fn status(&self) -> watch::Receiver<ReplicaStatus> {
+        self.status.clone()
+    }
+
+    /// Waits until the replica stops by itself, which it does on a failed disk only.
+    ///
+    /// # Errors
+    /// Says why it stopped.
+    pub async fn stopped(&mut self) -> Result<(), ServeFailed> {
+        // Nothing is ever sent: the channel closes when the thread ends.
+        while self.ended.changed().await.is_ok() {}
+        match self.thread.take() {
+            Some(thread) => thread.join().map_err(|_| ServeFailed::Panicked)?,
+            None => Ok(()),
+        }
+    }
+
+    /// Stops the replica; what it promised is in the journal.
+    ///
+    /// # Errors
+    /// When it had failed before, or the journal fails now.
+    pub async fn shutdown(mut self) -> Result<(), ServeFailed> {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(()); // it may have stopped by itself
+        }
+        self.stopped().await
+    }
+}
+
+/// Starts a replica on a thread of its own, from its journal if it has one.
+///
+/// # Errors
+/// When the setup does not fit together, or the journal does not read. What fails later is told by
+/// the handle.
+///
+/// # Panics
+/// When called outside a tokio runtime, as every function that takes a tokio socket.
+pub fn serve(
+    setup: ReplicaSetup,
+    service: impl Service + Send + 'static,
+) -> Result<ReplicaHandle, ServeFailed> {
+    let ReplicaSetup { configuration, index, identity, journal, listener, peers, .. } = setup;
+    configuration.validate()?;
+    if configuration.replicas.get(index.index()) != Some(identity.public_key()) {
+        return Err(ServeFailed::Identity(index));
+    }
+    let listener = listener.into_std()?;
+    let owner = Owner { group: configuration.group, configuration: configuration.digest(), replica: index };
+    let opened = journal.map(|setup| Journal::open(&setup, owner)).transpose()?;
+    let (seed, mut settings, transport) = (setup.seed, setup.settings, setup.transport);
+
+    let clock = Clock::new();
+    let mut rng = SeedRng::new(seed);
+    let me = Principal::Replica(index);
+    let mut keychain = Keychain::new(configuration.scope(), configuration.public_keys(), me, identity);
+    keychain.renew(clock.epoch(), rng.next_seed());
+    settings.journal = opened.is_some();
+    settings.unix_at_zero = clock.unix_at_start;
+
+    let (status_out, status) = watch::channel(ReplicaStatus::default());
+    let (stop, stopped) = oneshot::channel();
+    let (alive, ended) = watch::channel(());
+    // Recovery runs on the caller's time, so that its failure is this function's.
+    let (replica, disk) = match opened {
+        Some((journal, first, records)) => {
+            let records = (first.0..).map(JournalPosition).zip(records);
+            let replica = Replica::recover(configuration, index, keychain, service, settings, records)?;
+            (replica, Some(Disk::start(journal)?))
+        }
+        None => (Replica::new(configuration, index, keychain, service, settings), None),
+    };
+    let thread = thread::Builder::new().name(format!("pbft-replica-{index}")).spawn(move || {
+        let _alive = alive;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let local = LocalSet::new();
+        let shared = Rc::new(Shared::new(replica, clock, rng, transport, status_out, disk));
+        let ended = local.block_on(&runtime, async {
+            let listener = TcpListener::from_std(listener)?;
+            spawn_local(accept(Rc::clone(&shared), listener));
+            for peer in shared.others() {
+                spawn_local(dial(Rc::clone(&shared), peer, peers.clone()));
+            }
+            spawn_local(renew_keys(Rc::clone(&shared)));
+            tokio::select! {
+                ended = drive(&shared) => ended,
+                _ = stopped => Ok(()), // told to, or the handle was dropped
+            }
+        });
+        drop((local, runtime));
+        let disk = shared.inner.borrow_mut().disk.take();
+        let synced = disk.map_or(Ok(()), Disk::finish);
+        ended.and(synced.map_err(ServeFailed::from))
+    })?;
+    Ok(ReplicaHandle { status, stop: Some(stop), thread: Some(thread), ended })
+}
+
+/// What the tasks of a replica's thread share. They run in turns, and no borrow is held over an
+/// `await`.
+struct Shared<S> {
+    inner: RefCell<Inner<S>>,
+    /// Wakes the driver: the state machine took something in.
+    fed: Notify,
+    clock: Clock,
+    transport: TransportSettings,
+    frame_bytes_max: usize,
+}
+
+struct Inner<S> {
+    replica: Replica<S>,
+    rng: SeedRng,
+    routes: Routes,
+    disk: Option<Disk>,
+    /// Appended since the journal's thread was last given something.
+    records: Vec<(JournalPosition, Record)>,
+    incoming: usize,
+    refused: BTreeMap<&'static str, u64>,
+    dropped: u64,
+    evidence: VecDeque<Misbehaviour>,
+    status: watch::Sender<ReplicaStatus>,
+}
+
+/// The connections to each principal.
+struct Routes {
+    /// By index: the one that was dialled here, if it stands, and those that came in.
+    replicas: Vec<Route>,
+    /// By index.
+    clients: Vec<Route>,
+    /// Connections with something to flush.
+    dirty: Vec<Rc<Outgoing>>,
+}
+
+#[derive(Default)]
+struct Route {
+    dialled: Option<Rc<Outgoing>>,
+    /// The latest last; at most [`CONNECTIONS_PER_PEER`].
+    came_in: VecDeque<Rc<Outgoing>>,
+}
+
+impl Route {
+    fn best(&self) -> Option<&Rc<Outgoing>> {
+        self.dialled.as_ref().or_else(|| self.came_in.back())
+    }
+}
+
+impl Routes {
+    fn get_mut(&mut self, principal: Principal) -> Option<&mut Route> {
+        match principal {
+            Principal::Replica(id) => self.replicas.get_mut(id.index()),
+            Principal::Client(id) => self.clients.get_mut(id.index()),
+        }
+    }
+
+    /// A principal has joined over a connection that came in.
+    fn join(&mut self, principal: Principal, outgoing: &Rc<Outgoing>) {
+        let Some(route) = self.get_mut(principal) else { return };
+        if route.came_in.iter().any(|known| Rc::ptr_eq(known, outgoing)) {
+            return;
+        }
+        route.came_in.push_back(Rc::clone(outgoing));
+        if route.came_in.len() > CONNECTIONS_PER_PEER {
+            route.came_in.pop_front();
+        }
+    }
+
+    fn leave(&mut self, principal: Principal, outgoing: &Rc<Outgoing>) {
+        let Some(route) = self.get_mut(principal) else { return };
+        route.came_in.retain(|known| !Rc::ptr_eq(known, outgoing));
+        if route.dialled.as_ref().is_some_and(|known| Rc::ptr_eq(known, outgoing)) {
+            route.dialled = None;
+        }
+    }
+
+    fn send(&mut self, to: Principal, message: &Unverified<Message>) {
+        let Some(outgoing) = self.get_mut(to).and_then(|route| route.best().cloned()) else {
+            return; // not connected: retransmission repairs it
+        };
+        outgoing.put(|out| frame::put_message(out, message));
+        outgoing.note(&mut self.dirty);
+    }
+}
+
+impl<S: Service> Shared<S> {
+    fn new(
+        replica: Replica<S>,
+        clock: Clock,
+        rng: SeedRng,
+        transport: TransportSettings,
+        status: watch::Sender<ReplicaStatus>,
+        disk: Option<Disk>,
+    ) -> Self {
+        let configuration = replica.configuration();
+        let routes = |count| std::iter::repeat_with(Route::default).take(count).collect();
+        let routes = Routes {
+            replicas: routes(configuration.replicas.len()),
+            clients: routes(configuration.clients.len()),
+            dirty: Vec::new(),
+        };
+        let frame_bytes_max = transport.frame_bytes_max(configuration);
+        let inner = Inner {
+            replica,
+            rng,
+            routes,
+            disk,
+            records: Vec::new(),
+            incoming: 0,
+            refused: BTreeMap::new(),
+            dropped: 0,
+            evidence: VecDeque::new(),
+            status,
+        };
+        Self { inner: inner.into(), fed: Notify::new(), clock, transport, frame_bytes_max }
+    }
+
+    fn others(&self) -> Vec<ReplicaId> {
+        let inner = self.inner.borrow();
+        let count = u32::try_from(inner.routes.replicas.len()).expect("a group has few replicas");
+        (0..count).map(ReplicaId).filter(|id| *id != inner.replica.id()).collect()
+    }
+}
+
+/// Feeds, polls and flushes the state machine until the disk fails.
+async fn drive<S: Service>(shared: &Shared<S>) -> Result<(), ServeFailed> {
+    let mut progress = shared.inner.borrow().disk.as_ref().map(Disk::progress);
+    let mut published = tokio::time::Instant::now();
+    let mut stale = true;
+    loop {
+        let due = shared.inner.borrow().replica.poll_timeout();
+        let mut wake = shared.clock.at(due);
+        if stale {
+            wake = wake.min(published + STATUS_PERIOD);
+        }
+        let synced = async {
+            match &mut progress {
+                Some(progress) => progress.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            synced = synced => if synced.is_err() {
+                let disk = shared.inner.borrow_mut().disk.take();
+                return Ok(disk.map_or(Ok(()), Disk::finish)?);
+            },
+            () = shared.fed.notified() => {}
+            () = sleep_until(wake) => {}
+        }
+        let inner = &mut *shared.inner.borrow_mut();
+        if let Some(progress) = &mut progress {
+            inner.replica.handle_durable(shared.clock.now(), progress.borrow_and_update().durable);
+        }
+        inner.step(shared.clock.now());
+        stale = true;
+        if published.elapsed() >= STATUS_PERIOD {
+            inner.publish();
+            published = tokio::time::Instant::now();
+            stale = false;
+        }
+    }
+}
+
+impl<S: Service> Inner<S> {
+    fn refuse(&mut self, refusal: Option<&Refusal>) {
+        if let Some(refusal) = refusal {
+            tracing::debug!(replica = %self.replica.id(), %refusal, "connection refused");
+            *self.refused.entry(refusal.kind()).or_default() += 1;
+        }
+    }
+
+    fn step(&mut self, now: crate::Instant) {
+        if self.replica.poll_timeout() <= now {
+            self.replica.handle_timeout(now);
+        }
+        let others = 0..u32::try_from(self.routes.replicas.len()).expect("a group has few replicas");
+        while let Some(action) = self.replica.poll_action(now) {
+            match action {
+                Action::Send { to, message } => self.routes.send(to, &message),
+                Action::Broadcast { message } => {
+                    for other in others.clone().map(ReplicaId) {
+                        if other != self.replica.id() {
+                            self.routes.send(Principal::Replica(other), &message);
+                        }
+                    }
+                }
+                Action::Append { position, record } => self.records.push((position, record)),
+                Action::Truncate { before } => {
+                    if let Some(disk) = &self.disk {
+                        disk.append(std::mem::take(&mut self.records));
+                        disk.truncate(before);
+                    }
+                }
+                Action::Evidence(misbehaviour) => {
+                    tracing::warn!(replica = %self.replica.id(), %misbehaviour, "evidence");
+                    if self.evidence.len() == EVIDENCE_KEPT {
+                        self.evidence.pop_front();
+                    }
+                    self.evidence.push_back(misbehaviour);
+                }
+            }
+        }
+        // The disk first: it works while the messages are written.
+        if let (Some(disk), false) = (&self.disk, self.records.is_empty()) {
+            disk.append(std::mem::take(&mut self.records));
+        }
+        for outgoing in self.routes.dirty.drain(..) {
+            outgoing.flush();
+            self.dropped += outgoing.take_dropped();
+        }
+    }
+
+    fn publish(&mut self) {
+        let replica = &self.replica;
+        let connected = (0..).map(ReplicaId).zip(&self.routes.replicas);
+        let status = ReplicaStatus {
+            view: replica.view(),
+            primary: replica.primary(),
+            last_executed: replica.executed(),
+            stable: replica.stable(),
+            transferring: replica.is_transferring(),
+            connected: connected.filter(|(_, route)| route.best().is_some()).map(|(id, _)| id).collect(),
+            clients: self.routes.clients.iter().filter(|route| route.best().is_some()).count(),
+            ignored: replica.ignored().collect(),
+            refused: self.refused.clone(),
+            dropped: self.dropped,
+            journal_bytes: self.disk.as_ref().map_or(0, |disk| disk.progress().borrow().bytes),
+            evidence: self.evidence.iter().cloned().collect(),
+        };
+        self.status.send_replace(status);
+    }
+}
+
+async fn accept<S: Service + 'static>(shared: Rc<Shared<S>>, listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                if shared.inner.borrow().incoming < shared.transport.connections_max {
+                    shared.inner.borrow_mut().incoming += 1;
+                    spawn_local(came_in(Rc::clone(&shared), stream));
+                }
+            }
+            Err(error) => {
+                // Out of file descriptors, mostly: some will be free again.
+                tracing::warn!(%error, "accepting a connection failed");
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+/// Serves a connection that somebody else dialled.
+async fn came_in<S: Service>(shared: Rc<Shared<S>>, stream: TcpStream) {
+    let outgoing = Outgoing::new(stream, shared.transport.queue_bytes_max);
+    let nonce = {
+        let inner = &mut *shared.inner.borrow_mut();
+        let nonce = inner.rng.next_seed();
+        let new_key = inner.replica.keychain().announcement();
+        outgoing.put_bytes(&frame::hello(inner.replica.configuration(), &nonce, new_key));
+        nonce
+    };
+    outgoing.flush();
+    let joined = Notify::new();
+    let mut reader = CameIn {
+        shared: &shared,
+        outgoing: &outgoing,
+        nonce,
+        greeted: false,
+        principals: BTreeSet::new(),
+        joined: &joined,
+    };
+    let late = async {
+        if timeout(shared.transport.greeting_timeout, joined.notified()).await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+    };
+    let ended = tokio::select! {
+        ended = connection::run(&outgoing, &mut reader) => ended,
+        () = late => Ended::Refused(Refusal::Unproven),
+    };
+    let principals = reader.principals;
+    outgoing.close();
+    let inner = &mut *shared.inner.borrow_mut();
+    inner.refuse(ended.refusal());
+    inner.incoming -= 1;
+    for principal in principals {
+        inner.routes.leave(principal, &outgoing);
+    }
+    shared.fed.notify_one();
+}
+
+struct CameIn<'a, S> {
+    shared: &'a Shared<S>,
+    outgoing: &'a Rc<Outgoing>,
+    nonce: [u8; 32],
+    greeted: bool,
+    /// Who has joined: one replica, or any number of clients.
+    principals: BTreeSet<Principal>,
+    joined: &'a Notify,
+}
+
+impl<S: Service> CameIn<'_, S> {
+    fn on_join(&mut self, join: &frame::Join) -> Result<(), Refusal> {
+        let inner = &mut *self.shared.inner.borrow_mut();
+        let principal = join.new_key.sender;
+        let keychain = inner.replica.keychain_mut();
+        accept_key(keychain, &join.new_key)?;
+        keychain
+            .check_tag(principal, frame::JOINING, &self.nonce, join.tag)
+            .map_err(|_| Refusal::Unproven)?;
+        // One replica speaks for itself only; a link may carry many clients.
+        let alone = matches!(principal, Principal::Replica(_));
+        if !self.principals.is_empty()
+            && (alone || matches!(self.principals.first(), Some(Principal::Replica(_))))
+        {
+            return Err(Refusal::Unproven);
+        }
+        self.principals.insert(principal);
+        inner.routes.join(principal, self.outgoing);
+        self.joined.notify_one();
+        Ok(())
+    }
+}
+
+impl<S: Service> Reader for CameIn<'_, S> {
+    fn on_frame(&mut self, frame: Frame) -> Result<(), Refusal> {
+        match frame {
+            Frame::Hello(hello) if !self.greeted => {
+                self.shared.check_hello(&hello)?;
+                self.greeted = true;
+                Ok(())
+            }
+            Frame::Join(join) if self.greeted => self.on_join(&join),
+            Frame::NewKey(new_key) if self.principals.contains(&new_key.sender) => {
+                self.shared.on_new_key(new_key)
+            }
+            Frame::Message(message) => {
+                // A replica may relay what clients sent; a client speaks for itself.
+                let from_replica = matches!(self.principals.first(), Some(Principal::Replica(_)));
+                if !from_replica && !self.principals.contains(&message.sender) {
+                    return Err(Refusal::Unproven);
+                }
+                self.shared.on_message(message);
+                Ok(())
+            }
+            Frame::Hello(_) => Err(Refusal::Greeting),
+            Frame::Join(_) | Frame::NewKey(_) => Err(Refusal::Unproven),
+        }
+    }
+
+    fn on_read(&mut self) {
+        self.shared.on_read();
+    }
+
+    fn frame_bytes_max(&self) -> usize {
+        if self.principals.is_empty() { GREETING_BYTES_MAX } else { self.shared.frame_bytes_max }
+    }
+}
+
+impl<S: Service> Dialler for Shared<S> {
+    fn transport(&self) -> &TransportSettings {
+        &self.transport
+    }
+
+    fn frame_bytes_max(&self) -> usize {
+        self.frame_bytes_max
+    }
+
+    fn random(&self) -> u64 {
+        let seed = self.inner.borrow_mut().rng.next_seed();
+        u64::from_le_bytes(*seed.first_chunk().expect("32 bytes"))
+    }
+
+    fn hello(&self) -> Bytes {
+        frame::hello(self.inner.borrow().replica.configuration(), &[0; 32], None)
+    }
+
+    fn check_hello(&self, hello: &Hello) -> Result<(), Refusal> {
+        same_group(hello, self.inner.borrow().replica.configuration())
+    }
+
+    fn on_hello(
+        &self,
+        peer: ReplicaId,
+        outgoing: &Rc<Outgoing>,
+        nonce: [u8; 32],
+        new_key: NewKey,
+    ) -> Result<(), Refusal> {
+        self.on_new_key(new_key)?;
+        let inner = &mut *self.inner.borrow_mut();
+        let join = frame::join(inner.replica.keychain(), Principal::Replica(peer), &nonce);
+        outgoing.put_bytes(&join.expect("keys are renewed before anybody is dialled"));
+        outgoing.flush();
+        inner.routes.replicas[peer.index()].dialled = Some(Rc::clone(outgoing));
+        Ok(())
+    }
+
+    fn on_new_key(&self, new_key: NewKey) -> Result<(), Refusal> {
+        accept_key(self.inner.borrow_mut().replica.keychain_mut(), &new_key)
+    }
+
+    fn on_message(&self, message: Unverified<Message>) {
+        self.inner.borrow_mut().replica.handle_message(self.clock.now(), message);
+    }
+
+    fn on_read(&self) {
+        self.fed.notify_one();
+    }
+
+    fn on_end(&self, peer: ReplicaId, outgoing: &Rc<Outgoing>, refusal: Option<&Refusal>) {
+        let inner = &mut *self.inner.borrow_mut();
+        inner.refuse(refusal);
+        inner.routes.leave(Principal::Replica(peer), outgoing);
+        self.fed.notify_one();
+    }
+}
+
+/// Renews the session keys on a period and ends the grace of the old ones.
+async fn renew_keys<S: Service>(shared: Rc<Shared<S>>) {
+    loop {
+        sleep(shared.transport.key_period).await;
+        {
+            let inner = &mut *shared.inner.borrow_mut();
+            let (epoch, secret) = (shared.clock.epoch(), inner.rng.next_seed());
+            let new_key = frame::new_key(inner.replica.keychain_mut().renew(epoch, secret));
+            let routes = inner.routes.replicas.iter().chain(&inner.routes.clients);
+            for outgoing in routes.flat_map(|route| route.dialled.iter().chain(&route.came_in)) {
+                outgoing.put_bytes(&new_key);
+                outgoing.flush();
+            }
+        }
+        sleep(shared.transport.key_grace).await;
+        shared.inner.borrow_mut().replica.keychain_mut().expire_old();
+    }
+}
