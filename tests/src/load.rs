@@ -5,7 +5,10 @@ use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::{sync::watch, task::JoinSet};
@@ -16,6 +19,8 @@ const AGAIN: Duration = Duration::from_millis(20);
 /// What the requests compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mix {
+    /// The example of the README, each time.
+    Example,
     /// All four functions, five operations.
     All,
     /// One operation of one function.
@@ -36,6 +41,7 @@ impl Mix {
         let [a, b, c, d, e] = std::array::from_fn(|_| below_1000());
         let divisor = e + 1;
         match self {
+            Self::Example => ("((3+5)*(4/2))".into(), 16),
             Self::All => {
                 let multiple = d * divisor;
                 (format!("((({a}+{b})*({c}-{d}))+({multiple}/{divisor}))"), (a + b) * (c - d) + d)
@@ -91,6 +97,9 @@ impl Load {
     /// Starts `outstanding` loops on a platform.
     #[must_use]
     pub fn start(platform: &Platform, mix: Mix, outstanding: usize) -> Self {
+        // The keys of two loads differ, so that neither is answered with the other's results.
+        static LOADS: AtomicU64 = AtomicU64::new(0);
+        let load = LOADS.fetch_add(1, Ordering::Relaxed);
         let (stop, stopped) = watch::channel(false);
         let (count, answered) = watch::channel(0);
         let count = Arc::new(count);
@@ -98,7 +107,7 @@ impl Load {
         let outstanding = u64::try_from(outstanding).expect("is small");
         for first in 0..outstanding {
             let (stopped, count) = (stopped.clone(), count.clone());
-            let client = Client { url: platform.url.clone(), http: platform.http.clone(), mix };
+            let client = Client { url: platform.url.clone(), http: platform.http.clone(), mix, load };
             loops.spawn(async move {
                 let mut sent = Vec::new();
                 for n in (first..).step_by(usize::try_from(outstanding).expect("came from one")) {
@@ -123,6 +132,12 @@ impl Load {
         let reached = self.answered.wait_for(|answered| *answered >= until);
         let reached = tokio::time::timeout(PATIENCE, reached).await;
         assert!(matches!(reached, Ok(Ok(_))), "{more} more answers have not come within {PATIENCE:?}");
+    }
+
+    /// How many requests have come to an end.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        *self.answered.borrow()
     }
 
     /// Stops asking, waits for what is outstanding, and reads every record once more.
@@ -207,6 +222,7 @@ struct Client {
     url: String,
     http: reqwest::Client,
     mix: Mix,
+    load: u64,
 }
 
 impl Client {
@@ -215,7 +231,7 @@ impl Client {
         let (expression, expected) = self.mix.request(n);
         let mut sent =
             Sent { expression, expected, ids: Vec::new(), answer: None, latency: Duration::default() };
-        let key = format!("{:?}-{n}", self.mix);
+        let key = format!("load-{}-{n}", self.load);
         let since = Instant::now();
         while since.elapsed() < PATIENCE && sent.answer.is_none() {
             if !self.ask_once(&key, &mut sent).await {

@@ -54,7 +54,9 @@ async fn measure(durability: Durability, what: &str, clients: u64, time: Duratio
             while Instant::now() < end {
                 let start = Instant::now();
                 request(&*engine, client, conclude).await;
-                figures.record(u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX)).expect("it grows");
+                figures
+                    .record(u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX))
+                    .expect("it grows");
             }
             figures
         });
