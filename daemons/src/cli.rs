@@ -4,6 +4,7 @@
 //! nothing else. How a command ended is its exit code ([`Exit`]).
 
 mod config;
+mod daemon;
 mod dlq;
 mod eval;
 mod explain;
@@ -14,9 +15,11 @@ mod platform;
 mod scale;
 mod status;
 mod table;
+mod up;
 
 use crate::{
     config::{Loaded, Sources},
+    control::{self, Daemon},
     telemetry::{self, LogFormat},
 };
 use clap::{Args, Parser, Subcommand};
@@ -111,6 +114,8 @@ pub(crate) struct At {
 enum Command {
     /// Computes an expression and prints the answer.
     Eval(eval::Eval),
+    /// Runs the whole platform on this machine, until Ctrl-C.
+    Up(up::UpCommand),
     /// Shows what an expression would run: waves, critical path, predicted time. Runs nothing.
     Plan(plan::Plan),
     /// Shows the processes of a platform and its queues.
@@ -127,6 +132,22 @@ enum Command {
     Completions(generate::Completions),
     /// Prints the manual page, or writes one for each command.
     Man(generate::Man),
+    /// Daemon: HTTP, accepts expressions and answers.
+    #[command(next_help_heading = "Daemons")]
+    Gateway(daemon::ControlDaemon),
+    /// Daemon: runs expressions on workers.
+    Scheduler(daemon::ControlDaemon),
+    /// Daemon: makes, repairs and removes worker sets.
+    Cluster(daemon::ControlDaemon),
+    /// Daemon: probes pods and publishes faults.
+    Admin(daemon::ControlDaemon),
+    /// Daemon: says how many worker sets there shall be.
+    Autoscaler(daemon::ControlDaemon),
+    /// Pod: a function's worker.
+    Worker(daemon::Pod),
+    /// The control plane as `quorate up` starts it.
+    #[command(hide = true)]
+    Control,
 }
 
 /// The binary's `main`.
@@ -168,6 +189,14 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Config(config) => config.run(&global),
         Command::Completions(completions) => completions.run(),
         Command::Man(man) => man.run(),
+        Command::Up(up) => wait_for(up.run(global)),
+        Command::Gateway(daemon) => serve(daemon.run(Daemon::Gateway)),
+        Command::Scheduler(daemon) => serve(daemon.run(Daemon::Scheduler)),
+        Command::Cluster(daemon) => serve(daemon.run(Daemon::Cluster)),
+        Command::Admin(daemon) => serve(daemon.run(Daemon::Admin)),
+        Command::Autoscaler(daemon) => serve(daemon.run(Daemon::Autoscaler)),
+        Command::Worker(pod) => wait_for(pod.run_worker()),
+        Command::Control => serve(async { control::run().await.map_err(Failure::Daemon) }),
     }
 }
 
@@ -178,6 +207,15 @@ fn wait_for(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Fa
         .build()
         .map_err(Failure::Runtime)?
         .block_on(command)
+}
+
+/// Runs daemons that have much to do at once.
+fn serve(daemon: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::Runtime)?
+        .block_on(daemon)
 }
 
 impl Settings {

@@ -126,7 +126,8 @@ pub async fn run_one(daemon: Daemon, config: Config) -> Result<(), Failure> {
         let (orders, given) = mpsc::unbounded_channel();
         let (reports, told) = mpsc::unbounded_channel();
         let binary = std::env::current_exe()?;
-        nursery = Some(tokio::spawn(keep_pods(Nursery::new(&binary), given, reports, running.ending.clone())));
+        nursery =
+            Some(tokio::spawn(keep_pods(Nursery::new(&binary), given, reports, running.ending.clone())));
         let pods = Pods { state, fresh: true, orders, told };
         running.start_cluster(listen(local()).await?, pods).await?;
     } else {

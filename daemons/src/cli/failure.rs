@@ -2,7 +2,8 @@
 
 use super::Exit;
 use crate::{
-    api::Problem, client::ClientError, config::ConfigErrors, excerpt::Excerpt, telemetry::FilterError,
+    api::Problem, client::ClientError, config::ConfigErrors, control, excerpt::Excerpt,
+    supervisor::SupervisorError, telemetry::FilterError,
 };
 use quorate_dag::ExpressionError;
 use std::{io, path::PathBuf};
@@ -31,6 +32,12 @@ pub(crate) enum Failure {
     Write { path: PathBuf, source: io::Error },
     #[error("can't start: {0}")]
     Runtime(#[source] io::Error),
+    #[error("a platform runs on the data in {} already; use it, or choose another --data", data.display())]
+    AlreadyUp { data: PathBuf },
+    #[error(transparent)]
+    Platform(#[from] SupervisorError),
+    #[error("{0}")]
+    Daemon(control::Failure),
 }
 
 impl Failure {
@@ -66,6 +73,7 @@ impl Failure {
                 _ => Exit::Unavailable,
             },
             Self::Client(_) | Self::NoPlatform { .. } | Self::Runtime(_) => Exit::Unavailable,
+            Self::AlreadyUp { .. } | Self::Platform(_) | Self::Daemon(_) => Exit::Unavailable,
             Self::Config(_) | Self::Filter(_) | Self::Set { .. } => Exit::Usage,
             Self::Input(_) | Self::Output(_) | Self::Write { .. } => Exit::Usage,
         }

@@ -2,10 +2,14 @@
 //! one that is started for the command.
 
 use super::Failure;
-use crate::{client::Client, config::Config};
+use crate::{
+    client::Client,
+    config::{Config, Durability},
+    supervisor,
+};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
-use std::{io::IsTerminal, path::Path, time::Duration};
+use std::{io::IsTerminal, net::SocketAddr, path::Path, time::Duration};
 
 /// What `quorate up` leaves in its data folder for the commands that come later.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +23,8 @@ pub struct Up {
 /// A platform with a connection to it.
 pub(super) struct Platform {
     client: Client,
+    /// What was started for this command, and the folder that it keeps its state in.
+    own: Option<(supervisor::Platform, tempfile::TempDir)>,
 }
 
 impl Platform {
@@ -27,14 +33,33 @@ impl Platform {
         if let Some(url) = url {
             let mut client = Client::new(url)?;
             client.connect().await?;
-            return Ok(Self { client });
+            return Ok(Self { client, own: None });
         }
         Self::running(&config.data).await.ok_or_else(|| Failure::NoPlatform { data: config.data.clone() })
     }
 
     /// As [`find`](Self::find); when none is running, starts one that lives as long as this.
     pub(super) async fn find_or_start(url: Option<&str>, config: Config) -> Result<Self, Failure> {
-        Self::find(url, &config).await
+        if url.is_some() {
+            return Self::find(url, &config).await;
+        }
+        if let Some(running) = Self::running(&config.data).await {
+            return Ok(running);
+        }
+        let _progress = progress("starting a platform");
+        Self::start(config).await
+    }
+
+    /// A platform that keeps nothing but the identities, which others use too.
+    async fn start(mut config: Config) -> Result<Self, Failure> {
+        config.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        config.durability = Durability::Process;
+        let state = tempfile::tempdir().map_err(Failure::Runtime)?;
+        let binary = std::env::current_exe().map_err(Failure::Runtime)?;
+        let mut own = supervisor::Platform::start(&binary, config, state.path());
+        let mut client = Client::new(&own.url().await?)?;
+        client.connect().await?;
+        Ok(Self { client, own: Some((own, state)) })
     }
 
     /// The platform that says in `data` that it runs, if it answers: what a power cut left behind is
@@ -43,7 +68,7 @@ impl Platform {
         let up: Up = serde_json::from_slice(&std::fs::read(data.join("up.json")).ok()?).ok()?;
         let mut client = Client::new(&up.url).ok()?;
         client.connect().await.ok()?;
-        Some(Self { client })
+        Some(Self { client, own: None })
     }
 
     pub(super) fn client(&mut self) -> &mut Client {
@@ -51,7 +76,13 @@ impl Platform {
     }
 
     /// Stops what was started for this command.
-    pub(super) async fn stop(self) {}
+    pub(super) async fn stop(self) {
+        if let Some((own, state)) = self.own {
+            // It has answered, or said why not; how it ends changes nothing about that.
+            let _ = own.stop().await;
+            drop(state);
+        }
+    }
 }
 
 /// A spinner on a terminal, from half a second on; nothing in a pipe.

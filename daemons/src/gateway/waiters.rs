@@ -1,6 +1,6 @@
 //! Who waits for which request, and how they are woken: by the hints on this gateway's outbound queue.
 
-use crate::{shutdown::Shutdown, queue::Queue};
+use crate::{queue::Queue, shutdown::Shutdown};
 use serde::Deserialize;
 use std::{
     collections::HashMap,

@@ -1,0 +1,45 @@
+//! The daemons as subcommands: each by itself, or the control plane as `quorate up` starts it.
+
+use super::{Failure, Settings};
+use crate::{
+    control::{self, Daemon},
+    pod::{Attachment, PodSpec},
+    worker,
+};
+use clap::Args;
+use std::path::PathBuf;
+
+/// What a daemon of the control plane takes.
+#[derive(Args, Debug)]
+pub(crate) struct ControlDaemon {
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// What a pod takes.
+#[derive(Args, Debug)]
+pub(crate) struct Pod {
+    /// The file that tells the pod what it is; whoever starts pods writes it.
+    #[arg(long, value_name = "FILE")]
+    spec: PathBuf,
+}
+
+impl ControlDaemon {
+    pub(super) async fn run(self, daemon: Daemon) -> Result<(), Failure> {
+        let config = self.settings.load(&[])?.config;
+        control::run_one(daemon, config).await.map_err(Failure::Daemon)
+    }
+}
+
+impl Pod {
+    pub(super) async fn run_worker(self) -> Result<(), Failure> {
+        let (spec, attachment) = self.attach()?;
+        worker::run(spec, attachment).await.map_err(|error| Failure::Daemon(error.into()))
+    }
+
+    fn attach(self) -> Result<(PodSpec, Attachment), Failure> {
+        let spec = PodSpec::read(&self.spec).map_err(|error| Failure::Daemon(error.into()))?;
+        let attachment = Attachment::new(spec.replication.replicas());
+        Ok((spec, attachment))
+    }
+}
