@@ -17,7 +17,7 @@ async fn wrong_usage_is_exit_code_2() {
         assert_eq!(output.code, Some(2), "{arguments:?}: {output:?}");
         assert_eq!(output.stdout, "", "{arguments:?}");
         assert!(
-            output.stderr.contains("Usage") || output.stderr.contains("usage"),
+            output.stderr.contains("--help") || output.stderr.contains("Usage"),
             "{arguments:?}: {output:?}"
         );
     }

@@ -61,7 +61,8 @@ async fn the_body_of_the_report_is_accepted() {
 
 #[tokio::test]
 async fn what_is_wrong_with_a_request_is_a_problem_document() {
-    let platform = Platform::up(&format!("{NONE}[limits]\nbody_bytes = 4096\n")).await;
+    let platform =
+        Platform::up(&format!("{NONE}[limits]\nbody_bytes = 4096\nexpression_bytes = 2048\n")).await;
     let large = json!({ "expression": format!("1+{}2", " ".repeat(5000)) }).to_string();
     for (method, path, body, status, kind) in [
         (Method::POST, "/v1/expressions", "no JSON", 400, "malformed-body"),

@@ -76,11 +76,15 @@ async fn an_interrupted_platform_leaves_not_even_a_stopped_pod() {
     platform.stop().await;
 }
 
+/// An expression of 20,000 different operations: whoever computes it is at work when it is struck.
+fn long_sum() -> String {
+    (1..=20_000).map(|n| n.to_string()).collect::<Vec<_>>().join("+")
+}
+
 #[tokio::test]
 async fn a_killed_eval_leaves_no_process() {
     let data = Data::new();
-    // A long sum, so that it is at work when it is struck.
-    let sum = vec!["1"; 20_000].join("+");
+    let sum = long_sum();
     let mut eval = data.command(&["eval", &sum]).spawn().expect("the binary was just built");
     let pid = eval.id().expect("was just started");
     quorate_tests::eventually("pods", || async { (data.processes().len() >= 4).then_some(()) }).await;
@@ -92,7 +96,7 @@ async fn a_killed_eval_leaves_no_process() {
 #[tokio::test]
 async fn an_interrupted_eval_leaves_no_process() {
     let data = Data::new();
-    let sum = vec!["1"; 20_000].join("+");
+    let sum = long_sum();
     let mut eval = data.command(&["eval", &sum]).spawn().expect("the binary was just built");
     let pid = eval.id().expect("was just started");
     quorate_tests::eventually("pods", || async { (data.processes().len() >= 4).then_some(()) }).await;
