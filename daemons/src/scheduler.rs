@@ -22,6 +22,7 @@ mod layers;
 mod leases;
 mod link;
 mod meters;
+mod proof;
 mod scale;
 mod sets;
 mod sweep;
@@ -32,16 +33,13 @@ use self::{
     inbound::Inbound,
     layers::Layers,
     meters::Meters,
-    work::Work,
 };
 use crate::{
     config::Config,
     engine::Engine,
     queue::QueueError,
-    records::Failure,
     shutdown::{self, Shutdown},
 };
-use bytes::Bytes;
 use quorate_dag::{Costs, Function};
 use std::sync::Arc;
 use tokio::{
@@ -135,17 +133,6 @@ pub async fn run(
     inbound.leases().give_back().await;
     layers.give_back().await;
     served
-}
-
-/// The receipt of a request that asked for one.
-fn receipt_of(work: &Work, result: &str) -> Result<Option<Bytes>, Failure> {
-    let _ = result;
-    let Some(evidence) = work.evidence() else { return Ok(None) };
-    if evidence.iter().any(|node| node.as_ref().is_none_or(|node| !core::is_proof(&node.receipt))) {
-        let detail = "a worker gave a value without its receipt".into();
-        return Err(inbound::failure("receipt-unavailable", detail));
-    }
-    Ok(None)
 }
 
 /// Why a scheduler does not run.
