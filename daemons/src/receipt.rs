@@ -9,6 +9,9 @@
 //! Signatures say who signed, not who ought to have: for that, the sets' public keys come from elsewhere
 //! ([`Keys`], `quorate keys show --json`).
 
+#[cfg(test)]
+mod tests;
+
 use crate::{
     function::{Answer, Operation},
     records::Request,

@@ -38,6 +38,7 @@ use crate::{
     config::Config,
     engine::Engine,
     queue::QueueError,
+    receipt::{Evidence, ExpressionReceipt},
     records::Failure,
     shutdown::{self, Shutdown},
 };
