@@ -22,6 +22,7 @@ mod layers;
 mod leases;
 mod link;
 mod meters;
+mod proof;
 mod scale;
 mod sets;
 mod sweep;
@@ -32,18 +33,14 @@ use self::{
     inbound::Inbound,
     layers::Layers,
     meters::Meters,
-    work::Work,
 };
 use crate::{
     config::Config,
     engine::Engine,
     queue::QueueError,
-    receipt::{Evidence, ExpressionReceipt},
-    records::Failure,
     shutdown::{self, Shutdown},
 };
-use bytes::Bytes;
-use quorate_dag::{Costs, Function, NodeId};
+use quorate_dag::{Costs, Function};
 use std::sync::Arc;
 use tokio::{
     net::TcpListener,
@@ -136,26 +133,6 @@ pub async fn run(
     inbound.leases().give_back().await;
     layers.give_back().await;
     served
-}
-
-/// The receipt of a request that asked for one.
-fn receipt_of(work: &Work, result: &str) -> Result<Option<Bytes>, Failure> {
-    let Some(evidence) = work.evidence() else { return Ok(None) };
-    let of_node = |node: NodeId| {
-        let proof = evidence[node.index()].as_ref().filter(|proof| core::is_proof(&proof.receipt))?;
-        Some(Evidence {
-            value: work.value(node)?,
-            set: &proof.set,
-            genesis: proof.genesis.as_deref()?,
-            receipt: &proof.receipt,
-        })
-    };
-    ExpressionReceipt::assemble(work.request(), work.plan_of(), work.digits_max(), result, of_node)
-        .map(|receipt| Some(receipt.to_json()))
-        .ok_or_else(|| {
-            let detail = "a worker gave a value without its receipt".into();
-            inbound::failure("receipt-unavailable", detail)
-        })
 }
 
 /// Why a scheduler does not run.

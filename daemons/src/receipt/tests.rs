@@ -47,7 +47,7 @@ impl Set {
     }
 
     fn genesis(&self) -> String {
-        to_hex(&self.configuration.to_bytes())
+        hex::encode(&self.configuration.to_bytes())
     }
 
     /// What three replicas sign after executing an operation as the first of their history.
@@ -95,7 +95,7 @@ fn set_of(function: Function) -> &'static Set {
 }
 
 fn keys() -> Keys {
-    let hex = |set: &Set| set.configuration.replicas.iter().map(|key| to_hex(&key.to_der())).collect();
+    let hex = |set: &Set| set.configuration.replicas.iter().map(|key| hex::encode(&key.to_der())).collect();
     Keys { sets: SETS.iter().map(|set| (set.name.to_owned(), hex(set))).collect() }
 }
 
