@@ -24,6 +24,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use quorate_dag::{Function, Limits, NodeError, Value, apply};
+use quorate_pbft::{Context, Service, State};
 
 /// The encoding's version, the first byte of every operation.
 const VERSION: u8 = 1;
@@ -197,6 +198,12 @@ impl FunctionService {
             _ => Answer::Invalid,
         }
         .to_bytes()
+    }
+}
+
+impl Service for FunctionService {
+    fn execute(&self, _: &Context, operation: &[u8], _: &mut State) -> Bytes {
+        self.answer(operation)
     }
 }
 

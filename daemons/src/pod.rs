@@ -6,8 +6,17 @@
 //! where its peers are ([`Told`]). When the input ends, whoever started it is gone, and so is the pod:
 //! nothing is left behind however the supervisor died.
 
-use crate::config::{Durability, Replication};
+use crate::{
+    config::{Durability, Replication},
+    hex,
+    identity::IdentityError,
+};
 use quorate_dag::Function;
+use quorate_pbft::{
+    Configuration, ReplicaId,
+    crypto::{Identity, InvalidIdentity},
+    runtime::AddressBook,
+};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use tokio::{
@@ -15,6 +24,7 @@ use tokio::{
     net::TcpListener,
     sync::watch,
 };
+use zeroize::Zeroizing;
 
 /// What a pod is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +69,28 @@ impl PodSpec {
         serde_json::from_slice(&text).map_err(|source| SpecError::Malformed { path: path.into(), source })
     }
 
+    /// The genesis of its set's group.
+    ///
+    /// # Errors
+    /// When it has none, or that makes no sense.
+    pub fn genesis(&self) -> Result<Configuration, SpecError> {
+        let malformed = || SpecError::Genesis { pod: self.pod.clone() };
+        let bytes = self.genesis.as_deref().and_then(hex::decode).ok_or_else(malformed)?;
+        Configuration::from_bytes(&bytes).map_err(|_| malformed())
+    }
+
+    /// Its RSA identity.
+    ///
+    /// # Errors
+    /// When it has none, or the file can't be read.
+    pub fn identity(&self) -> Result<Identity, SpecError> {
+        let path = self.identity.as_deref().ok_or_else(|| SpecError::NoIdentity { pod: self.pod.clone() })?;
+        let der = std::fs::read(path)
+            .map(Zeroizing::new)
+            .map_err(|source| SpecError::Unreadable { path: path.into(), source })?;
+        Identity::from_pkcs8(&der).map_err(|source| SpecError::Identity { path: path.into(), source })
+    }
+
     /// The function it computes.
     ///
     /// # Errors
@@ -96,6 +128,37 @@ pub enum SpecError {
         /// The name that was given.
         function: String,
     },
+    /// It has no genesis, or one that makes no sense.
+    #[error("pod {pod} has no PBFT genesis that makes sense, and its set is replicated")]
+    Genesis {
+        /// The pod.
+        pod: String,
+    },
+    /// It has no identity.
+    #[error("pod {pod} has no identity, and its set is replicated")]
+    NoIdentity {
+        /// The pod.
+        pod: String,
+    },
+    /// The file holds no identity.
+    #[error("{} holds no identity: {source}", path.display())]
+    Identity {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: InvalidIdentity,
+    },
+    /// It is told to be a replica without an index or without a transport.
+    #[error("pod {pod} is told to be a replica, but not {missing}")]
+    Replica {
+        /// The pod.
+        pod: String,
+        /// What it was not told.
+        missing: &'static str,
+    },
+    /// There is no randomness to make session keys from.
+    #[error(transparent)]
+    Seed(#[from] IdentityError),
 }
 
 /// A line that a pod writes.
@@ -170,6 +233,24 @@ impl Attachment {
         // A closed pipe means that the pod is about to be told to end.
         let _ = writeln!(out, "{line}").and_then(|()| out.flush());
     }
+}
+
+/// Follows what is told about peers as the PBFT runtime wants it, until nobody tells any more.
+#[must_use]
+pub fn address_book(mut peers: watch::Receiver<Vec<Option<String>>>) -> watch::Receiver<AddressBook> {
+    let book = |transports: &[Option<String>]| -> AddressBook {
+        let known = (0..).map(ReplicaId).zip(transports);
+        known.filter_map(|(replica, address)| Some((replica, address.as_deref()?))).collect()
+    };
+    let (tell, books) = watch::channel(book(&peers.borrow_and_update()));
+    tokio::spawn(async move {
+        while peers.changed().await.is_ok() {
+            tell.send_replace(book(&peers.borrow_and_update()));
+        }
+        // The last word stands.
+        tell.closed().await;
+    });
+    books
 }
 
 /// A listener at the wished address, or at another port of the same host when that one is taken: a pod

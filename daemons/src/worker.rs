@@ -10,6 +10,7 @@
 //! that 2f+1 replicas can be reached.
 
 mod invoke;
+mod replicated;
 
 use crate::{
     config::Replication,
@@ -17,6 +18,8 @@ use crate::{
     proto::function_server::FunctionServer,
 };
 use invoke::{Executor, Invoke};
+use quorate_pbft::runtime::ClientFailed;
+use replicated::Replicas;
 use std::sync::Arc;
 use tokio::{net::TcpListener, sync::watch};
 use tonic::{
@@ -56,10 +59,7 @@ pub async fn serve(
     let address = listener.local_addr()?;
     let executor = match spec.replication {
         Replication::None => Executor::Plain,
-        Replication::Byzantine { .. } => {
-            drop(peers);
-            Executor::Plain
-        }
+        Replication::Byzantine { .. } => Executor::Replicated(Replicas::connect(&spec, peers)?),
     };
     let executor = Arc::new(executor);
     let (health, health_server) = tonic_health::server::health_reporter();
@@ -73,15 +73,20 @@ pub async fn serve(
         .add_service(FunctionServer::new(invoke).max_decoding_message_size(MESSAGE_BYTES_MAX))
         .add_service(health_server)
         .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
-    let ready = async {
+    let serving = async {
         executor.ready().await;
-        health.set_service_status(service, ServingStatus::Serving).await;
         say(&Said::Ready);
-        std::future::pending::<()>().await;
+        loop {
+            health.set_service_status(service, ServingStatus::Serving).await;
+            executor.unready().await;
+            tracing::warn!(pod = %spec.pod, "fewer than a quorum of replicas can be reached");
+            health.set_service_status(service, ServingStatus::NotServing).await;
+            executor.ready().await;
+        }
     };
     tokio::select! {
         served = server => served.map_err(WorkerError::Server),
-        () = ready => Ok(()),
+        () = serving => Ok(()),
         _ = ended.wait_for(|ended| *ended) => Ok(()),
     }
 }
@@ -92,6 +97,9 @@ pub enum WorkerError {
     /// What it is told to be makes no sense.
     #[error(transparent)]
     Spec(#[from] SpecError),
+    /// It can't be a client of its replicas.
+    #[error("can't be the client of the set's replicas: {0}")]
+    Client(#[from] ClientFailed),
     /// No port can be had.
     #[error("no port to listen on: {0}")]
     Listen(#[from] std::io::Error),

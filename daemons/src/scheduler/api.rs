@@ -89,7 +89,7 @@ async fn parse(State(config): State<Arc<Config>>, Json(request): Json<Request>) 
     let limits = expression_limits(&config.limits);
     let planned = tokio::task::spawn_blocking(move || Work::plan(&request, &limits, &Costs::default())).await;
     match planned {
-        Ok(Ok(work)) => Json(graph(work.plan_of())).into_response(),
+        Ok(Ok(work)) => Json(graph(work.graph())).into_response(),
         Ok(Err(failure)) => problem(&failure),
         Err(error) => problem(&super::inbound::failure("internal", error.to_string())),
     }

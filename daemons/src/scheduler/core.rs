@@ -8,6 +8,7 @@ use super::{
     layers::{LayerMessage, Layers, Taken},
     link::{Link, Operations, WorkerIds},
     meters::Meters,
+    proof,
     work::{Evidence, Work},
 };
 use crate::{
@@ -16,7 +17,6 @@ use crate::{
     records::{Failure, NodeRun, Outcome},
     set::{MemberState, SetRecord, SetState},
 };
-use bytes::Bytes;
 use quorate_dag::{Costs, Function, NodeError, NodeId};
 use std::{
     collections::{BTreeSet, HashMap},
@@ -300,7 +300,7 @@ impl Core {
                 Ok(value) => {
                     let value = value.expect("a run that did not fail has its value");
                     let text = running.work.text(&value);
-                    match super::receipt_of(&running.work, &text) {
+                    match proof::receipt(&running.work, &text) {
                         Ok(receipt) => (Ok(text), receipt),
                         Err(failure) => (Err(failure), None),
                     }
@@ -696,9 +696,4 @@ impl Set {
 
 fn slots(config: &Config, function: Function) -> usize {
     usize::try_from(config.functions.of(function).slots).unwrap_or(usize::MAX).max(1)
-}
-
-/// The receipt's bytes are empty when a worker has none.
-pub(super) fn is_proof(receipt: &Bytes) -> bool {
-    !receipt.is_empty()
 }

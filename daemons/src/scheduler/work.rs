@@ -85,7 +85,7 @@ impl Work {
         &self.request
     }
 
-    pub(super) fn plan_of(&self) -> &Plan {
+    pub(super) fn graph(&self) -> &Plan {
         self.evaluation.plan()
     }
 

@@ -1,5 +1,6 @@
 //! `Function.Invoke`: operations in, outcomes out in the order in which they are done.
 
+use super::replicated::Replicas;
 use crate::{
     function::{Answer, Operation},
     proto::{self, InvokeRequest, InvokeResponse, failure::Kind, function_server::Function as Service},
@@ -7,9 +8,12 @@ use crate::{
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use quorate_dag::Function;
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -26,6 +30,8 @@ const RESPONSES: usize = 16;
 pub(super) enum Executor {
     /// This process.
     Plain,
+    /// The replicas of its set.
+    Replicated(Replicas),
 }
 
 impl Executor {
@@ -33,6 +39,15 @@ impl Executor {
     pub(super) async fn ready(&self) {
         match self {
             Self::Plain => {}
+            Self::Replicated(replicas) => replicas.ready().await,
+        }
+    }
+
+    /// Comes when operations can no longer be answered.
+    pub(super) async fn unready(&self) {
+        match self {
+            Self::Plain => std::future::pending().await,
+            Self::Replicated(replicas) => replicas.unready().await,
         }
     }
 }
@@ -133,6 +148,14 @@ impl Stream {
                                 return;
                             }
                         }
+                        Executor::Replicated(replicas) => {
+                            for operation in request.operations {
+                                match self.invoke(replicas, &operation) {
+                                    Ok(invocation) => running.push(invocation),
+                                    Err(refusal) => done.push(refusal),
+                                }
+                            }
+                        }
                     }
                 }
                 Some(outcome) = running.next(), if !running.is_empty() => done.push(outcome),
@@ -145,6 +168,28 @@ impl Stream {
                 return;
             }
         }
+    }
+
+    /// Has an operation executed by the replicas.
+    fn invoke(
+        &self,
+        replicas: &Replicas,
+        operation: &proto::Operation,
+    ) -> Result<BoxFuture<'static, proto::Outcome>, proto::Outcome> {
+        let tag = operation.tag;
+        let known =
+            operation_of(operation, self.function).ok_or_else(|| invalid(operation, self.function))?;
+        let slot = self.slots.take().ok_or_else(|| busy(tag))?;
+        let patience = Duration::from_millis(operation.patience_ms.into());
+        let answer = replicas.invoke(known.to_bytes(), operation.receipt, patience);
+        Ok(Box::pin(async move {
+            let outcome = match answer.await {
+                Ok((answer, receipt)) => outcome_of(tag, answer, receipt),
+                Err(detail) => failure(tag, Kind::Unavailable, detail),
+            };
+            drop(slot);
+            outcome
+        }))
     }
 
     /// Executes a batch here.

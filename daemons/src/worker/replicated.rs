@@ -1,0 +1,80 @@
+//! A replicated worker's way to its replicas.
+
+use super::WorkerError;
+use crate::{
+    function::Answer,
+    identity,
+    pod::{self, PodSpec, SpecError},
+};
+use bytes::Bytes;
+use quorate_pbft::{
+    ClientId, Group, Incarnation, Options,
+    runtime::{Client, ClientSetup, ClientStatus},
+};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// The worker of a set is the only client that its genesis registers.
+const ME: ClientId = ClientId(0);
+
+/// The replicas of a set.
+pub(super) struct Replicas {
+    client: Client,
+    status: watch::Receiver<ClientStatus>,
+    quorum: usize,
+}
+
+impl Replicas {
+    pub(super) fn connect(
+        spec: &PodSpec,
+        peers: watch::Receiver<Vec<Option<String>>>,
+    ) -> Result<Self, WorkerError> {
+        let genesis = spec.genesis()?;
+        let quorum = usize::try_from(Group::new(&genesis).quorum()).unwrap_or(usize::MAX);
+        let seed = identity::seed().map_err(SpecError::from)?;
+        // The cluster service counts a worker's lives, and a client's must be told apart in that order.
+        let life = Incarnation(spec.incarnation);
+        let setup = ClientSetup::new(genesis, ME, spec.identity()?, life, pod::address_book(peers), seed);
+        let client = Client::connect(setup)?;
+        Ok(Self { status: client.status(), client, quorum })
+    }
+
+    /// Comes when 2f+1 replicas are connected.
+    pub(super) async fn ready(&self) {
+        self.when(|connected| connected >= self.quorum).await;
+    }
+
+    /// Comes when fewer are.
+    pub(super) async fn unready(&self) {
+        self.when(|connected| connected < self.quorum).await;
+    }
+
+    async fn when(&self, is: impl Fn(usize) -> bool) {
+        let mut status = self.status.clone();
+        if status.wait_for(|status| is(status.connected.len())).await.is_err() {
+            // The link's thread has ended, which it does with this process.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// The answer of 2f+1 replicas and, when asked for, the bytes of a receipt; or why there is none.
+    pub(super) fn invoke(
+        &self,
+        operation: Bytes,
+        receipt: bool,
+        patience: Duration,
+    ) -> impl Future<Output = Result<(Answer, Bytes), String>> + Send + use<> {
+        let client = self.client.clone();
+        let options = Options { receipt, ..Options::default() };
+        async move {
+            let invoked = client.invoke_within(operation, options, patience).await;
+            let (reply, receipt) = invoked.map_err(|error| error.to_string())?;
+            if reply.disagreed.count() > 0 {
+                let who: Vec<_> = reply.disagreed.iter().map(|replica| replica.0).collect();
+                tracing::warn!(replicas = ?who, sequence = reply.sequence.0, "replicas answered differently");
+            }
+            let answer = Answer::from_bytes(&reply.result).map_err(|error| error.to_string())?;
+            Ok((answer, receipt.map(|receipt| receipt.to_bytes().into()).unwrap_or_default()))
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! Replicas and clients over real sockets on loopback.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::LazyLock,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use quorate_pbft::{
+    ClientId, Configuration, Context, GroupId, Incarnation, Limits, Permutation, ReplicaId, Sequence,
+    Service, State,
+    crypto::{Identity, SeedRng},
+    runtime::{
+        AddressBook, Client, ClientFailed, ClientSetup, JournalSetup, ReplicaHandle, ReplicaSetup,
+        ReplicaStatus, SyncPolicy, serve,
+    },
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    time::timeout,
+};
+
+/// No test waits longer than this for anything.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Adds what it is given to a sum in page 0; panics on an empty operation.
+struct Adder;
+
+impl Service for Adder {
+    fn execute(&self, _: &Context, operation: &[u8], state: &mut State) -> Bytes {
+        let (first, _) = operation.split_first().expect("an operation has a byte");
+        let sum = state.page(0).try_into().map_or(0, u64::from_be_bytes) + u64::from(*first);
+        state.write(0, &sum.to_be_bytes());
+        Bytes::copy_from_slice(&sum.to_be_bytes())
+    }
+}
+
+struct Keys {
+    replicas: Vec<Identity>,
+    clients: Vec<Identity>,
+}
+
+static KEYS: LazyLock<Keys> = LazyLock::new(|| {
+    let mut rng = SeedRng::new([4; 32]);
+    let mut identities = |count| (0..count).map(|_| Identity::generate(&mut rng).unwrap()).collect();
+    Keys { replicas: identities(4), clients: identities(2) }
+});
+
+fn configuration() -> Configuration {
+    let public =
+        |identities: &[Identity]| identities.iter().map(|identity| identity.public_key().clone()).collect();
+    Configuration {
+        group: GroupId([7; 16]),
+        number: 0,
+        f: 1,
+        replicas: public(&KEYS.replicas),
+        clients: public(&KEYS.clients),
+        digest: Default::default(),
+        permutation: Permutation::Identity,
+        history: true,
+        limits: Limits { checkpoint_period: 16, window: 64, ..Limits::default() },
+    }
+}
+
+/// Four replicas, of which each may be stopped and started.
+struct Cluster {
+    book: watch::Sender<AddressBook>,
+    journals: Option<tempfile::TempDir>,
+    replicas: Vec<Option<ReplicaHandle>>,
+    rng: SeedRng,
+}
+
+impl Cluster {
+    async fn start(journals: bool) -> Self {
+        let (book, _) = watch::channel(AddressBook::default());
+        let journals = journals.then(|| tempfile::tempdir().unwrap());
+        let rng = SeedRng::new([5; 32]);
+        let mut cluster = Self { book, journals, replicas: vec![], rng };
+        for index in 0..4 {
+            cluster.replicas.push(None);
+            cluster.start_replica(index, true).await;
+        }
+        cluster
+    }
+
+    async fn start_replica(&mut self, index: u32, first: bool) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        self.book.send_modify(|book| book.set(ReplicaId(index), listener.local_addr().unwrap()));
+        let (identity, peers) = (KEYS.replicas[index as usize].clone(), self.book.subscribe());
+        let seed = self.rng.next_seed();
+        let id = ReplicaId(index);
+        let mut setup = ReplicaSetup::new(configuration(), id, identity, listener, peers, seed);
+        setup.journal = self.journals.as_ref().map(|directory| JournalSetup {
+            path: journal_path(directory.path(), index),
+            sync: SyncPolicy::Data,
+            create: first,
+        });
+        self.replicas[index as usize] = Some(serve(setup, Adder).unwrap());
+    }
+
+    async fn stop(&mut self, index: usize) {
+        self.replicas[index].take().unwrap().shutdown().await.unwrap();
+    }
+
+    fn client(&mut self, index: u32) -> Client {
+        let identity = KEYS.clients[index as usize].clone();
+        let (peers, seed) = (self.book.subscribe(), self.rng.next_seed());
+        let id = ClientId(index);
+        let setup = ClientSetup::new(configuration(), id, identity, Incarnation(1), peers, seed);
+        Client::connect(setup).unwrap()
+    }
+
+    fn address(&self, index: u32) -> SocketAddr {
+        self.book.borrow().get(ReplicaId(index)).unwrap().parse().unwrap()
+    }
+
+    fn status(&self, index: usize) -> watch::Receiver<ReplicaStatus> {
+        self.replicas[index].as_ref().unwrap().status()
+    }
+
+    async fn until(&self, index: usize, what: impl FnMut(&ReplicaStatus) -> bool) -> ReplicaStatus {
+        let mut status = self.status(index);
+        let seen = timeout(PATIENCE, status.wait_for(what)).await;
+        seen.expect("in time").expect("the replica runs").clone()
+    }
+}
+
+fn journal_path(directory: &Path, index: u32) -> std::path::PathBuf {
+    directory.join(index.to_string())
+}
+
+async fn add(client: &Client, number: u8) -> u64 {
+    let reply = timeout(PATIENCE, client.invoke(vec![number].into())).await.unwrap().unwrap();
+    assert!(reply.agreed.count() >= 3);
+    u64::from_be_bytes(reply.result[..].try_into().unwrap())
+}
+
+#[tokio::test]
+async fn group_answers_many_operations_in_flight_exactly_once() {
+    let mut cluster = Cluster::start(false).await;
+    let client = cluster.client(0);
+    let calls = (0..500).map(|_| {
+        let client = client.clone();
+        tokio::spawn(async move { add(&client, 1).await })
+    });
+    let mut sums = Vec::new();
+    for call in calls.collect::<Vec<_>>() {
+        sums.push(call.await.unwrap());
+    }
+    sums.sort_unstable();
+    assert_eq!(sums, (1..=500).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn two_clients_of_one_group_see_one_state() {
+    let mut cluster = Cluster::start(false).await;
+    let (first, second) = (cluster.client(0), cluster.client(1));
+    assert_eq!(add(&first, 1).await, 1);
+    assert_eq!(add(&second, 2).await, 3);
+    assert_eq!(add(&first, 3).await, 6);
+}
+
+#[tokio::test]
+async fn receipt_verifies_offline() {
+    let mut cluster = Cluster::start(false).await;
+    let client = cluster.client(0);
+    for number in 1..4 {
+        let operation = Bytes::from(vec![number]);
+        let (reply, receipt) =
+            timeout(PATIENCE, client.invoke_with_receipt(operation.clone())).await.unwrap().unwrap();
+        receipt.verify_contents(&configuration(), &operation, &reply.result).unwrap();
+        receipt.verify_contents(&configuration(), b"other", &reply.result).unwrap_err();
+    }
+}
+
+#[tokio::test]
+async fn service_panic_is_an_answer_and_changes_nothing() {
+    let mut cluster = Cluster::start(false).await;
+    let client = cluster.client(0);
+    let failed = timeout(PATIENCE, client.invoke(Bytes::new())).await.unwrap();
+    assert!(matches!(failed, Err(ClientFailed::Panicked)));
+    assert_eq!(add(&client, 1).await, 1);
+}
+
+#[tokio::test]
+async fn group_goes_on_without_a_backup_and_the_backup_catches_up() {
+    let mut cluster = Cluster::start(true).await;
+    let client = cluster.client(0);
+    assert_eq!(add(&client, 1).await, 1);
+    cluster.stop(2).await;
+    for sum in 2..=40 {
+        assert_eq!(add(&client, 1).await, sum);
+    }
+    cluster.start_replica(2, false).await;
+    let executed = cluster.status(0).borrow().last_executed;
+    cluster.until(2, |status| status.last_executed >= executed).await;
+    assert_eq!(add(&client, 1).await, 41);
+}
+
+#[tokio::test]
+async fn backup_that_lags_beyond_the_log_fetches_the_state() {
+    let mut cluster = Cluster::start(true).await;
+    let client = cluster.client(0);
+    assert_eq!(add(&client, 1).await, 1);
+    cluster.stop(3).await;
+    for sum in 2..=200 {
+        assert_eq!(add(&client, 1).await, sum);
+    }
+    cluster.until(0, |status| status.stable > Sequence(64)).await;
+    cluster.start_replica(3, false).await;
+    let executed = cluster.status(0).borrow().last_executed;
+    cluster.until(3, |status| status.last_executed >= executed).await;
+}
+
+#[tokio::test]
+async fn killed_primary_comes_back_on_another_port_and_the_group_goes_on() {
+    let mut cluster = Cluster::start(true).await;
+    let client = cluster.client(0);
+    for sum in 1..=20 {
+        assert_eq!(add(&client, 1).await, sum);
+    }
+    let before = cluster.address(0);
+    cluster.stop(0).await;
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        async move { add(&client, 1).await }
+    });
+    cluster.start_replica(0, false).await;
+    assert_ne!(cluster.address(0), before);
+    assert_eq!(waiting.await.unwrap(), 21);
+    for sum in 22..=40 {
+        assert_eq!(add(&client, 1).await, sum);
+    }
+}
+
+#[tokio::test]
+async fn group_comes_back_from_its_journals_after_all_were_stopped() {
+    let mut cluster = Cluster::start(true).await;
+    let client = cluster.client(0);
+    for sum in 1..=50 {
+        assert_eq!(add(&client, 1).await, sum);
+    }
+    for index in 0..4 {
+        cluster.stop(index).await;
+    }
+    for index in 0..4 {
+        cluster.start_replica(index, false).await;
+    }
+    assert_eq!(add(&client, 1).await, 51);
+}
+
+#[tokio::test]
+async fn lost_journal_keeps_a_replica_from_starting() {
+    let mut cluster = Cluster::start(true).await;
+    cluster.stop(1).await;
+    let directory = cluster.journals.as_ref().unwrap().path().to_owned();
+    std::fs::remove_dir_all(journal_path(&directory, 1)).unwrap();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let (identity, peers) = (KEYS.replicas[1].clone(), cluster.book.subscribe());
+    let id = ReplicaId(1);
+    let mut setup = ReplicaSetup::new(configuration(), id, identity, listener, peers, [6; 32]);
+    let path = journal_path(&directory, 1);
+    setup.journal = Some(JournalSetup { path, sync: SyncPolicy::Data, create: false });
+    let refused = serve(setup, Adder).unwrap_err().to_string();
+    assert!(refused.contains("must be replaced"), "{refused}");
+}
+
+/// Sends bytes to a replica and waits until it closes the connection.
+async fn send_until_closed(address: SocketAddr, bytes: &[u8]) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let _ = stream.write_all(bytes).await; // it may be closed before all is written
+    let mut answer = Vec::new();
+    // A reset counts as closed, too: what was sent was not read to its end.
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("closed in time");
+}
+
+#[tokio::test]
+async fn malformed_frames_close_the_connection_and_leave_the_replica_untouched() {
+    let mut cluster = Cluster::start(false).await;
+    let client = cluster.client(0);
+    assert_eq!(add(&client, 1).await, 1);
+    let address = cluster.address(1);
+    let before = cluster.status(1).borrow().clone();
+    send_until_closed(address, &[0xff; 64]).await;
+    send_until_closed(address, b"\x05\0\0\0\x01abcd").await;
+    send_until_closed(address, b"\x01\0\0\0\x63").await;
+    send_until_closed(address, b"\x03\0\0\0\x04\xff\xff").await;
+    let expected = ["greeting", "malformed", "misplaced", "oversized"];
+    let status =
+        cluster.until(1, |status| expected.iter().all(|kind| status.refused.contains_key(kind))).await;
+    assert_eq!(status.refused.values().sum::<u64>(), 4);
+    assert_eq!((status.view, status.ignored), (before.view, before.ignored));
+    assert_eq!(add(&client, 1).await, 2);
+}
+
+#[tokio::test]
+async fn message_before_anybody_joined_is_refused() {
+    let cluster = Cluster::start(false).await;
+    // An envelope whose body is a STATUS with a tag that nobody checks: no sender has joined.
+    let body = b"\x04\x18\x0a\x22\x00\x32\x00";
+    let frame = [&u32::try_from(body.len()).unwrap().to_le_bytes()[..], body].concat();
+    send_until_closed(cluster.address(1), &frame).await;
+    cluster.until(1, |status| status.refused.contains_key("unproven")).await;
+}
+
+#[tokio::test]
+async fn peer_that_never_reads_holds_nobody_up() {
+    let mut cluster = Cluster::start(false).await;
+    let mut deaf = Vec::new();
+    for index in 0..4 {
+        deaf.push(TcpStream::connect(cluster.address(index)).await.unwrap());
+    }
+    // In place of replica 3 stands somebody who accepts everything and reads nothing.
+    cluster.stop(3).await;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    cluster.book.send_modify(|book| book.set(ReplicaId(3), listener.local_addr().unwrap()));
+    let client = cluster.client(0);
+    for sum in 1..=50 {
+        assert_eq!(add(&client, 1).await, sum);
+    }
+    drop((deaf, listener));
+}
+
+#[tokio::test]
+async fn operation_without_a_quorum_ends_at_its_deadline() {
+    let mut cluster = Cluster::start(false).await;
+    let client = cluster.client(0);
+    assert_eq!(add(&client, 1).await, 1);
+    cluster.stop(2).await;
+    cluster.stop(3).await;
+    let deadline = Duration::from_millis(100);
+    let late = client.invoke_within(vec![1].into(), Default::default(), deadline).await;
+    assert!(matches!(late, Err(ClientFailed::Deadline(limit)) if limit == deadline));
+}
+
+#[tokio::test]
+async fn oversized_operation_is_refused_before_it_is_sent() {
+    let mut cluster = Cluster::start(false).await;
+    let client = cluster.client(0);
+    let large = Bytes::from(vec![1; configuration().limits.operation_bytes_max as usize + 1]);
+    let refused = timeout(PATIENCE, client.invoke(large)).await.unwrap();
+    assert!(matches!(refused, Err(ClientFailed::Refused(_))));
+}
