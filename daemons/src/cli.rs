@@ -152,6 +152,8 @@ enum Command {
     Autoscaler(daemon::ControlDaemon),
     /// Pod: a function's worker.
     Worker(daemon::Pod),
+    /// Pod: one replica of a worker set.
+    Replica(daemon::Pod),
     /// The control plane as `quorate up` starts it.
     #[command(hide = true)]
     Control,
@@ -205,6 +207,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Admin(daemon) => serve(daemon.run(Daemon::Admin, global)),
         Command::Autoscaler(daemon) => serve(daemon.run(Daemon::Autoscaler, global)),
         Command::Worker(pod) => wait_for(pod.run_worker()),
+        Command::Replica(pod) => wait_for(pod.run_replica()),
         Command::Control => serve(async { control::run().await.map_err(Failure::Daemon) }),
     }
 }

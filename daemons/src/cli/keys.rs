@@ -1,12 +1,7 @@
 //! `quorate keys`: the identities of workers and replicas.
 
 use super::{Failure, Global, Settings, platform::progress, print, print_json, table::table};
-use crate::{
-    config::Replication,
-    hex,
-    identity::Identities,
-    receipt::Keys as PublicKeys,
-};
+use crate::{config::Replication, hex, identity::Identities, receipt::Keys as PublicKeys};
 use clap::{Args, Subcommand};
 use quorate_dag::Function;
 
