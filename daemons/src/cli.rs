@@ -10,12 +10,14 @@ mod eval;
 mod explain;
 mod failure;
 mod generate;
+mod keys;
 mod plan;
 mod platform;
 mod scale;
 mod status;
 mod table;
 mod up;
+mod verify;
 
 use crate::{
     config::{Loaded, Sources},
@@ -120,6 +122,11 @@ enum Command {
     Plan(plan::Plan),
     /// Shows the processes of a platform and its queues.
     Status(status::Status),
+    /// Checks a receipt without any platform.
+    Verify(verify::Verify),
+    /// Shows and makes the keys that replicas sign with.
+    #[command(subcommand)]
+    Keys(keys::Keys),
     /// Shows dead letters, and puts them back on their queue.
     #[command(subcommand)]
     Dlq(dlq::Dlq),
@@ -133,7 +140,6 @@ enum Command {
     /// Prints the manual page, or writes one for each command.
     Man(generate::Man),
     /// Daemon: HTTP, accepts expressions and answers.
-    #[command(next_help_heading = "Daemons")]
     Gateway(daemon::ControlDaemon),
     /// Daemon: runs expressions on workers.
     Scheduler(daemon::ControlDaemon),
@@ -145,6 +151,8 @@ enum Command {
     Autoscaler(daemon::ControlDaemon),
     /// Pod: a function's worker.
     Worker(daemon::Pod),
+    /// Pod: one of the replicas behind a worker.
+    Replica(daemon::Pod),
     /// The control plane as `quorate up` starts it.
     #[command(hide = true)]
     Control,
@@ -189,6 +197,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Config(config) => config.run(&global),
         Command::Completions(completions) => completions.run(),
         Command::Man(man) => man.run(),
+        Command::Verify(verify) => verify.run(&global),
+        Command::Keys(keys) => wait_for(keys.run(&global)),
         Command::Up(up) => wait_for(up.run(global)),
         Command::Gateway(daemon) => serve(daemon.run(Daemon::Gateway)),
         Command::Scheduler(daemon) => serve(daemon.run(Daemon::Scheduler)),
@@ -196,6 +206,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Admin(daemon) => serve(daemon.run(Daemon::Admin)),
         Command::Autoscaler(daemon) => serve(daemon.run(Daemon::Autoscaler)),
         Command::Worker(pod) => wait_for(pod.run_worker()),
+        Command::Replica(pod) => wait_for(pod.run_replica()),
         Command::Control => serve(async { control::run().await.map_err(Failure::Daemon) }),
     }
 }

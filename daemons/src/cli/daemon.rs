@@ -4,7 +4,7 @@ use super::{Failure, Settings};
 use crate::{
     control::{self, Daemon},
     pod::{Attachment, PodSpec},
-    worker,
+    replica, worker,
 };
 use clap::Args;
 use std::path::PathBuf;
@@ -35,6 +35,11 @@ impl Pod {
     pub(super) async fn run_worker(self) -> Result<(), Failure> {
         let (spec, attachment) = self.attach()?;
         worker::run(spec, attachment).await.map_err(|error| Failure::Daemon(error.into()))
+    }
+
+    pub(super) async fn run_replica(self) -> Result<(), Failure> {
+        let (spec, attachment) = self.attach()?;
+        replica::run(spec, attachment).await.map_err(|error| Failure::Daemon(error.into()))
     }
 
     fn attach(self) -> Result<(PodSpec, Attachment), Failure> {

@@ -8,7 +8,6 @@ use super::{
 };
 use crate::{
     api::{Parameter, Submission},
-    client::ClientError,
     config::parse_time,
     expression,
 };
@@ -57,7 +56,7 @@ pub(crate) struct Eval {
 }
 
 fn parameter(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE, such as a=2 or b=1/3")?;
+    let (name, value) = text.split_once('=').ok_or("usage: -p NAME=VALUE, such as -p a=2 -p b=1/3")?;
     Ok((name.trim().to_owned(), value.trim().to_owned()))
 }
 
@@ -99,7 +98,7 @@ impl Eval {
         // Whatever came of it, what was started is stopped.
         let interrupted = async {
             let _ = tokio::signal::ctrl_c().await;
-            Err(Failure::Client(ClientError::TimedOut { id: None }))
+            Err(Failure::Interrupted)
         };
         let asked = tokio::select! {
             asked = asked => asked,

@@ -3,7 +3,7 @@
 use super::Exit;
 use crate::{
     api::Problem, client::ClientError, config::ConfigErrors, control, excerpt::Excerpt,
-    supervisor::SupervisorError, telemetry::FilterError,
+    identity::IdentityError, receipt::UnprovenReceipt, supervisor::SupervisorError, telemetry::FilterError,
 };
 use quorate_dag::ExpressionError;
 use std::{io, path::PathBuf};
@@ -30,6 +30,16 @@ pub(crate) enum Failure {
     Output(#[source] io::Error),
     #[error("can't write {}: {source}", path.display())]
     Write { path: PathBuf, source: io::Error },
+    #[error("can't read {}: {source}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{} holds no keys: {source}", path.display())]
+    Keys { path: PathBuf, source: serde_json::Error },
+    #[error("the receipt proves nothing: {0}")]
+    Receipt(#[from] UnprovenReceipt),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error("interrupted")]
+    Interrupted,
     #[error("can't start: {0}")]
     Runtime(#[source] io::Error),
     #[error("a platform runs on the data in {} already; use it, or choose another --data", data.display())]
@@ -64,8 +74,8 @@ impl Failure {
 
     pub(crate) fn exit(&self) -> Exit {
         match self {
-            Self::Expression { .. } => Exit::Expression,
-            Self::Client(ClientError::TimedOut { .. }) => Exit::TimedOut,
+            Self::Expression { .. } | Self::Receipt(_) => Exit::Expression,
+            Self::Client(ClientError::TimedOut { .. }) | Self::Interrupted => Exit::TimedOut,
             Self::Client(ClientError::Url { .. }) => Exit::Usage,
             Self::Client(ClientError::Problem(problem)) => match problem.status {
                 504 => Exit::TimedOut,
@@ -73,9 +83,12 @@ impl Failure {
                 _ => Exit::Unavailable,
             },
             Self::Client(_) | Self::NoPlatform { .. } | Self::Runtime(_) => Exit::Unavailable,
-            Self::AlreadyUp { .. } | Self::Platform(_) | Self::Daemon(_) => Exit::Unavailable,
+            Self::AlreadyUp { .. } | Self::Platform(_) | Self::Daemon(_) | Self::Identity(_) => {
+                Exit::Unavailable
+            }
             Self::Config(_) | Self::Filter(_) | Self::Set { .. } => Exit::Usage,
             Self::Input(_) | Self::Output(_) | Self::Write { .. } => Exit::Usage,
+            Self::Read { .. } | Self::Keys { .. } => Exit::Usage,
         }
     }
 
@@ -88,6 +101,7 @@ impl Failure {
         match self {
             Self::Expression { kind, .. } => kind,
             Self::Client(ClientError::Problem(problem)) => &problem.kind,
+            Self::Receipt(_) => "unproven-receipt",
             _ => match self.exit() {
                 Exit::TimedOut => "timed-out",
                 Exit::Unavailable => "platform-unavailable",

@@ -300,7 +300,7 @@ impl Core {
                 Ok(value) => {
                     let value = value.expect("a run that did not fail has its value");
                     let text = running.work.text(&value);
-                    match proof::receipt(&running.work, &value) {
+                    match proof::receipt(&running.work, &text) {
                         Ok(receipt) => (Ok(text), receipt),
                         Err(failure) => (Err(failure), None),
                     }

@@ -2,54 +2,37 @@
 
 use super::{inbound::failure, work::Work};
 use crate::{
-    hex,
-    receipt::{ExpressionReceipt, NodeProof, SetProof, VERSION},
+    receipt::{Evidence, ExpressionReceipt},
     records::Failure,
 };
 use bytes::Bytes;
-use quorate_dag::{Plan, Value};
+use quorate_dag::NodeId;
 use std::collections::HashMap;
 
 /// The receipt of a request that asked for one and has its result.
-pub(super) fn receipt(work: &Work, result: &Value) -> Result<Option<Bytes>, Failure> {
+pub(super) fn receipt(work: &Work, result: &str) -> Result<Option<Bytes>, Failure> {
     let Some(evidence) = work.evidence() else { return Ok(None) };
-    let mut sets: Vec<SetProof> = Vec::new();
-    let mut places: HashMap<(&str, &str), usize> = HashMap::new();
-    let mut nodes = Vec::with_capacity(evidence.len());
-    for (node, evidence) in work.graph().nodes().zip(evidence) {
-        let proof = evidence.as_ref().filter(|evidence| !evidence.receipt.is_empty());
-        let (Some(proof), Some(value)) = (proof, work.value(node)) else {
-            let detail = format!("node {node} has a value, but its set gave no receipt for it");
-            return Err(failure("receipt-unavailable", detail));
+    let unavailable = |detail| failure("receipt-unavailable", detail);
+    let mut lives: HashMap<&str, &str> = HashMap::new();
+    for (node, proof) in evidence.iter().enumerate() {
+        let Some(proof) = proof.as_ref().filter(|proof| !proof.receipt.is_empty()) else {
+            return Err(unavailable(format!("node {node} has a value, but its set gave no receipt for it")));
         };
         let Some(genesis) = &proof.genesis else {
             let detail = format!("set {} is gone, and with it what its receipts are checked with", proof.set);
-            return Err(failure("receipt-unavailable", detail));
+            return Err(unavailable(detail));
         };
-        let set = *places.entry((&proof.set, genesis)).or_insert_with(|| {
-            sets.push(SetProof { name: proof.set.to_string(), genesis: genesis.to_string() });
-            sets.len() - 1
-        });
-        let call = work.call(node);
-        nodes.push(NodeProof {
-            node: node.get(),
-            set,
-            function: call.function.name().into(),
-            left: call.left.to_string(),
-            right: call.right.to_string(),
-            result: value.to_string(),
-            receipt: hex::encode(&proof.receipt),
-        });
+        if *lives.entry(&proof.set).or_insert(genesis) != &**genesis {
+            let detail = format!("set {} was made anew meanwhile; ask again", proof.set);
+            return Err(unavailable(detail));
+        }
     }
-    let receipt = ExpressionReceipt {
-        version: VERSION,
-        expression: work.request().expression.clone(),
-        parameters: work.request().parameters.clone(),
-        plan_version: Plan::VERSION,
-        digits_max: work.digits_max(),
-        result: result.to_string(),
-        sets,
-        nodes,
+    let of_node = |node: NodeId| {
+        let proof = evidence.get(node.index())?.as_ref()?;
+        let (value, genesis) = (work.value(node)?, proof.genesis.as_deref()?);
+        Some(Evidence { value, set: &proof.set, genesis, receipt: &proof.receipt })
     };
-    Ok(Some(serde_json::to_vec(&receipt).expect("texts and numbers have a JSON form").into()))
+    ExpressionReceipt::assemble(work.request(), work.graph(), work.digits_max(), result, of_node)
+        .map(|receipt| Some(receipt.to_json()))
+        .ok_or_else(|| unavailable("an operation lacks its value".into()))
 }

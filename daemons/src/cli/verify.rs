@@ -1,0 +1,71 @@
+//! `quorate verify`: a receipt, checked without any platform.
+
+use super::{Failure, Global, print, print_json};
+use crate::receipt::{ExpressionReceipt, Keys, Verified};
+use clap::Args;
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+const AFTER_HELP: &str = "\
+Examples:
+  quorate keys show --json > keys.json         once, from a machine that you trust
+  quorate verify r.json --keys keys.json
+
+Without --keys the receipt is checked against the keys that it names itself. That shows that it is
+consistent, not who signed it.";
+
+/// The most that is read of a file: a receipt of a million operations.
+const BYTES_MAX: u64 = 8 << 30;
+
+#[derive(Args, Debug)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Verify {
+    /// The receipt, as `quorate eval --receipt` wrote it.
+    receipt: PathBuf,
+    /// The public keys of the replicas, as `quorate keys show --json` printed them.
+    #[arg(long, value_name = "FILE")]
+    keys: Option<PathBuf>,
+}
+
+impl Verify {
+    pub(super) fn run(self, global: &Global) -> Result<(), Failure> {
+        let receipt = ExpressionReceipt::from_json(&read(&self.receipt)?)?;
+        let keys = match &self.keys {
+            Some(path) => Some(
+                Keys::from_json(&read(path)?)
+                    .map_err(|source| Failure::Keys { path: path.clone(), source })?,
+            ),
+            None => None,
+        };
+        let verified = receipt.verify(keys.as_ref())?;
+        if global.json {
+            return print_json(&verified);
+        }
+        if !verified.trusted {
+            eprintln!("consistent in itself only: without --keys, nothing says who the signers are");
+        }
+        print(&text(&verified))
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(BYTES_MAX).read_to_end(&mut bytes))
+        .map_err(|source| Failure::Read { path: path.to_owned(), source })?;
+    Ok(bytes)
+}
+
+fn text(verified: &Verified) -> String {
+    let shown = if verified.expression.chars().count() <= 200 { verified.expression.as_str() } else { "…" };
+    let how = match (verified.operations, verified.trusted) {
+        (0, _) => "nothing was executed: there is nothing to sign".to_owned(),
+        (1, true) => format!("1 operation, signed by the replicas of {}", verified.sets.join(", ")),
+        (n, true) => format!("{n} operations, each signed by the replicas of {}", verified.sets.join(", ")),
+        (n, false) => format!("{n} operations, signed by keys that the receipt itself brings"),
+    };
+    format!("{shown} = {}\n{how}\n", verified.result)
+}
