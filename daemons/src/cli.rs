@@ -20,6 +20,7 @@ mod up;
 mod verify;
 
 use crate::{
+    backend::process::Program,
     config::{Loaded, Sources},
     control::{self, Daemon},
     telemetry::{self, LogFormat},
@@ -200,11 +201,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Verify(verify) => verify.run(&global),
         Command::Keys(keys) => wait_for(keys.run(&global)),
         Command::Up(up) => wait_for(up.run(global)),
-        Command::Gateway(daemon) => serve(daemon.run(Daemon::Gateway)),
-        Command::Scheduler(daemon) => serve(daemon.run(Daemon::Scheduler)),
-        Command::Cluster(daemon) => serve(daemon.run(Daemon::Cluster)),
-        Command::Admin(daemon) => serve(daemon.run(Daemon::Admin)),
-        Command::Autoscaler(daemon) => serve(daemon.run(Daemon::Autoscaler)),
+        Command::Gateway(daemon) => serve(daemon.run(Daemon::Gateway, global)),
+        Command::Scheduler(daemon) => serve(daemon.run(Daemon::Scheduler, global)),
+        Command::Cluster(daemon) => serve(daemon.run(Daemon::Cluster, global)),
+        Command::Admin(daemon) => serve(daemon.run(Daemon::Admin, global)),
+        Command::Autoscaler(daemon) => serve(daemon.run(Daemon::Autoscaler, global)),
         Command::Worker(pod) => wait_for(pod.run_worker()),
         Command::Replica(pod) => wait_for(pod.run_replica()),
         Command::Control => serve(async { control::run().await.map_err(Failure::Daemon) }),
@@ -227,6 +228,16 @@ fn serve(daemon: impl Future<Output = Result<(), Failure>>) -> Result<(), Failur
         .build()
         .map_err(Failure::Runtime)?
         .block_on(daemon)
+}
+
+impl Global {
+    /// This binary, as children run it: they log as this process does.
+    pub(crate) fn program(&self) -> Result<Program, Failure> {
+        let binary = std::env::current_exe().map_err(Failure::Runtime)?;
+        let log = self.log.iter().flat_map(|filter| ["--log".to_owned(), filter.clone()]);
+        let format = ["--log-format".to_owned(), self.log_format.to_string()];
+        Ok(Program { binary, arguments: log.chain(format).collect() })
+    }
 }
 
 impl Settings {

@@ -7,7 +7,7 @@
 
 use crate::{
     admin, autoscaler,
-    backend::process::{Nursery, Order, ProcessBackend, Report},
+    backend::process::{Nursery, Order, ProcessBackend, Program, Report},
     cluster,
     config::Config,
     engine::Engine,
@@ -116,7 +116,7 @@ pub async fn run() -> Result<(), Failure> {
 ///
 /// # Errors
 /// When it can't start, or failed.
-pub async fn run_one(daemon: Daemon, config: Config) -> Result<(), Failure> {
+pub async fn run_one(daemon: Daemon, config: Config, program: Program) -> Result<(), Failure> {
     let state = state_folder(&config.data);
     let engine = open(&state, &config)?;
     let (end, ending) = watch::channel(false);
@@ -125,9 +125,8 @@ pub async fn run_one(daemon: Daemon, config: Config) -> Result<(), Failure> {
     if daemon == Daemon::Cluster {
         let (orders, given) = mpsc::unbounded_channel();
         let (reports, told) = mpsc::unbounded_channel();
-        let binary = std::env::current_exe()?;
         nursery =
-            Some(tokio::spawn(keep_pods(Nursery::new(&binary), given, reports, running.ending.clone())));
+            Some(tokio::spawn(keep_pods(Nursery::new(program), given, reports, running.ending.clone())));
         let pods = Pods { state, fresh: true, orders, told };
         running.start_cluster(listen(local()).await?, pods).await?;
     } else {

@@ -6,19 +6,18 @@
 //! because each child holds the other end of a pipe and asks the kernel to be ended with its parent.
 
 use crate::{
-    backend::process::{Nursery, Order, Report},
+    backend::process::{Nursery, Order, Program, Report},
     config::Config,
 };
 use serde::{Deserialize, Serialize};
 use std::{
     io,
     path::{Path, PathBuf},
-    process::Stdio,
     time::{Duration, Instant},
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
-    process::{Child, ChildStdin, ChildStdout, Command},
+    process::{Child, ChildStdin, ChildStdout},
     sync::{oneshot, watch},
 };
 
@@ -114,17 +113,16 @@ impl Platform {
     /// The supervisor has a thread of its own, because on Linux children end with the thread that
     /// started them.
     #[must_use]
-    pub fn start(binary: &Path, config: Config, state: &Path) -> Self {
+    pub fn start(program: Program, config: Config, state: &Path) -> Self {
         let (tell_url, url) = watch::channel(None);
         let (stop, stopped) = oneshot::channel();
         let (end, ended) = watch::channel(false);
-        let binary = binary.to_path_buf();
         let brief = Brief { config, state: state.into(), restarts: 0, supervisor: std::process::id() };
         let thread = std::thread::Builder::new().name("supervisor".into()).spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let outcome = match runtime {
-                Ok(runtime) => runtime.block_on(supervise(&binary, brief, &tell_url, stopped)),
-                Err(source) => Err(SupervisorError::Binary { binary, source }),
+                Ok(runtime) => runtime.block_on(supervise(&program, brief, &tell_url, stopped)),
+                Err(source) => Err(SupervisorError::Binary { binary: program.binary, source }),
             };
             end.send_replace(true);
             outcome
@@ -191,12 +189,8 @@ struct Control {
 const REPORTS_MAX: usize = 4096;
 
 impl Control {
-    fn start(binary: &Path, brief: &Brief) -> io::Result<Self> {
-        let mut command = Command::new(binary);
-        command.arg("control").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
-        #[cfg(unix)]
-        command.process_group(0);
-        let mut child = command.spawn()?;
+    fn start(program: &Program, brief: &Brief) -> io::Result<Self> {
+        let mut child = program.command("control").spawn()?;
         let stdin = child.stdin.take().expect("piped above");
         let stdout = child.stdout.take().expect("piped above");
         let (lines_out, to_write) = tokio::sync::mpsc::channel(REPORTS_MAX);
@@ -224,14 +218,14 @@ async fn write_lines(mut stdin: ChildStdin, first: String, mut lines: tokio::syn
 }
 
 async fn supervise(
-    binary: &Path,
+    program: &Program,
     mut brief: Brief,
     url: &watch::Sender<Option<String>>,
     mut stopped: oneshot::Receiver<()>,
 ) -> Result<(), SupervisorError> {
-    let mut nursery = Nursery::new(binary);
-    let unrunnable = |source| SupervisorError::Binary { binary: binary.into(), source };
-    let mut control = Control::start(binary, &brief).map_err(unrunnable)?;
+    let mut nursery = Nursery::new(program.clone());
+    let unrunnable = |source| SupervisorError::Binary { binary: program.binary.clone(), source };
+    let mut control = Control::start(program, &brief).map_err(unrunnable)?;
     let mut pause = RESTART_PAUSE.0;
     let outcome = loop {
         tokio::select! {
@@ -271,7 +265,7 @@ async fn supervise(
                         () = tokio::time::sleep(pause) => {}
                     }
                     pause = (pause * 2).min(RESTART_PAUSE.1);
-                    control = Control::start(binary, &brief).map_err(unrunnable)?;
+                    control = Control::start(program, &brief).map_err(unrunnable)?;
                 }
             },
             event = nursery.next_event() => {

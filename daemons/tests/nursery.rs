@@ -5,7 +5,7 @@
 use quorate::{
     backend::{
         PodDaemon, PodEvent, Stop,
-        process::{Nursery, Order, Report},
+        process::{Nursery, Order, Program, Report},
     },
     pod::{Said, Told},
 };
@@ -32,7 +32,7 @@ fn nursery(script: &str) -> Fixture {
     let binary = folder.path().join("pod");
     std::fs::write(&binary, script).unwrap();
     std::fs::set_permissions(&binary, std::fs::Permissions::from_mode(0o755)).unwrap();
-    Fixture { nursery: Nursery::new(&binary), _folder: folder }
+    Fixture { nursery: Nursery::new(Program { binary, arguments: Vec::new() }), _folder: folder }
 }
 
 fn start(pod: &str, incarnation: u64) -> Order {
@@ -111,7 +111,7 @@ async fn a_pod_that_does_not_end_is_ended_by_force() {
 
 #[tokio::test]
 async fn a_binary_that_can_t_be_run_is_a_pod_that_ended() {
-    let mut nursery = Nursery::new(std::path::Path::new("/nowhere/quorate"));
+    let mut nursery = Nursery::new(Program { binary: "/nowhere/quorate".into(), arguments: Vec::new() });
     let reports = nursery.carry_out(start("add-0-worker", 1));
     let [Report::Event(PodEvent::Ended { status, .. })] = &reports[..] else { panic!("{reports:?}") };
     assert!(status.contains("/nowhere/quorate"), "{status}");

@@ -242,12 +242,52 @@ async fn what_was_ordered_before_the_engine_is_dropped_is_written() {
     let q = queue(&*engine, "q").await;
     let mut sending = Box::pin(q.send(vec!["a".into()]));
     // Polled once, the order is with the writer; nobody waits for the answer any more.
-    assert!(futures::poll!(&mut sending).is_pending());
+    let _ = futures::poll!(&mut sending);
     drop(sending);
     drop((q, engine));
     let engine = place.open();
     let got = queue(&*engine, "q").await.receive(1, LEASE, Duration::ZERO).await.unwrap();
     assert_eq!(got.len(), 1);
+}
+
+// What a receiver leaves that goes away.
+
+#[tokio::test]
+async fn a_cancelled_receiver_takes_nothing() {
+    let place = Place::new();
+    let engine = place.open();
+    let q = queue(&*engine, "q").await;
+    let mut cancelled = Box::pin(q.receive(10, LEASE, PATIENCE));
+    assert!(futures::poll!(&mut cancelled).is_pending());
+    q.send(vec!["a".into()]).await.unwrap();
+    // Served by now, and dropped before it looked.
+    drop(cancelled);
+    let got = soon(q.receive(10, LEASE, PATIENCE)).await.unwrap();
+    assert_eq!((&got[0].body[..], got[0].receives), (&b"a"[..], 1));
+}
+
+#[tokio::test]
+async fn a_receiver_that_is_cancelled_at_any_moment_takes_nothing() {
+    let place = Place::new();
+    let engine = place.open();
+    let q = queue(&*engine, "q").await;
+    for _ in 0..100 {
+        let receiver = Arc::clone(&q);
+        let cancelled = tokio::spawn(async move { receiver.receive(1, LEASE, PATIENCE).await });
+        tokio::task::yield_now().await;
+        let sender = Arc::clone(&q);
+        let sent = tokio::spawn(async move { sender.send(vec!["a".into()]).await });
+        tokio::task::yield_now().await;
+        cancelled.abort();
+        sent.await.unwrap().unwrap();
+        let mut got = match cancelled.await {
+            Ok(got) => got.unwrap(), // it was quicker
+            Err(_) => soon(q.receive(1, LEASE, PATIENCE)).await.unwrap(),
+        };
+        let got = got.remove(0);
+        assert_eq!(got.receives, 1);
+        q.delete(&[got.handle]).await.unwrap();
+    }
 }
 
 // What time removes.

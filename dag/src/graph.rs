@@ -37,7 +37,7 @@ pub struct FunctionId(pub u16);
 
 /// The shape of an acyclic graph, frozen: flat arrays, about 14 bytes a node and 4 an edge.
 ///
-/// Built by [`Dag::freeze`] or as a part of a [`Plan`](crate::Plan), and shared by
+/// Built by [`Dag::freeze`] or as a part of a `Plan`, and shared by
 /// [`Arc`], so that a [`Run`](crate::Run) can move to any thread.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Graph {

@@ -1,4 +1,8 @@
-#![doc = include_str!("../README.md")]
+#![cfg_attr(feature = "arithmetic", doc = include_str!("../README.md"))]
+#![cfg_attr(
+    not(feature = "arithmetic"),
+    doc = "A scheduler for any directed acyclic graph: [`Dag`], [`Run`]."
+)]
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "tokio")]

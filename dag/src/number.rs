@@ -339,3 +339,6 @@ impl fmt::Debug for Value {
         write!(f, "{self}")
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -265,3 +265,6 @@ impl Plan {
         &self.divisors
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,5 @@
 //! Random expressions against a naive recursive evaluator that knows nothing of plans.
+#![cfg(feature = "arithmetic")]
 
 use std::sync::Arc;
 
@@ -270,4 +271,37 @@ proptest! {
             prop_assert_eq!(error.render(&text).lines().count(), 3);
         }
     }
+}
+
+fn failed_by(text: &str, fail: impl Fn(&mut Evaluation, NodeId)) -> ExpressionError {
+    let plan = Arc::new(Expression::parse(text).expect("an expression").plan());
+    let mut evaluation = Evaluation::new(plan, &parameters(), &Costs::default()).expect("all are given");
+    while let Some(node) = evaluation.start_next() {
+        fail(&mut evaluation, node);
+    }
+    evaluation.outcome().expect("nothing is left to run").expect_err("every node failed")
+}
+
+#[test]
+fn a_worker_that_is_wrong_about_a_zero_is_believed_at_its_operator() {
+    let error = failed_by("1 + 6/2 * 3/4", |evaluation, node| {
+        evaluation.fail(node, quorate_dag::NodeError::DivisionByZero).expect("it was started");
+    });
+    assert_eq!((error.kind.as_str(), error.span), ("division-by-zero", 5..6));
+}
+
+#[test]
+fn an_overflow_is_at_its_operator_and_the_leftmost_counts() {
+    let error = failed_by("(1 * a) + (2 / _z0) - (3 * a)", |evaluation, node| {
+        let error = quorate_dag::NodeError::Overflow { limit: 9 };
+        evaluation.fail(node, error).expect("it was started");
+    });
+    assert_eq!((error.kind.as_str(), error.span), ("overflow", 3..4));
+}
+
+#[test]
+fn a_name_without_a_value_is_named_where_it_stands_first() {
+    let plan = Arc::new(Expression::parse("a + größte * größte").expect("an expression").plan());
+    let error = Evaluation::new(plan, &parameters(), &Costs::default()).expect_err("unknown");
+    assert_eq!(error.to_string(), "unknown parameter `größte` at bytes 4..12");
 }

@@ -30,6 +30,7 @@ use crate::message::{
     Answer, Busy, Content, Ending, Leaf, Message, Proof, Reply, Request, Seal, Unverified, root_statement,
     wire,
 };
+use crate::mutation::{self, Mutation};
 use crate::receipt::Receipt;
 use crate::replica::outcome_digest;
 use crate::time::Instant;
@@ -517,7 +518,10 @@ impl Client {
 
     /// Gives an outcome once 2f+1 agree and all that was asked for is there.
     fn settle(&mut self, timestamp: Timestamp) {
-        let (quorum, n) = (self.group.quorum(), self.group.n());
+        let (mut quorum, n) = (self.group.quorum(), self.group.n());
+        if mutation::is_on(Mutation::AnswerAtWeakQuorum) {
+            quorum = self.group.weak_quorum();
+        }
         let attempts = self.attempts(timestamp);
         let Some(operation) = self.operation_mut(timestamp) else { return };
         let bundle = operation.bundle;

@@ -78,12 +78,14 @@ mod connection;
 mod dial;
 mod disk;
 mod frame;
+mod identities;
 mod serve;
 
 use std::{collections::BTreeMap, time::Duration};
 
 pub use self::{
     client::{Client, ClientFailed, ClientSetup, ClientStatus, Link, LinkSetup, Reply},
+    identities::generate_identities,
     serve::{ReplicaHandle, ReplicaSetup, ReplicaStatus, ServeFailed, serve},
 };
 pub use crate::journal::{JournalFailed, JournalSetup, SyncPolicy};

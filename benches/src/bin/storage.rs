@@ -21,16 +21,19 @@ async fn main() {
     let mut arguments = std::env::args().skip(1).map(|text| text.parse().expect("a whole number"));
     let seconds = arguments.next().unwrap_or(3);
     let outstanding = arguments.next().unwrap_or(64);
-    println!("what                       durability  outstanding    per second   p50 µs   p99 µs   max µs");
+    println!(
+        "what                       durability  outstanding    per second   p10 µs   p50 µs   p99 µs   max µs"
+    );
     for durability in [Durability::Process, Durability::Disk] {
         for (what, outstanding) in
             [("accept", 1), ("accept", outstanding), ("accept+conclude", 1), ("accept+conclude", outstanding)]
         {
             let figures = measure(durability, what, outstanding, Duration::from_secs(seconds)).await;
             println!(
-                "{what:26} {:10}  {outstanding:11} {:13.0} {:8} {:8} {:8}",
+                "{what:26} {:10}  {outstanding:11} {:13.0} {:8} {:8} {:8} {:8}",
                 format!("{durability:?}").to_lowercase(),
                 figures.len() as f64 / Duration::from_secs(seconds).as_secs_f64(),
+                figures.value_at_quantile(0.1),
                 figures.value_at_quantile(0.5),
                 figures.value_at_quantile(0.99),
                 figures.max(),
@@ -54,7 +57,9 @@ async fn measure(durability: Durability, what: &str, clients: u64, time: Duratio
             while Instant::now() < end {
                 let start = Instant::now();
                 request(&*engine, client, conclude).await;
-                figures.record(u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX)).expect("it grows");
+                figures
+                    .record(u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX))
+                    .expect("it grows");
             }
             figures
         });

@@ -142,10 +142,31 @@ impl Backend for ProcessBackend {
     }
 }
 
+/// The binary that children run, and what each of them is told first: how to log.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// The binary.
+    pub binary: PathBuf,
+    /// Arguments before the subcommand.
+    pub arguments: Vec<String>,
+}
+
+impl Program {
+    /// A child with both ends of its pipes here. Ctrl-C on the terminal is not for it: the supervisor
+    /// ends its children in order.
+    pub(crate) fn command(&self, subcommand: &str) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.args(&self.arguments).arg(subcommand);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        #[cfg(unix)]
+        command.process_group(0);
+        command
+    }
+}
+
 /// The supervisor's side: the children.
 pub struct Nursery {
-    /// The binary that pods run.
-    binary: PathBuf,
+    program: Program,
     pods: HashMap<String, Pod>,
     heard: mpsc::UnboundedSender<Heard>,
     hearing: mpsc::UnboundedReceiver<Heard>,
@@ -178,14 +199,14 @@ enum Heard {
 }
 
 impl Nursery {
-    /// An empty nursery whose pods run `binary`.
+    /// An empty nursery whose pods run `program`.
     ///
     /// It must be driven on a thread that lives as long as the pods shall: on Linux a pod is ended with
     /// the thread that started it.
     #[must_use]
-    pub fn new(binary: &Path) -> Self {
+    pub fn new(program: Program) -> Self {
         let (heard, hearing) = mpsc::unbounded_channel();
-        Self { binary: binary.into(), pods: HashMap::new(), heard, hearing, next: None }
+        Self { program, pods: HashMap::new(), heard, hearing, next: None }
     }
 
     /// Carries out an order and says what came of it at once.
@@ -267,16 +288,12 @@ impl Nursery {
     }
 
     fn start(&mut self, Start { daemon, pod, incarnation, spec }: Start) -> PodEvent {
-        let mut command = Command::new(&self.binary);
-        command.arg(daemon.name()).arg("--spec").arg(spec);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
-        // Ctrl-C on the terminal is for the supervisor, who ends its pods in order.
-        #[cfg(unix)]
-        command.process_group(0);
+        let mut command = self.program.command(daemon.name());
+        command.arg("--spec").arg(spec);
         let mut child = match command.spawn() {
             Ok(child) => child,
             Err(error) => {
-                let status = format!("can't run {}: {error}", self.binary.display());
+                let status = format!("can't run {}: {error}", self.program.binary.display());
                 return PodEvent::Ended { pod, incarnation, status };
             }
         };

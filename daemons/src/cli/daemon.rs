@@ -1,6 +1,6 @@
 //! The daemons as subcommands: each by itself, or the control plane as `quorate up` starts it.
 
-use super::{Failure, Settings};
+use super::{Failure, Global, Settings};
 use crate::{
     control::{self, Daemon},
     pod::{Attachment, PodSpec},
@@ -25,9 +25,9 @@ pub(crate) struct Pod {
 }
 
 impl ControlDaemon {
-    pub(super) async fn run(self, daemon: Daemon) -> Result<(), Failure> {
+    pub(super) async fn run(self, daemon: Daemon, global: Global) -> Result<(), Failure> {
         let config = self.settings.load(&[])?.config;
-        control::run_one(daemon, config).await.map_err(Failure::Daemon)
+        control::run_one(daemon, config, global.program()?).await.map_err(Failure::Daemon)
     }
 }
 

@@ -80,7 +80,8 @@ impl Eval {
             receipt: self.receipt.is_some(),
         };
 
-        let mut platform = Platform::find_or_start(self.at.url.as_deref(), loaded.config).await?;
+        let mut platform =
+            Platform::find_or_start(self.at.url.as_deref(), loaded.config, global.program()?).await?;
         let asked = async {
             let client = platform.client();
             let answer = {

@@ -3,6 +3,7 @@
 
 use super::Failure;
 use crate::{
+    backend::process::Program,
     client::Client,
     config::{Config, Durability},
     supervisor,
@@ -39,7 +40,11 @@ impl Platform {
     }
 
     /// As [`find`](Self::find); when none is running, starts one that lives as long as this.
-    pub(super) async fn find_or_start(url: Option<&str>, config: Config) -> Result<Self, Failure> {
+    pub(super) async fn find_or_start(
+        url: Option<&str>,
+        config: Config,
+        program: Program,
+    ) -> Result<Self, Failure> {
         if url.is_some() {
             return Self::find(url, &config).await;
         }
@@ -47,16 +52,15 @@ impl Platform {
             return Ok(running);
         }
         let _progress = progress("starting a platform");
-        Self::start(config).await
+        Self::start(config, program).await
     }
 
     /// A platform that keeps nothing but the identities, which others use too.
-    async fn start(mut config: Config) -> Result<Self, Failure> {
+    async fn start(mut config: Config, program: Program) -> Result<Self, Failure> {
         config.listen = SocketAddr::from(([127, 0, 0, 1], 0));
         config.durability = Durability::Process;
         let state = tempfile::tempdir().map_err(Failure::Runtime)?;
-        let binary = std::env::current_exe().map_err(Failure::Runtime)?;
-        let mut own = supervisor::Platform::start(&binary, config, state.path());
+        let mut own = supervisor::Platform::start(program, config, state.path());
         let mut client = Client::new(&own.url().await?)?;
         client.connect().await?;
         Ok(Self { client, own: Some((own, state)) })

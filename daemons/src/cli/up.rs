@@ -36,8 +36,7 @@ impl UpCommand {
         let config = self.settings.load(&listen)?.config;
         let data = config.data.clone();
         let _only = Only::on(&data)?;
-        let binary = std::env::current_exe().map_err(Failure::Runtime)?;
-        let mut platform = Platform::start(&binary, config, &state_folder(&data));
+        let mut platform = Platform::start(global.program()?, config, &state_folder(&data));
         let url = tokio::select! {
             url = platform.url() => url?,
             () = asked_to_end() => return Ok(platform.stop().await?),

@@ -24,7 +24,6 @@ macro_rules! queue_conformance {
             a_waiting_receiver_gets_what_is_sent,
             waiting_receivers_share_what_is_sent,
             a_waiting_receiver_gets_what_lapses,
-            a_cancelled_receiver_takes_nothing,
             a_deleted_message_does_not_come_back,
             deleting_twice_is_harmless,
             a_lapsed_message_comes_back_with_its_count,
@@ -142,20 +141,6 @@ pub async fn a_waiting_receiver_gets_what_lapses(subject: &Subject) {
     subject.time.pass(LEASE).await;
     let got = soon(waiter).await.expect("no panic");
     assert_eq!((&got[0].body[..], got[0].receives), (&b"a"[..], 2));
-}
-
-pub async fn a_cancelled_receiver_takes_nothing(subject: &Subject) {
-    let queue = subject.queue("q").await;
-    for _ in 0..20 {
-        let waiter = waiting(&queue).await;
-        waiter.abort();
-        send(&*queue, &["a"]).await;
-        // A second one is served whatever moment the first was cancelled in.
-        let got = soon(queue.receive(1, LEASE, WAIT)).await.expect("received");
-        assert_eq!((&got[0].body[..], got[0].receives), (&b"a"[..], 1));
-        queue.delete(&[got[0].handle.clone()]).await.expect("deleted");
-        assert!(soon(waiter).await.is_err(), "it was cancelled");
-    }
 }
 
 pub async fn a_deleted_message_does_not_come_back(subject: &Subject) {

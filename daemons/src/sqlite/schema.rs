@@ -15,6 +15,9 @@ const VERSION: i32 = 1;
 /// of 1,000 copies the same hot pages more often than this; four times that is still only 16 MiB.
 const CHECKPOINT_PAGES: i32 = 4000;
 
+/// Pages that a connection keeps in memory; negative, because it is in KiB.
+const CACHE_SIZE: i32 = -16_384;
+
 const TABLES: &str = "
 CREATE TABLE queues (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 
@@ -94,6 +97,9 @@ pub(super) fn open_writer(path: &Path, options: &Options, now_ms: i64) -> Result
         connection.pragma_update(None, "max_page_count", pages).map_err(failed)?;
     }
     settle_clock(&connection, now_ms).map_err(failed)?;
+    if options.durability == Durability::Disk {
+        lengthen_log(&connection).map_err(failed)?;
+    }
     Ok(connection)
 }
 
@@ -111,7 +117,7 @@ fn open(path: &Path, options: &Options, flags: OpenFlags) -> Result<Connection, 
     connection.busy_timeout(options.busy_timeout).map_err(failed)?;
     connection.set_prepared_statement_cache_capacity(64);
     connection.pragma_update(None, "temp_store", "MEMORY").map_err(failed)?;
-    connection.pragma_update(None, "cache_size", -16_384).map_err(failed)?; // KiB
+    connection.pragma_update(None, "cache_size", CACHE_SIZE).map_err(failed)?;
     Ok(connection)
 }
 
@@ -138,6 +144,25 @@ fn identify(path: &Path, connection: &mut Connection) -> Result<(), OpenError> {
         _ => return Err(OpenError::Foreign { path: path.into() }),
     }
     transaction.commit().map_err(failed)
+}
+
+/// Makes the WAL as long as it becomes between checkpoints. Syncing what overwrites a file is quicker than
+/// syncing what lengthens it, which has the file system write its own journal too.
+///
+/// Pages that do not fit into the cache are written to the WAL before their transaction commits, and
+/// stay there as nothing when it does not.
+fn lengthen_log(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "cache_size", 16)?;
+    connection.execute_batch("BEGIN IMMEDIATE; CREATE TABLE length (bytes BLOB)")?;
+    let bytes = i64::from(CHECKPOINT_PAGES) * 4096;
+    let lengthened = connection.execute("INSERT INTO length VALUES (zeroblob(?1))", [bytes]);
+    connection.execute_batch("ROLLBACK")?;
+    connection.pragma_update(None, "cache_size", CACHE_SIZE)?;
+    // Where the disk or the file may not grow so far, it goes on without.
+    match lengthened {
+        Err(error) if error.sqlite_error_code() != Some(ErrorCode::DiskFull) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// A machine whose clock was set back finds leases that end later than they could: they end as if they

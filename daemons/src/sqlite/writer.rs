@@ -514,7 +514,7 @@ impl Writer {
 
     /// Whether another process has committed something. An error is for the transaction to meet.
     fn foreign_writes(&self) -> bool {
-        data_version(&self.connection).map_or(None, Some) != self.version
+        data_version(&self.connection).ok() != self.version
     }
 }
 

@@ -68,7 +68,7 @@ pub(super) struct Entry {
     pub(super) right: Ref,
     /// The operator's byte, where it stands first.
     pub(super) at: u32,
-    /// By how many operands of distinct operations it is used.
+    /// By how many operands of distinct operations it is used; 0 when it is not needed.
     pub(super) uses: u32,
 }
 
@@ -131,9 +131,7 @@ impl Syntax {
             operands.push(operand);
         }
         let root = operands.pop().expect("an expression has an operand");
-        if let Some(entry) = root.node() {
-            entries[entry.index()].uses += 1;
-        }
+        count_uses(&mut entries, root);
         Self { entries, root }
     }
 }
@@ -169,16 +167,27 @@ fn enter(entries: &mut Vec<Entry>, table: Option<&mut Table>, entry: Entry) -> R
         table.find_or_insert(entry.operation(), next, |number| entries[number as usize].operation())
     });
     if number == next {
-        let operands = match entry.kind {
-            EntryKind::Negate => &[entry.left][..],
-            EntryKind::Binary(_) => &[entry.left, entry.right][..],
-        };
-        for operand in operands.iter().filter_map(|operand| operand.node()) {
-            entries[operand.index()].uses += 1;
-        }
         entries.push(entry);
     }
     Ref::new(Target::Node(NodeId::new(number)))
+}
+
+/// From the root down, users before what they use: a sign that another cancelled has no user, and
+/// uses nothing.
+fn count_uses(entries: &mut [Entry], root: Ref) {
+    if let Some(entry) = root.node() {
+        entries[entry.index()].uses = 1;
+    }
+    for number in (0..entries.len()).rev() {
+        let Entry { kind, left, right, uses, .. } = entries[number];
+        if uses == 0 {
+            continue;
+        }
+        let right = (kind != EntryKind::Negate).then_some(right);
+        for used in [Some(left), right].into_iter().flatten().filter_map(Ref::node) {
+            entries[used.index()].uses += 1;
+        }
+    }
 }
 
 /// The nodes of the plan as they are made.
@@ -190,7 +199,9 @@ pub(super) struct Nodes {
     heights: Vec<u32>,
     divisors: Vec<Divisor>,
     constants: Constants,
+    /// Made when two operations could first be the same: see [`Nodes::distinct`].
     table: Option<Table>,
+    share: bool,
     fold: Option<Limits>,
 }
 
@@ -203,9 +214,19 @@ impl Nodes {
             heights: Vec::with_capacity(capacity),
             divisors: Vec::new(),
             constants,
-            table: options.share.then(|| Table::with_capacity(capacity)),
+            table: None,
+            share: options.share,
             fold: options.fold,
         }
+    }
+
+    /// The node of an operation of the source as it stands there. As long as there are no others,
+    /// distinct entries are distinct nodes, and none needs to be looked for.
+    pub(super) fn distinct(&mut self, function: Function, left: Ref, right: Ref, at: u32) -> Ref {
+        if self.table.is_some() || self.fold.is_some() {
+            return self.node(function, left, right, at);
+        }
+        self.push(function, left, right, at)
     }
 
     /// The node of an operation, made unless there is one. A node that is there for several
@@ -214,27 +235,37 @@ impl Nodes {
         if let Some(folded) = self.folded(function, left, right) {
             return folded;
         }
-        let next = count(self.functions.len());
-        let number = match &mut self.table {
-            None => next,
-            Some(table) => {
-                let operation = Operation::new(function, left, right);
-                let (functions, operands) = (&self.functions, &self.operands);
-                table.find_or_insert(operation, next, |number| {
-                    let [left, right] = operands[number as usize];
-                    Operation::new(functions[number as usize], left, right)
-                })
-            }
-        };
-        if number == next {
-            self.functions.push(function);
-            self.operands.push([left, right]);
-            self.at.push(at);
-            self.heights.push(self.height(left).max(self.height(right)) + 1);
-        } else {
-            let first = &mut self.at[number as usize];
-            *first = at.min(*first);
+        if !self.share {
+            return self.push(function, left, right, at);
         }
+        let (functions, operands) = (&self.functions, &self.operands);
+        let known = |number: u32| {
+            let [left, right] = operands[number as usize];
+            Operation::new(functions[number as usize], left, right)
+        };
+        let table = self.table.get_or_insert_with(|| {
+            let mut table = Table::with_capacity(functions.capacity());
+            for number in 0..count(functions.len()) {
+                table.find_or_insert(known(number), number, known);
+            }
+            table
+        });
+        let next = count(functions.len());
+        let number = table.find_or_insert(Operation::new(function, left, right), next, known);
+        if number == next {
+            return self.push(function, left, right, at);
+        }
+        let first = &mut self.at[number as usize];
+        *first = at.min(*first);
+        Ref::new(Target::Node(NodeId::new(number)))
+    }
+
+    fn push(&mut self, function: Function, left: Ref, right: Ref, at: u32) -> Ref {
+        let number = count(self.functions.len());
+        self.functions.push(function);
+        self.operands.push([left, right]);
+        self.at.push(at);
+        self.heights.push(self.height(left).max(self.height(right)) + 1);
         Ref::new(Target::Node(NodeId::new(number)))
     }
 

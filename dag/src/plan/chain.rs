@@ -6,12 +6,12 @@ use crate::function::Function;
 
 /// Makes the nodes of an expression, and gives what its result is the result of.
 pub(super) fn build(syntax: &Syntax, reassociate: bool, nodes: &mut Nodes) -> Ref {
-    let roles = if reassociate { roles(&syntax.entries) } else { vec![Role::Root; syntax.entries.len()] };
+    let roles = if reassociate { roles(&syntax.entries) } else { roots(&syntax.entries) };
     let mut chains = Chains {
         entries: &syntax.entries,
         roles,
         made: Vec::with_capacity(syntax.entries.len()),
-        heights: Vec::with_capacity(syntax.entries.len()),
+        shapes: Vec::with_capacity(syntax.entries.len()),
         nodes,
         parts: Vec::new(),
         opened: Vec::new(),
@@ -19,13 +19,13 @@ pub(super) fn build(syntax: &Syntax, reassociate: bool, nodes: &mut Nodes) -> Re
         level: Vec::new(),
     };
     for (number, entry) in syntax.entries.iter().enumerate() {
-        let height = chains.source_height(entry);
-        chains.heights.push(height);
+        let shape = chains.shape(entry);
+        chains.shapes.push(shape);
         let made = match chains.roles[number] {
             Role::Root if chains.is_chain(entry) => chains.chain(number, entry),
             Role::Root => chains.alone(entry),
-            // A part of a chain to come, which may make it what it is in the source.
-            Role::Opened => entry.left,
+            // A part of a chain to come, which may make it what it is in the source; or needed by none.
+            Role::Opened | Role::Unused => entry.left,
         };
         chains.made.push(made);
     }
@@ -37,12 +37,18 @@ pub(super) fn build(syntax: &Syntax, reassociate: bool, nodes: &mut Nodes) -> Re
 enum Role {
     Root,
     Opened,
+    Unused,
 }
 
-/// Users come after what they use, and what has one user is opened by it.
+fn roots(entries: &[Entry]) -> Vec<Role> {
+    let role = |entry: &Entry| if entry.uses > 0 { Role::Root } else { Role::Unused };
+    entries.iter().map(role).collect()
+}
+
+/// What has one user of its kind is opened by it.
 fn roles(entries: &[Entry]) -> Vec<Role> {
-    let mut roles = vec![Role::Root; entries.len()];
-    for entry in entries {
+    let mut roles = roots(entries);
+    for entry in entries.iter().filter(|entry| entry.uses > 0) {
         // A divisor stays whole: x/(y/z) is not x*z/y when z is zero, and x/(y*z) divides by zero
         // only if both have a value.
         let is_quotient = entry.kind == EntryKind::Binary(Function::Div);
@@ -63,14 +69,23 @@ struct Chains<'a> {
     roles: Vec<Role>,
     /// What each entry became.
     made: Vec<Ref>,
-    /// How many waves each entry takes when the chain that it is a part of stays as in the source.
-    heights: Vec<u32>,
+    shapes: Vec<Shape>,
     nodes: &'a mut Nodes,
     // Working space, kept from chain to chain.
     parts: Vec<Part>,
     opened: Vec<usize>,
     terms: Vec<Term>,
     level: Vec<Term>,
+}
+
+/// What an entry is when the chain that it is a part of stays as in the source.
+#[derive(Clone, Copy)]
+struct Shape {
+    /// How many waves it takes.
+    height: u32,
+    has_sign: bool,
+    /// Σ 2^height over its terms, which says how low it could be; `None` from 2⁶³.
+    load: Option<u64>,
 }
 
 /// What is still to be opened of a chain.
@@ -106,19 +121,33 @@ impl Chains<'_> {
     /// The entry of an operand that is a part of its user's chain.
     fn opened(&self, operand: Ref) -> Option<usize> {
         let number = operand.node()?.index();
-        (self.roles[number] != Role::Root).then_some(number)
+        (self.roles[number] == Role::Opened).then_some(number)
     }
 
     fn made_of(&self, operand: Ref) -> Ref {
         operand.node().map_or(operand, |entry| self.made[entry.index()])
     }
 
-    fn source_height(&self, entry: &Entry) -> u32 {
-        let height = |operand: Ref| match self.opened(operand) {
-            Some(number) => self.heights[number],
-            None => self.nodes.height(self.made_of(operand)),
+    fn shape(&self, entry: &Entry) -> Shape {
+        let shape = |operand: Ref| match self.opened(operand) {
+            Some(number) => self.shapes[number],
+            None => {
+                let height = self.nodes.height(self.made_of(operand));
+                let load = (height < 63).then(|| 1 << height);
+                Shape { height, has_sign: false, load }
+            }
         };
-        height(entry.left).max(height(entry.right)) + 1
+        let left = shape(entry.left);
+        if entry.kind == EntryKind::Negate {
+            return Shape { height: left.height + 1, has_sign: true, ..left };
+        }
+        let right = shape(entry.right);
+        let loads = left.load.zip(right.load);
+        Shape {
+            height: left.height.max(right.height) + 1,
+            has_sign: left.has_sign || right.has_sign,
+            load: loads.and_then(|(left, right)| left.checked_add(right)),
+        }
     }
 
     /// One operation as it is in the source.
@@ -133,28 +162,27 @@ impl Chains<'_> {
                 if function == Function::Div {
                     self.nodes.divisor(entry.at, right);
                 }
-                self.nodes.node(function, left, right, entry.at)
+                self.nodes.distinct(function, left, right, entry.at)
             }
         }
     }
 
     fn chain(&mut self, number: usize, root: &Entry) -> Ref {
-        let sign = self.collect(number, root);
+        // What is as low as can be stays as it was written. A sign always goes: it is a node less.
+        let Shape { height, has_sign, load } = self.shapes[number];
+        let power = load.and_then(u64::checked_next_power_of_two);
+        if !has_sign && power.is_some_and(|power| power.trailing_zeros() == height) {
+            return self.as_written(root);
+        }
+        let sign = self.collect(root);
         if let Some(at) = sign
             && self.terms.iter().all(|term| term.is_inverse)
         {
             self.subtract_from_zero(at);
         }
         self.terms.sort_by_key(|term| term.height); // stable; one pass when all are equal
-        // What is as low as can be stays as it was written. A sign always goes: it is a node less.
-        if sign.is_none() && self.heights[number] == lowest(&self.terms) {
-            self.opened.sort_unstable();
-            let opened = std::mem::take(&mut self.opened);
-            for &part in &opened {
-                self.made[part] = self.alone(&self.entries[part]);
-            }
-            self.opened = opened;
-            return self.alone(root);
+        if !has_sign && height == lowest(&self.terms) {
+            return self.as_written(root);
         }
         let functions =
             if root.kind.is_sum() { [Function::Add, Function::Sub] } else { [Function::Mul, Function::Div] };
@@ -162,6 +190,27 @@ impl Chains<'_> {
             self.nodes.divisor(term.slash, term.operand);
         }
         self.pair(functions).operand
+    }
+
+    /// A chain's operations as they are in the source, what is used before what uses it.
+    fn as_written(&mut self, root: &Entry) -> Ref {
+        let mut opened = std::mem::take(&mut self.opened);
+        opened.clear();
+        let mut looked_at = 0;
+        let mut user = root;
+        loop {
+            opened.extend(self.opened(user.left));
+            opened.extend(self.opened(user.right));
+            let Some(&next) = opened.get(looked_at) else { break };
+            user = &self.entries[next];
+            looked_at += 1;
+        }
+        opened.sort_unstable();
+        for &part in &opened {
+            self.made[part] = self.alone(&self.entries[part]);
+        }
+        self.opened = opened;
+        self.alone(root)
     }
 
     /// All members are subtracted, the leftmost too: its sign, the first in the source, becomes the
@@ -174,17 +223,14 @@ impl Chains<'_> {
         );
     }
 
-    /// Fills `terms` from left to right, and `opened` with the chain's other entries. Gives where
-    /// the leftmost sign stands, if there is a sign.
-    fn collect(&mut self, number: usize, root: &Entry) -> Option<u32> {
+    /// Fills `terms` from left to right. Gives where the first sign stands, if there is a sign.
+    fn collect(&mut self, root: &Entry) -> Option<u32> {
         self.terms.clear();
-        self.opened.clear();
         let mut sign = None;
         let leftmost = Part { operand: root.left, is_inverse: false, at: 0, slash: 0 };
-        self.open(&self.entries[number], leftmost, &mut sign);
+        self.open(root, leftmost, &mut sign);
         while let Some(part) = self.parts.pop() {
             if let Some(number) = self.opened(part.operand) {
-                self.opened.push(number);
                 self.open(&self.entries[number], part, &mut sign);
                 continue;
             }

@@ -11,8 +11,9 @@ use super::Ref;
 /// The hash is keyed anew for each table: text from outside must not be able to choose operations
 /// that collide. What a table answers does not depend on its key.
 pub(super) struct Table {
-    /// `EMPTY`, or a number; a power of two long.
-    slots: Vec<u32>,
+    /// `EMPTY`, or a number below 32 bits of its hash: what cannot be equal is told apart without a
+    /// look at the operation. A power of two long.
+    slots: Vec<u64>,
     keys: [u64; 2],
     len: usize,
 }
@@ -31,7 +32,8 @@ impl Operation {
     }
 }
 
-const EMPTY: u32 = u32::MAX;
+const EMPTY: u64 = u64::MAX;
+const NUMBER: u64 = u32::MAX as u64;
 
 impl Table {
     pub(super) fn with_capacity(operations: usize) -> Self {
@@ -53,44 +55,55 @@ impl Table {
         known: impl Fn(u32) -> Operation,
     ) -> u32 {
         if self.len * 2 >= self.slots.len() {
-            self.grow(&known);
+            self.grow();
         }
+        let hash = self.hash(operation);
         let mask = self.slots.len() - 1;
-        let mut at = self.hash(operation) & mask;
+        let mut at = place(hash) & mask;
         loop {
-            match self.slots[at] {
-                EMPTY => {
-                    self.slots[at] = next;
-                    self.len += 1;
-                    return next;
-                }
-                number if known(number) == operation => return number,
-                _ => at = (at + 1) & mask,
+            let slot = self.slots[at];
+            if slot == EMPTY {
+                self.slots[at] = hash | u64::from(next);
+                self.len += 1;
+                return next;
             }
+            if slot & !NUMBER == hash {
+                let number = u32::try_from(slot & NUMBER).expect("masked to 32 bits");
+                if known(number) == operation {
+                    return number;
+                }
+            }
+            at = (at + 1) & mask;
         }
     }
 
-    fn grow(&mut self, known: impl Fn(u32) -> Operation) {
+    fn grow(&mut self) {
         let longer = vec![EMPTY; self.slots.len() * 2];
         let shorter = std::mem::replace(&mut self.slots, longer);
         let mask = self.slots.len() - 1;
-        for number in shorter.into_iter().filter(|number| *number != EMPTY) {
-            let mut at = self.hash(known(number)) & mask;
+        for slot in shorter.into_iter().filter(|slot| *slot != EMPTY) {
+            let mut at = place(slot) & mask;
             while self.slots[at] != EMPTY {
                 at = (at + 1) & mask;
             }
-            self.slots[at] = number;
+            self.slots[at] = slot;
         }
     }
 
     /// Two folded multiplications: the high half of a product depends on every bit of both factors.
+    /// The lower 32 bits are left free.
     #[inline]
-    fn hash(&self, operation: Operation) -> usize {
+    fn hash(&self, operation: Operation) -> u64 {
         let operands = u64::from(operation.left.0) << 32 | u64::from(operation.right.0);
         let once = fold(operands ^ self.keys[0], self.keys[1]);
-        let twice = fold(once ^ u64::from(operation.code), self.keys[0] | 1);
-        usize::try_from(twice & u64::from(u32::MAX)).expect("32 bits fit a usize")
+        fold(once ^ u64::from(operation.code), self.keys[0] | 1) & !NUMBER
     }
+}
+
+/// The slot at which the search for a hash begins.
+#[inline]
+fn place(hash: u64) -> usize {
+    usize::try_from(hash >> 32).expect("32 bits fit a usize")
 }
 
 #[inline]

@@ -280,7 +280,11 @@ pub fn decode_record(bytes: Bytes) -> Result<Record, Malformed> {
     })
 }
 
-fn decode_body(kind: u32, bytes: Bytes) -> Result<Message, Malformed> {
+/// Reads what [`encode_body`] wrote; `kind` is the number of its [`Kind`].
+///
+/// # Errors
+/// When the bytes are no such body.
+pub fn decode_body(kind: u32, bytes: Bytes) -> Result<Message, Malformed> {
     const REQUEST: u32 = Kind::Request as u32;
     const PRE_PREPARE: u32 = Kind::PrePrepare as u32;
     const PREPARE: u32 = Kind::Prepare as u32;

@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, VecDeque};
 use super::durable::Then;
 use super::execution::Image;
 use super::log::{Ballot, Vote};
-use super::record::{JournalPosition, Record};
-use super::{Action, Ignored, Misbehaviour, Replica};
+use super::record::Record;
+use super::{Ignored, Misbehaviour, Replica};
 use crate::crypto::{Digest, Domain, Kind, Principal, Signature};
 use crate::group::{Configuration, ReplicaId, Sequence, Voters};
 use crate::message::{Checkpoint, Message, Page, PageCursor, Space, root_statement};
+use crate::mutation::{self, Mutation};
 use crate::service::Service;
 
 /// This replica's checkpoints, and what others say of theirs.
@@ -143,12 +144,26 @@ impl<S: Service> Replica<S> {
     pub(super) fn take_checkpoint(&mut self) {
         let image = self.execution.image();
         let (sequence, state) = (image.sequence, image.digest);
-        let replaying = self.checkpoints.replaying;
-        self.checkpoints.push(image, replaying);
-        if replaying {
-            let (me, voted) = (self.me, &mut self.checkpoints);
-            voted.record(me, sequence, &state);
-        } else {
+        self.checkpoints.push(image, false);
+        if !self.checkpoints.replaying {
+            self.append(Record::Checkpoint { sequence, state }, Some(Then::SendCheckpoint(sequence)));
+        }
+    }
+
+    /// The journal holds the record of an own checkpoint already.
+    pub(super) fn replay_checkpoint(&mut self, sequence: Sequence, state: &Digest) {
+        let me = self.me;
+        if let Some(own) = self.checkpoints.own_mut(sequence) {
+            own.durable = true;
+            self.checkpoints.record(me, sequence, state);
+        }
+    }
+
+    /// Writes down what was executed from the journal, but not vouched for before the crash.
+    pub(super) fn resume_checkpoints(&mut self) {
+        let own = self.checkpoints.own.iter().filter(|own| !own.durable);
+        let unwritten: Vec<_> = own.map(|own| (own.image.sequence, own.image.digest)).collect();
+        for (sequence, state) in unwritten {
             self.append(Record::Checkpoint { sequence, state }, Some(Then::SendCheckpoint(sequence)));
         }
     }
@@ -198,7 +213,7 @@ impl<S: Service> Replica<S> {
         if sequence <= self.log.low() && !self.checkpoints.diverged {
             return self.put_aside(Ignored::OutsideWindow);
         }
-        if sequence.0 % period != 0 {
+        if !sequence.0.is_multiple_of(period) {
             return self.put_aside(Ignored::NotForUs);
         }
         match self.checkpoints.record(from, sequence, &state) {
@@ -216,7 +231,9 @@ impl<S: Service> Replica<S> {
     /// Upon 2f+1 equal ones, the own among them.
     fn check_stable(&mut self, sequence: Sequence) {
         let Some(ballot) = self.checkpoints.votes.get(&sequence) else { return };
-        let Some((theirs, voters)) = ballot.winner(self.group.quorum()) else { return };
+        let alone = mutation::is_on(Mutation::CollectTooEarly);
+        let needed = if alone { 1 } else { self.group.quorum() };
+        let Some((theirs, voters)) = ballot.winner(needed) else { return };
         let Some(own) = self.checkpoints.own.iter().find(|own| own.image.sequence == sequence) else {
             return; // not there yet, or left behind: the status timer finds out
         };
@@ -246,8 +263,9 @@ impl<S: Service> Replica<S> {
         }
     }
 
-    /// Writes a copy of the state at an own checkpoint into the journal, so that what stands before
-    /// it can go.
+    /// Writes a copy of the state at the low watermark into the journal. Once it is durable, what
+    /// stands before it can go, but for proposals above it: they lead on from the copy, and are
+    /// promises still. Which ones is decided now: by then their slots may be empty.
     pub(super) fn write_snapshot(&mut self, sequence: Sequence) {
         if !self.outbox.has_journal() {
             return;
@@ -255,6 +273,8 @@ impl<S: Service> Replica<S> {
         let image = self.checkpoints.image(sequence).expect("the stable checkpoint is kept").clone();
         self.outbox.bytes_since_snapshot = 0;
         let begin = self.append(Record::SnapshotBegin { sequence }, None);
+        let above = self.log.proposals().map(|(_, slot, _)| slot.position);
+        let before = above.min().map_or(begin, |first| first.min(begin));
         let mut cursor = Some(PageCursor::default());
         while let Some(from) = cursor {
             let (pages, next) = image.pages(from, PAGES_BYTES);
@@ -263,15 +283,7 @@ impl<S: Service> Replica<S> {
         }
         self.outbox.snapshot_bytes = std::mem::take(&mut self.outbox.bytes_since_snapshot);
         let end = Record::SnapshotEnd { sequence, state: image.digest };
-        self.append(end, Some(Then::Truncate(sequence, begin)));
-    }
-
-    /// A copy of the state is durable. What stands before it is needed no more, but for proposals
-    /// above it: those are promises still.
-    pub(super) fn snapshot_is_durable(&mut self, sequence: Sequence, begin: JournalPosition) {
-        let above = self.log.proposals().filter(|(place, ..)| *place > sequence);
-        let before = above.map(|(_, slot, _)| slot.position).min().unwrap_or(begin).min(begin);
-        self.actions.push_back(Action::Truncate { before });
+        self.append(end, Some(Then::Truncate(before)));
     }
 }
 

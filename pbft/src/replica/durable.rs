@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::record::{JournalPosition, Record};
 use super::{Action, Replica};
 use crate::group::Sequence;
+use crate::mutation::{self, Mutation};
 use crate::service::Service;
 
 /// What may happen once a record is durable.
@@ -16,8 +17,8 @@ pub(super) enum Then {
     SendCommit(Sequence),
     /// Send the CHECKPOINT, and count it.
     SendCheckpoint(Sequence),
-    /// Let go of what stands before this copy of the state.
-    Truncate(Sequence, JournalPosition),
+    /// Let go of what a copy of the state supersedes.
+    Truncate(JournalPosition),
 }
 
 /// Records that were handed to the journal and what they hold back.
@@ -69,10 +70,12 @@ impl<S: Service> Replica<S> {
         let position = self.outbox.last.next();
         self.outbox.last = position;
         self.outbox.bytes_since_snapshot += record.weight();
-        if let Some(then) = then {
-            self.outbox.waiting.push_back((position, then));
-        }
         self.actions.push_back(Action::Append { position, record });
+        match then {
+            Some(then) if mutation::is_on(Mutation::SkipDurableWait) => self.act(then),
+            Some(then) => self.outbox.waiting.push_back((position, then)),
+            None => {}
+        }
         position
     }
 
@@ -92,7 +95,7 @@ impl<S: Service> Replica<S> {
             Then::SendProposal(sequence) => self.proposal_is_durable(sequence),
             Then::SendCommit(sequence) => self.prepared_is_durable(sequence),
             Then::SendCheckpoint(sequence) => self.checkpoint_is_durable(sequence),
-            Then::Truncate(sequence, begin) => self.snapshot_is_durable(sequence, begin),
+            Then::Truncate(before) => self.actions.push_back(Action::Truncate { before }),
         }
     }
 }

@@ -4,6 +4,7 @@ use super::record::JournalPosition;
 use crate::crypto::Digest;
 use crate::group::{ReplicaId, Sequence, Voters};
 use crate::message::{PrePrepare, Progress};
+use crate::mutation::{self, Mutation};
 
 /// A ring of L slots: the one for `sequence` is at `sequence mod L`, so memory is bounded by L
 /// whatever peers send, and a slot's buffers serve the next sequence number that falls on it.
@@ -61,7 +62,8 @@ impl Log {
 
     /// Whether a sequence number is between the watermarks.
     pub(super) fn has(&self, sequence: Sequence) -> bool {
-        sequence > self.low && sequence <= self.high()
+        let inside = sequence <= self.high() || mutation::is_on(Mutation::AcceptOutsideWindow);
+        sequence > self.low && inside
     }
 
     fn index(&self, sequence: Sequence) -> Option<usize> {
@@ -86,6 +88,11 @@ impl Log {
             self.slots[index].clear();
         }
         self.low = low;
+    }
+
+    /// What [`Mutation::ForgetPromises`] does.
+    pub(super) fn forget_uncommitted(&mut self) {
+        self.slots.iter_mut().filter(|slot| !slot.committed).for_each(Slot::clear);
     }
 
     /// The places whose pre-prepare is held back because of its requests.

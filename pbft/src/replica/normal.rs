@@ -10,6 +10,7 @@ use crate::group::{ClientId, ReplicaId, Sequence};
 use crate::message::{
     Answer, Batch, Commit, LeafPath, Message, PrePrepare, Prepare, Reply, Seal, Sequenced, Speaker,
 };
+use crate::mutation::{self, Mutation};
 use crate::service::Service;
 
 /// Bytes of results after which a reply is sent and another one begun, so that frames stay small.
@@ -62,7 +63,7 @@ impl<S: Service> Replica<S> {
             Speaker::Backup => from != self.primary(),
             Speaker::Anyone => true,
         };
-        let reason = if message.view() != self.view {
+        let reason = if message.view() != self.view && !mutation::is_on(Mutation::AcceptWrongView) {
             Ignored::WrongView
         } else if !may_speak {
             Ignored::NotForUs
@@ -208,6 +209,10 @@ impl<S: Service> Replica<S> {
         let slot = self.log.slot_mut(sequence).expect("checked to be between the watermarks");
         match slot.commits.record(from, &digest) {
             Vote::Counted => self.check_committed(sequence),
+            Vote::Repeated if mutation::is_on(Mutation::CountSenderTwice) => {
+                slot.commits.record(ReplicaId(crate::group::REPLICAS_MAX), &digest);
+                self.check_committed(sequence);
+            }
             Vote::Repeated => self.put_aside(Ignored::Repeated),
             Vote::Conflicting => {
                 self.accuse(Misbehaviour::ConflictingVotes { replica: from, view, sequence });
@@ -217,7 +222,10 @@ impl<S: Service> Replica<S> {
 
     /// Upon 2f+1 matching commits and a prepared certificate: committed-local.
     fn check_committed(&mut self, sequence: Sequence) {
-        let (needed, me) = (self.group.quorum(), self.me);
+        let (mut needed, me) = (self.group.quorum(), self.me);
+        if mutation::is_on(Mutation::CommitAtTwoF) {
+            needed -= 1;
+        }
         let Some(slot) = self.log.slot_mut(sequence) else { return };
         if slot.committed || !slot.prepared_durable || !slot.has_commit_quorum(needed) {
             return;
@@ -234,7 +242,12 @@ impl<S: Service> Replica<S> {
     /// Executes what is committed without a gap.
     pub(super) fn execute_committed(&mut self) {
         loop {
-            let sequence = self.executed().next();
+            let mut sequence = self.executed().next();
+            if mutation::is_on(Mutation::ExecuteOutOfOrder) {
+                let committed =
+                    self.log.proposals().find(|(place, slot, _)| *place >= sequence && slot.committed);
+                sequence = committed.map_or(sequence, |(place, ..)| place);
+            }
             let Some(slot) = self.log.slot(sequence) else { return };
             let (true, Some(proposal)) = (slot.committed, &slot.proposal) else { return };
             let batch = proposal.pre_prepare.batch.clone();
@@ -247,7 +260,7 @@ impl<S: Service> Replica<S> {
                     self.seal(sequence, &batch, &fresh);
                 }
             }
-            if sequence.0 % self.configuration.limits.checkpoint_period == 0 {
+            if sequence.0.is_multiple_of(self.configuration.limits.checkpoint_period) {
                 self.take_checkpoint();
             }
         }

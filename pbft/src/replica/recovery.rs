@@ -7,6 +7,7 @@ use super::settings::Settings;
 use crate::crypto::{Digest, Keychain};
 use crate::group::{Configuration, ReplicaId, Sequence};
 use crate::message::{PrePrepare, Space};
+use crate::mutation::{self, Mutation};
 use crate::service::{Service, State};
 
 /// Why a journal cannot be replayed. A replica whose journal is damaged must not come back under
@@ -101,8 +102,12 @@ impl<S: Service> Replica<S> {
         }
         replica.checkpoints.set_replaying(false);
         replica.outbox.resume(last);
+        if mutation::is_on(Mutation::ForgetPromises) {
+            replica.log.forget_uncommitted();
+            highest = replica.executed();
+        }
         replica.resume_proposing(highest);
-        replica.actions.clear();
+        replica.resume_checkpoints();
         replica.assert_invariants();
         Ok(replica)
     }
@@ -155,6 +160,7 @@ impl<S: Service> Replica<S> {
                     let now = image.digest;
                     return Err(RecoveryFailed::Diverged { sequence, before: state, now });
                 }
+                self.replay_checkpoint(sequence, &state);
                 Ok(sequence)
             }
             Record::Stable { sequence, .. } => {

@@ -24,7 +24,7 @@ pub(super) struct Retransmission {
     due: Instant,
     /// Something was executed, or became stable, since the last tick.
     moved: bool,
-    /// The highest batch that somebody says it executed.
+    /// The highest batch that somebody says it has heard of.
     ahead: Sequence,
     /// When each replica's STATUS was answered last.
     answered: Vec<Option<Instant>>,
@@ -77,7 +77,9 @@ impl<S: Service> Replica<S> {
         if waits && moved {
             return; // it comes by itself
         }
-        pace.patience = (pace.patience * 2).min(pace.idle);
+        if waits {
+            pace.patience = (pace.patience * 2).min(pace.idle);
+        }
         self.check_left_behind();
         let status = self.status();
         self.broadcast(Message::Status(status));
@@ -125,8 +127,11 @@ impl<S: Service> Replica<S> {
         if message.view != self.view {
             return self.put_aside(Ignored::WrongView);
         }
-        if message.executed > self.execution.executed() {
-            pace.ahead = pace.ahead.max(message.executed.min(self.log.high()));
+        // What the sender has heard of and this replica has not: reason to ask, for a while.
+        let heard = message.executed.0.saturating_add(message.slots.len() as u64);
+        let ahead = Sequence(heard.min(self.log.high().0));
+        if ahead > pace.ahead.max(self.execution.executed()) {
+            pace.ahead = ahead;
             pace.wake(self.now);
         }
         self.send_checkpoints(from, message.stable);

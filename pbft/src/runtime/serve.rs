@@ -39,7 +39,7 @@ use crate::{
 const STATUS_PERIOD: Duration = Duration::from_millis(5);
 /// How many pieces of evidence the status keeps: the latest.
 const EVIDENCE_KEPT: usize = 32;
-/// Connections of one client that are kept; the oldest goes first.
+/// Connections from one principal that are kept; the oldest is closed first.
 const CONNECTIONS_PER_PEER: usize = 2;
 
 /// All that a replica needs.
@@ -303,8 +303,10 @@ impl Routes {
             return;
         }
         route.came_in.push_back(Rc::clone(outgoing));
-        if route.came_in.len() > CONNECTIONS_PER_PEER {
-            route.came_in.pop_front();
+        if route.came_in.len() > CONNECTIONS_PER_PEER
+            && let Some(oldest) = route.came_in.pop_front()
+        {
+            oldest.close(); // what one principal can make this replica hold is bounded
         }
     }
 

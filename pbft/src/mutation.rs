@@ -1,0 +1,74 @@
+//! Mistakes that tests make on purpose: the protocol with one rule left out.
+//!
+//! A rule that no test misses is a rule that no test checks. Each mistake here has a test that must
+//! notice it. Without the feature `sim` nothing of this exists in the program.
+
+/// A rule that is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutation {
+    /// A batch is committed with 2f commits.
+    CommitAtTwoF,
+    /// A vote that comes twice counts twice.
+    CountSenderTwice,
+    /// Promises do not wait for the journal.
+    SkipDurableWait,
+    /// A gap in the order is skipped.
+    ExecuteOutOfOrder,
+    /// The client table is not asked whether an operation was executed before.
+    DropDedupe,
+    /// A checkpoint is stable when this replica alone vouches for it.
+    CollectTooEarly,
+    /// Votes of other views count.
+    AcceptWrongView,
+    /// Sequence numbers above the high watermark are taken.
+    AcceptOutsideWindow,
+    /// A restarted replica does not remember what it proposed or accepted.
+    ForgetPromises,
+    /// A fetched state is taken without comparing its digest.
+    TrustFetchedState,
+    /// A client takes f+1 equal answers.
+    AnswerAtWeakQuorum,
+}
+
+#[cfg(feature = "sim")]
+mod switch {
+    use std::cell::Cell;
+
+    use super::Mutation;
+
+    thread_local! {
+        static MUTATION: Cell<Option<Mutation>> = const { Cell::new(None) };
+    }
+
+    /// Leaves one rule out on this thread while `run` runs.
+    pub fn with<T>(mutation: Mutation, run: impl FnOnce() -> T) -> T {
+        /// Puts the rule back, also when `run` panics.
+        struct Restore;
+
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                MUTATION.set(None);
+            }
+        }
+
+        MUTATION.set(Some(mutation));
+        let _restore = Restore;
+        run()
+    }
+
+    /// Whether this rule is left out.
+    pub(crate) fn is_on(mutation: Mutation) -> bool {
+        MUTATION.get() == Some(mutation)
+    }
+}
+
+#[cfg(feature = "sim")]
+pub(crate) use switch::is_on;
+#[cfg(feature = "sim")]
+pub use switch::with;
+
+/// Whether this rule is left out: never.
+#[cfg(not(feature = "sim"))]
+pub(crate) const fn is_on(_: Mutation) -> bool {
+    false
+}

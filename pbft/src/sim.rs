@@ -1,0 +1,677 @@
+//! Whole clusters in one thread on virtual time, from one seed.
+//!
+//! A [`Cluster`] holds real replicas and clients, a network, disks, and a clock that jumps from
+//! event to event. Nothing in it reads a clock, starts a thread or draws a number that does not
+//! come from the seed: the same seed gives the same run on every machine, down to a hash of every
+//! event ([`Cluster::hash`]).
+//!
+//! [`checker`]s look at every step. [`run::seed`] is a whole run with faults; [`script`] runs
+//! stories in text files.
+
+use std::cell::RefCell;
+use std::collections::{BTreeSet, BinaryHeap};
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::client::{Client, ClientAction, ClientSettings, Options, Outcome, RequestId, SubmitRefused};
+use crate::crypto::{DigestAlgorithm, Keychain, Principal, PublicKey};
+use crate::group::{ClientId, Configuration, GroupId, Incarnation, Limits, Permutation, ReplicaId, Sequence};
+use crate::message::{Message, Unverified, wire};
+use crate::replica::{Action, JournalPosition, Misbehaviour, Replica, Settings};
+use crate::service::{Context, NotReadOnly, Service, State};
+use crate::time::Instant;
+
+pub mod checker;
+mod disk;
+mod ledger;
+mod network;
+mod random;
+pub mod run;
+pub mod script;
+
+pub use ledger::Ledger;
+pub use network::Weather;
+pub use random::Random;
+
+use checker::{Checkers, Violation};
+use disk::Disk;
+use network::Network;
+
+/// What a simulated cluster is made of.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Everything random comes from it.
+    pub seed: u64,
+    /// The group.
+    pub configuration: Configuration,
+    /// Every replica's settings.
+    pub settings: Settings,
+    /// Every client's settings.
+    pub client_settings: ClientSettings,
+    /// The network.
+    pub weather: Weather,
+    /// The shortest and the longest time that a sync of the disk takes.
+    pub sync: (Duration, Duration),
+    /// Whether every message is encoded and decoded on its way.
+    pub through_wire: bool,
+}
+
+impl Setup {
+    /// A calm group of `3f + 1` replicas and some clients.
+    #[must_use]
+    pub fn new(f: u32, clients: u32) -> Self {
+        let keys = |first: u32, count: u32| (first..first + count).map(fixture_key).collect();
+        Self {
+            seed: 0,
+            configuration: Configuration {
+                group: GroupId(*b"simulated group."),
+                number: 0,
+                f,
+                replicas: keys(0, 3 * f + 1),
+                clients: keys(1000, clients),
+                digest: DigestAlgorithm::Sha256,
+                permutation: Permutation::Identity,
+                history: true,
+                limits: Limits::default(),
+            },
+            settings: Settings::default(),
+            client_settings: ClientSettings::default(),
+            weather: Weather::calm(),
+            sync: (Duration::from_micros(100), Duration::from_micros(100)),
+            through_wire: false,
+        }
+    }
+}
+
+/// A well-formed public key that belongs to nobody; with fast keys it is never used.
+fn fixture_key(index: u32) -> PublicKey {
+    let mut der = vec![0x30, 0x82, 0x01, 0x0a, 0x02, 0x82, 0x01, 0x01, 0x00, 0xc5];
+    der.extend((0..255u32).map(|byte| u8::try_from((byte * 167 + 13) % 256).expect("below 256")));
+    let end = der.len();
+    der[end - 5..end - 1].copy_from_slice(&index.to_be_bytes());
+    der[end - 1] |= 1; // a modulus is odd
+    der.extend([0x02, 0x03, 0x01, 0x00, 0x01]);
+    PublicKey::from_der(der.into()).expect("an odd modulus of 2048 bits")
+}
+
+/// Something that was executed, as a service saw it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Executed {
+    /// In which batch.
+    pub sequence: Sequence,
+    /// For whom.
+    pub client: ClientId,
+    /// What.
+    pub operation: Bytes,
+}
+
+/// A service that notes down what it executes.
+#[derive(Debug)]
+struct Witness<S> {
+    service: S,
+    seen: Rc<RefCell<Vec<Executed>>>,
+}
+
+impl<S: Service> Service for Witness<S> {
+    fn execute(&self, context: &Context, operation: &[u8], state: &mut State) -> Bytes {
+        self.seen.borrow_mut().push(Executed {
+            sequence: context.sequence,
+            client: context.client,
+            operation: Bytes::copy_from_slice(operation),
+        });
+        self.service.execute(context, operation, state)
+    }
+
+    fn read(&self, context: &Context, operation: &[u8], state: &State) -> Result<Bytes, NotReadOnly> {
+        self.service.read(context, operation, state)
+    }
+}
+
+#[derive(Debug)]
+struct Node<S> {
+    /// `None` while it is down.
+    replica: Option<Replica<Witness<S>>>,
+    disk: Disk,
+    /// Counts restarts: events of an earlier life find nobody.
+    life: u64,
+    syncing: bool,
+    wake: Option<Instant>,
+    seen: Rc<RefCell<Vec<Executed>>>,
+}
+
+#[derive(Debug)]
+struct Host {
+    client: Client,
+    life: u64,
+    wake: Option<Instant>,
+}
+
+#[derive(Debug)]
+enum Event {
+    Deliver { from: Principal, to: Principal, message: Box<Unverified<Message>> },
+    Synced { replica: ReplicaId, life: u64, position: JournalPosition },
+    WakeReplica { replica: ReplicaId, life: u64 },
+    WakeClient { client: ClientId, life: u64 },
+}
+
+impl Event {
+    /// Whether it happens because time passes, and not because of something that was done.
+    fn is_timer(&self) -> bool {
+        matches!(self, Self::WakeReplica { .. } | Self::WakeClient { .. })
+    }
+}
+
+#[derive(Debug)]
+struct Scheduled {
+    at: Instant,
+    number: u64,
+    event: Event,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+
+impl Eq for Scheduled {}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Scheduled {
+    /// The earliest is the greatest, as a heap wants it; equal times go by number.
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (other.at, other.number).cmp(&(self.at, self.number))
+    }
+}
+
+/// A message that somebody sent, whether or not it arrives.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// When.
+    pub at: Instant,
+    /// By whom.
+    pub from: Principal,
+    /// To whom.
+    pub to: Principal,
+    /// Whether the link is cut.
+    pub cut: bool,
+    /// What.
+    pub message: Message,
+}
+
+/// A simulated group and its clients.
+#[derive(Debug)]
+pub struct Cluster<S> {
+    setup: Setup,
+    service: S,
+    nodes: Vec<Node<S>>,
+    hosts: Vec<Host>,
+    network: Network,
+    queue: BinaryHeap<Scheduled>,
+    scheduled: u64,
+    /// Events in the queue that are no timers.
+    busy: usize,
+    now: Instant,
+    random: Random,
+    hash: u64,
+    /// What was sent, if somebody wants to know.
+    sent: Option<Vec<Sent>>,
+    outcomes: Vec<(ClientId, Outcome)>,
+    evidence: Vec<(ReplicaId, Misbehaviour)>,
+    checkers: Checkers,
+}
+
+impl<S: Service + Clone> Cluster<S> {
+    /// All replicas and clients, started at time zero.
+    ///
+    /// # Panics
+    /// When the configuration is not valid.
+    #[must_use]
+    pub fn new(setup: Setup, service: S) -> Self {
+        let random = Random::new(setup.seed);
+        let mut cluster = Self {
+            network: Network::new(setup.weather.clone()),
+            checkers: Checkers::new(&setup),
+            nodes: Vec::new(),
+            hosts: Vec::new(),
+            queue: BinaryHeap::new(),
+            scheduled: 0,
+            busy: 0,
+            now: Instant(0),
+            random,
+            hash: 0xcbf2_9ce4_8422_2325,
+            sent: None,
+            outcomes: Vec::new(),
+            evidence: Vec::new(),
+            service,
+            setup,
+        };
+        for id in cluster.replica_ids() {
+            let seen = Rc::default();
+            let replica = Some(cluster.fresh(id, &seen));
+            let disk = Disk::default();
+            cluster.nodes.push(Node { replica, disk, life: 0, syncing: false, wake: None, seen });
+        }
+        for index in 0..u32::try_from(cluster.setup.configuration.clients.len()).expect("few") {
+            let client = cluster.fresh_client(ClientId(index), Incarnation(1));
+            cluster.hosts.push(Host { client, life: 0, wake: None });
+        }
+        for id in cluster.replica_ids() {
+            cluster.drive(id);
+        }
+        cluster
+    }
+
+    fn fresh(&self, id: ReplicaId, seen: &Rc<RefCell<Vec<Executed>>>) -> Replica<Witness<S>> {
+        let witness = Witness { service: self.service.clone(), seen: Rc::clone(seen) };
+        let configuration = self.setup.configuration.clone();
+        Replica::new(
+            configuration,
+            id,
+            self.keys(Principal::Replica(id)),
+            witness,
+            self.setup.settings.clone(),
+        )
+    }
+
+    fn keys(&self, me: Principal) -> Keychain {
+        let configuration = &self.setup.configuration;
+        Keychain::fast(configuration.scope(), configuration.public_keys(), me)
+    }
+
+    fn fresh_client(&self, id: ClientId, incarnation: Incarnation) -> Client {
+        let keys = self.keys(Principal::Client(id));
+        let settings = ClientSettings {
+            seed: self.setup.seed ^ u64::from(id.0) << 32 ^ incarnation.0,
+            ..self.setup.client_settings.clone()
+        };
+        Client::new(self.setup.configuration.clone(), id, incarnation, keys, settings)
+    }
+
+    /// All replicas.
+    pub fn replica_ids(&self) -> impl Iterator<Item = ReplicaId> + use<S> {
+        (0..self.setup.configuration.n()).map(ReplicaId)
+    }
+
+    /// The time.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// A replica, unless it is down.
+    pub fn replica(&self, id: ReplicaId) -> Option<&Replica<impl Service + use<S>>> {
+        self.nodes[id.index()].replica.as_ref()
+    }
+
+    /// A client.
+    #[must_use]
+    pub fn client(&self, id: ClientId) -> &Client {
+        &self.hosts[id.index()].client
+    }
+
+    /// A hash of every event so far: equal for equal seeds, on every machine.
+    #[must_use]
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    /// The first thing that a checker objected to.
+    #[must_use]
+    pub fn violation(&self) -> Option<&Violation> {
+        self.checkers.violation()
+    }
+
+    /// What came out since the last call.
+    pub fn take_outcomes(&mut self) -> Vec<(ClientId, Outcome)> {
+        std::mem::take(&mut self.outcomes)
+    }
+
+    /// Who accused whom since the last call.
+    pub fn take_evidence(&mut self) -> Vec<(ReplicaId, Misbehaviour)> {
+        std::mem::take(&mut self.evidence)
+    }
+
+    /// What was sent since the last call; keeps it from now on.
+    pub fn take_sent(&mut self) -> Vec<Sent> {
+        self.sent.replace(Vec::new()).unwrap_or_default()
+    }
+
+    /// The weather from now on.
+    pub fn set_weather(&mut self, weather: Weather) {
+        self.network.weather = weather;
+    }
+
+    /// Nothing gets from one to the other any more.
+    pub fn cut(&mut self, from: Principal, to: Principal) {
+        self.network.cut(from, to);
+    }
+
+    /// Takes all cuts back.
+    pub fn mend(&mut self) {
+        self.network.mend();
+    }
+
+    /// A client has something to do.
+    ///
+    /// # Errors
+    /// As [`Client::submit`].
+    pub fn submit(
+        &mut self,
+        client: ClientId,
+        operation: Bytes,
+        options: Options,
+    ) -> Result<RequestId, SubmitRefused> {
+        let now = self.now;
+        let id = self.hosts[client.index()].client.submit(now, operation.clone(), options)?;
+        self.checkers.submitted(client, &operation);
+        self.drive_client(client);
+        Ok(id)
+    }
+
+    /// A client has several things to do at once.
+    ///
+    /// # Errors
+    /// As [`Client::submit`]; what comes before the refused one is submitted.
+    pub fn submit_all(
+        &mut self,
+        client: ClientId,
+        operations: &[(Bytes, Options)],
+    ) -> Result<(), SubmitRefused> {
+        let now = self.now;
+        let mut outcome = Ok(());
+        for (operation, options) in operations {
+            outcome = self.hosts[client.index()].client.submit(now, operation.clone(), *options).map(drop);
+            if outcome.is_err() {
+                break;
+            }
+            self.checkers.submitted(client, operation);
+        }
+        self.drive_client(client);
+        outcome
+    }
+
+    /// Sends a message of somebody's own making, as a faulty client or replica might.
+    pub fn inject(&mut self, from: Principal, to: Principal, message: Unverified<Message>) {
+        self.transmit(from, to, message);
+    }
+
+    /// Stops a replica at once. Its disk keeps what was durable, and maybe more.
+    pub fn crash(&mut self, id: ReplicaId) {
+        let node = &mut self.nodes[id.index()];
+        if node.replica.take().is_some() {
+            node.life += 1;
+            node.syncing = false;
+            node.wake = None;
+            node.disk.crash(&mut self.random);
+            self.note(&[1, id.0.into()]);
+        }
+    }
+
+    /// Starts a replica again from its disk.
+    ///
+    /// # Panics
+    /// When its journal cannot be replayed: it wrote it itself.
+    pub fn restart(&mut self, id: ReplicaId) {
+        if self.nodes[id.index()].replica.is_some() {
+            return;
+        }
+        let seen = Rc::clone(&self.nodes[id.index()].seen);
+        let witness = Witness { service: self.service.clone(), seen };
+        let keys = self.keys(Principal::Replica(id));
+        let (configuration, settings) = (self.setup.configuration.clone(), self.setup.settings.clone());
+        let records = self.nodes[id.index()].disk.records();
+        let replica = Replica::recover(configuration, id, keys, witness, settings, records);
+        self.nodes[id.index()].replica = Some(replica.expect("a replica reads what it wrote"));
+        self.note(&[2, id.0.into()]);
+        self.drive(id);
+    }
+
+    /// A client's process ends and another one takes its place, in a higher incarnation. What was
+    /// in flight may or may not be executed, but never twice.
+    pub fn restart_client(&mut self, id: ClientId, incarnation: Incarnation) {
+        let client = self.fresh_client(id, incarnation);
+        let host = &mut self.hosts[id.index()];
+        *host = Host { client, life: host.life + 1, wake: None };
+        self.note(&[3, id.0.into(), incarnation.0]);
+    }
+
+    /// Lets time pass.
+    pub fn run_for(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while self.queue.peek().is_some_and(|next| next.at <= end) && self.violation().is_none() {
+            self.step();
+        }
+        self.now = end;
+    }
+
+    /// Lets happen what is under way, and no timer besides, until nothing is under way.
+    pub fn settle(&mut self) {
+        let mut timers = Vec::new();
+        while self.busy > 0 && self.violation().is_none() {
+            let next = self.queue.pop().expect("something is under way");
+            if next.event.is_timer() {
+                timers.push(next);
+            } else {
+                self.queue.push(next);
+                self.step();
+            }
+        }
+        self.queue.extend(timers);
+    }
+
+    /// The next event happens. Says whether there was one.
+    pub fn step(&mut self) -> bool {
+        let Some(Scheduled { at, event, .. }) = self.queue.pop() else { return false };
+        self.busy -= usize::from(!event.is_timer());
+        self.now = self.now.max(at);
+        match event {
+            Event::Deliver { from, to, message } => self.deliver(from, to, *message),
+            Event::Synced { replica, life, position } => self.synced(replica, life, position),
+            Event::WakeReplica { replica, life } => {
+                let (now, node) = (self.now, &mut self.nodes[replica.index()]);
+                if node.life == life
+                    && let Some(awake) = &mut node.replica
+                {
+                    node.wake = None;
+                    if awake.poll_timeout() <= now {
+                        awake.handle_timeout(now);
+                    }
+                    self.drive(replica);
+                }
+            }
+            Event::WakeClient { client, life } => {
+                let (now, host) = (self.now, &mut self.hosts[client.index()]);
+                if host.life == life {
+                    host.wake = None;
+                    host.client.handle_timeout(now);
+                    self.drive_client(client);
+                }
+            }
+        }
+        true
+    }
+
+    fn schedule(&mut self, at: Instant, event: Event) {
+        self.scheduled += 1;
+        self.busy += usize::from(!event.is_timer());
+        self.queue.push(Scheduled { at, number: self.scheduled, event });
+    }
+
+    fn deliver(&mut self, from: Principal, to: Principal, message: Unverified<Message>) {
+        self.note(&[4, number(from), number(to), self.now.0]);
+        self.note_bytes(&message.bytes);
+        let message = if self.setup.through_wire {
+            let bytes = wire::encode(&message);
+            wire::decode(bytes).expect("what we encoded, we decode")
+        } else {
+            message
+        };
+        match to {
+            Principal::Replica(id) => {
+                if let Some(replica) = &mut self.nodes[id.index()].replica {
+                    replica.handle_message(self.now, message);
+                    self.drive(id);
+                }
+            }
+            Principal::Client(id) => {
+                self.hosts[id.index()].client.handle_message(self.now, message);
+                self.drive_client(id);
+            }
+        }
+    }
+
+    fn synced(&mut self, id: ReplicaId, life: u64, position: JournalPosition) {
+        let node = &mut self.nodes[id.index()];
+        if node.life != life {
+            return;
+        }
+        node.syncing = false;
+        node.disk.sync(position);
+        if let Some(replica) = &mut node.replica {
+            replica.handle_durable(self.now, position);
+        }
+        self.drive(id);
+    }
+
+    /// Does what a replica wants done.
+    fn drive(&mut self, id: ReplicaId) {
+        let now = self.now;
+        let me = Principal::Replica(id);
+        while let Some(action) =
+            self.nodes[id.index()].replica.as_mut().and_then(|replica| replica.poll_action(now))
+        {
+            match action {
+                Action::Send { to, message } => {
+                    self.check_promise(id, &message.body);
+                    self.transmit(me, to, message);
+                }
+                Action::Broadcast { message } => {
+                    self.check_promise(id, &message.body);
+                    for to in self.replica_ids().filter(|to| *to != id) {
+                        self.transmit(me, Principal::Replica(to), message.clone());
+                    }
+                }
+                Action::Append { position, record } => {
+                    self.nodes[id.index()].disk.append(position, record);
+                }
+                Action::Truncate { before } => self.nodes[id.index()].disk.truncate(before),
+                Action::Evidence(misbehaviour) => self.evidence.push((id, misbehaviour)),
+            }
+        }
+        self.begin_sync(id);
+        let seen: Vec<_> = self.nodes[id.index()].seen.borrow_mut().drain(..).collect();
+        self.checkers.executed(id, seen);
+        self.set_alarm(id);
+    }
+
+    fn check_promise(&mut self, id: ReplicaId, message: &Message) {
+        let journal = self.setup.settings.journal.then(|| &self.nodes[id.index()].disk);
+        self.checkers.says(id, message, journal);
+    }
+
+    /// One sync at a time; the next one covers all that came meanwhile.
+    fn begin_sync(&mut self, id: ReplicaId) {
+        let (least, most) = self.setup.sync;
+        let node = &mut self.nodes[id.index()];
+        if node.syncing || node.disk.last() == node.disk.durable() || node.replica.is_none() {
+            return;
+        }
+        node.syncing = true;
+        let (life, position) = (node.life, node.disk.last());
+        let at = self.now + self.random.between(least, most);
+        self.schedule(at, Event::Synced { replica: id, life, position });
+    }
+
+    fn set_alarm(&mut self, id: ReplicaId) {
+        let node = &mut self.nodes[id.index()];
+        let Some(replica) = &node.replica else { return };
+        let at = replica.poll_timeout().max(self.now);
+        if node.wake.is_none_or(|wake| at < wake) {
+            node.wake = Some(at);
+            let life = node.life;
+            self.schedule(at, Event::WakeReplica { replica: id, life });
+        }
+    }
+
+    fn drive_client(&mut self, id: ClientId) {
+        let (now, me) = (self.now, Principal::Client(id));
+        while let Some(action) = self.hosts[id.index()].client.poll_action(now) {
+            match action {
+                ClientAction::Send { to, message } => {
+                    self.transmit(me, Principal::Replica(to), message);
+                }
+                ClientAction::Broadcast { message } => {
+                    for to in self.replica_ids() {
+                        self.transmit(me, Principal::Replica(to), message.clone());
+                    }
+                }
+                ClientAction::Outcome(outcome) => {
+                    self.checkers.answered(id, &outcome);
+                    self.outcomes.push((id, outcome));
+                }
+            }
+        }
+        let host = &mut self.hosts[id.index()];
+        if let Some(at) = host.client.poll_timeout()
+            && host.wake.is_none_or(|wake| at < wake)
+        {
+            host.wake = Some(at);
+            let life = host.life;
+            self.schedule(at, Event::WakeClient { client: id, life });
+        }
+    }
+
+    fn transmit(&mut self, from: Principal, to: Principal, message: Unverified<Message>) {
+        if let Some(sent) = &mut self.sent {
+            let cut = self.network.is_cut(from, to);
+            sent.push(Sent { at: self.now, from, to, cut, message: message.body.clone() });
+        }
+        let [first, second] = self.network.fate(&mut self.random, from, to);
+        for delay in [second, first].into_iter().flatten() {
+            let message = Box::new(message.clone());
+            self.schedule(self.now + delay, Event::Deliver { from, to, message });
+        }
+    }
+
+    fn note(&mut self, words: &[u64]) {
+        for word in words {
+            self.hash = (self.hash ^ word).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);
+        }
+    }
+
+    fn note_bytes(&mut self, bytes: &[u8]) {
+        let (words, rest) = bytes.as_chunks::<8>();
+        for word in words {
+            self.note(&[u64::from_le_bytes(*word)]);
+        }
+        for byte in rest {
+            self.note(&[u64::from(*byte)]);
+        }
+    }
+
+    /// Whether every replica is up, executed the same batches, and has the same state.
+    #[must_use]
+    pub fn is_converged(&self) -> bool {
+        let places: BTreeSet<_> = self
+            .nodes
+            .iter()
+            .map(|node| node.replica.as_ref().map(|replica| (replica.executed(), replica.history_size())))
+            .collect();
+        places.len() == 1 && places.iter().all(Option::is_some)
+    }
+}
+
+fn number(principal: Principal) -> u64 {
+    match principal {
+        Principal::Replica(id) => id.0.into(),
+        Principal::Client(id) => u64::from(id.0) + (1 << 32),
+    }
+}

@@ -1,0 +1,163 @@
+//! What must hold in every run, looked at after every step: one invariant a file.
+
+use bytes::Bytes;
+
+use super::disk::Disk;
+use super::{Executed, Setup};
+use crate::client::Outcome;
+use crate::group::{ClientId, ReplicaId, Sequence};
+use crate::message::Message;
+
+pub mod agreement;
+pub mod durability;
+pub mod exactly_once;
+pub mod promise;
+pub mod validity;
+
+use agreement::Agreement;
+use durability::Durability;
+use exactly_once::ExactlyOnce;
+use promise::Promises;
+use validity::Validity;
+
+/// What a checker objected to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// Two replicas executed different operations in one batch.
+    #[error("agreement: replica {replica} executed batch {sequence} differently from others")]
+    Order {
+        /// The later one.
+        replica: ReplicaId,
+        /// The batch.
+        sequence: Sequence,
+    },
+    /// Two replicas have different states after one batch.
+    #[error("agreement: replica {replica} has another state after batch {sequence} than others")]
+    State {
+        /// The later one.
+        replica: ReplicaId,
+        /// The batch.
+        sequence: Sequence,
+    },
+    /// Something was executed that no client asked for.
+    #[error("validity: replica {replica} executed in batch {sequence} what client {client} never sent")]
+    Unasked {
+        /// Who did.
+        replica: ReplicaId,
+        /// In which batch.
+        sequence: Sequence,
+        /// In whose name.
+        client: ClientId,
+    },
+    /// An operation was executed in two places.
+    #[error("exactly once: an operation of client {client} was executed in batches {first} and {second}")]
+    Twice {
+        /// Whose.
+        client: ClientId,
+        /// The first place.
+        first: Sequence,
+        /// The second place.
+        second: Sequence,
+    },
+    /// A client was told of an execution that is not in the order.
+    #[error("durability: client {client} was told of an execution in batch {sequence} that is not there")]
+    Lost {
+        /// Who was told.
+        client: ClientId,
+        /// The batch.
+        sequence: Sequence,
+    },
+    /// A replica said something before it was safe from a crash.
+    #[error("promise: replica {replica} sent {what} for {sequence} before its record was durable")]
+    Premature {
+        /// Who did.
+        replica: ReplicaId,
+        /// The message.
+        what: &'static str,
+        /// The batch.
+        sequence: Sequence,
+    },
+    /// A replica contradicted what it had said before.
+    #[error("promise: replica {replica} sent two different {what} for {sequence}")]
+    Contradiction {
+        /// Who did.
+        replica: ReplicaId,
+        /// The message.
+        what: &'static str,
+        /// The batch.
+        sequence: Sequence,
+    },
+}
+
+/// All checkers of a run.
+#[derive(Debug)]
+pub(super) struct Checkers {
+    agreement: Agreement,
+    validity: Validity,
+    exactly_once: ExactlyOnce,
+    durability: Durability,
+    promises: Promises,
+    violation: Option<Violation>,
+}
+
+impl Checkers {
+    pub(super) fn new(setup: &Setup) -> Self {
+        Self {
+            agreement: Agreement::default(),
+            validity: Validity::default(),
+            exactly_once: ExactlyOnce::default(),
+            durability: Durability::default(),
+            promises: Promises::new(setup),
+            violation: None,
+        }
+    }
+
+    pub(super) fn violation(&self) -> Option<&Violation> {
+        self.violation.as_ref()
+    }
+
+    fn note(&mut self, verdict: Result<(), Violation>) {
+        if let Err(violation) = verdict
+            && self.violation.is_none()
+        {
+            self.violation = Some(violation);
+        }
+    }
+
+    pub(super) fn submitted(&mut self, client: ClientId, operation: &Bytes) {
+        self.validity.submitted(client, operation);
+    }
+
+    /// A replica executed whole batches, now or again after a restart.
+    pub(super) fn executed(&mut self, replica: ReplicaId, seen: Vec<Executed>) {
+        for batch in seen.chunk_by(|a, b| a.sequence == b.sequence) {
+            let sequence = batch[0].sequence;
+            let verdict = self.validity.check(replica, batch);
+            self.note(verdict);
+            match self.agreement.check(replica, sequence, batch) {
+                Ok(true) => {
+                    let verdict = self.exactly_once.check(batch);
+                    self.note(verdict);
+                }
+                Ok(false) => {}
+                Err(violation) => self.note(Err(violation)),
+            }
+        }
+    }
+
+    /// A client has an outcome.
+    pub(super) fn answered(&mut self, client: ClientId, outcome: &Outcome) {
+        let verdict = self.durability.check(client, outcome, &self.agreement);
+        self.note(verdict);
+    }
+
+    /// A replica sends something.
+    pub(super) fn says(&mut self, replica: ReplicaId, message: &Message, disk: Option<&Disk>) {
+        let verdict = self.promises.check(replica, message, disk);
+        self.note(verdict);
+        if let Message::Checkpoint(checkpoint) = message {
+            let verdict = self.agreement.check_state(replica, checkpoint.sequence, &checkpoint.state);
+            self.note(verdict);
+        }
+    }
+}

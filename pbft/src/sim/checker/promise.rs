@@ -1,0 +1,47 @@
+//! Promises: nobody says what a crash could make it forget, and nobody contradicts what it said
+//! before, in whatever life.
+
+use std::collections::BTreeMap;
+
+use super::super::Setup;
+use super::super::disk::{Disk, Promise};
+use super::Violation;
+use crate::crypto::{Digest, Domain, Kind, Scope};
+use crate::group::{ReplicaId, Sequence, View};
+use crate::message::Message;
+
+/// What each replica has said.
+#[derive(Debug)]
+pub(super) struct Promises {
+    scope: Scope,
+    said: BTreeMap<(ReplicaId, Promise, View, Sequence), Digest>,
+}
+
+impl Promises {
+    pub(super) fn new(setup: &Setup) -> Self {
+        Self { scope: setup.configuration.scope(), said: BTreeMap::new() }
+    }
+
+    pub(super) fn check(
+        &mut self,
+        replica: ReplicaId,
+        message: &Message,
+        disk: Option<&Disk>,
+    ) -> Result<(), Violation> {
+        let (what, promise, view, sequence, digest) = match message {
+            Message::PrePrepare(m) => {
+                let digest = self.scope.digest(Domain::new(Kind::Batch, 0), &[&m.batch.bytes]);
+                ("PRE-PREPARE", Promise::Proposal, m.view, m.sequence, digest)
+            }
+            Message::Prepare(m) => ("PREPARE", Promise::Proposal, m.view, m.sequence, m.digest),
+            Message::Commit(m) => ("COMMIT", Promise::Prepared, m.view, m.sequence, m.digest),
+            Message::Checkpoint(m) => ("CHECKPOINT", Promise::Checkpoint, View(0), m.sequence, m.state),
+            _ => return Ok(()),
+        };
+        if disk.is_some_and(|disk| !disk.holds(promise, sequence)) {
+            return Err(Violation::Premature { replica, what, sequence });
+        }
+        let said = self.said.entry((replica, promise, view, sequence)).or_insert(digest);
+        if *said == digest { Ok(()) } else { Err(Violation::Contradiction { replica, what, sequence }) }
+    }
+}

@@ -1,0 +1,83 @@
+//! Each rule of the protocol is left out once: some story or some seed must notice.
+#![cfg(feature = "sim")]
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use quorate_pbft::mutation::{self, Mutation};
+use quorate_pbft::sim::{run, script};
+
+/// The story comes out otherwise, or an assertion stops it.
+fn story_notices(mutation: Mutation, name: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts").join(name).with_extension("txt");
+    let written = std::fs::read_to_string(path).expect("the script is there");
+    assert_eq!(script::rewrite(&written).as_ref(), Ok(&written), "without a mistake it is as written");
+    let told = catch_unwind(AssertUnwindSafe(|| mutation::with(mutation, || script::rewrite(&written))));
+    assert!(told.is_err() || told.ok() != Some(Ok(written)), "{name} does not notice {mutation:?}");
+}
+
+/// One of the first seeds fails, or an assertion stops it.
+fn seeds_notice(mutation: Mutation) {
+    let notices = |seed| {
+        let outcome = catch_unwind(AssertUnwindSafe(|| mutation::with(mutation, || run::seed(seed, 60))));
+        outcome.map_or(true, |outcome| outcome.is_err())
+    };
+    assert!((0..200).any(notices), "200 seeds do not notice {mutation:?}");
+}
+
+#[test]
+fn commit_at_two_f_is_noticed() {
+    story_notices(Mutation::CommitAtTwoF, "votes");
+}
+
+#[test]
+fn counting_a_sender_twice_is_noticed() {
+    story_notices(Mutation::CountSenderTwice, "votes");
+}
+
+#[test]
+fn skipping_the_wait_for_the_journal_is_noticed() {
+    seeds_notice(Mutation::SkipDurableWait);
+    story_notices(Mutation::SkipDurableWait, "normal_case");
+}
+
+#[test]
+fn executing_out_of_order_is_noticed() {
+    seeds_notice(Mutation::ExecuteOutOfOrder);
+}
+
+#[test]
+fn executing_twice_is_noticed() {
+    story_notices(Mutation::DropDedupe, "client_window");
+}
+
+#[test]
+fn collecting_garbage_too_early_is_noticed() {
+    story_notices(Mutation::CollectTooEarly, "checkpoint");
+}
+
+#[test]
+fn votes_of_another_view_are_noticed() {
+    story_notices(Mutation::AcceptWrongView, "votes");
+}
+
+#[test]
+fn sequence_numbers_outside_the_window_are_noticed() {
+    story_notices(Mutation::AcceptOutsideWindow, "votes");
+}
+
+#[test]
+fn forgetting_promises_in_a_crash_is_noticed() {
+    seeds_notice(Mutation::ForgetPromises);
+    story_notices(Mutation::ForgetPromises, "killed_primary");
+}
+
+#[test]
+fn taking_f_plus_one_answers_is_noticed() {
+    story_notices(Mutation::AnswerAtWeakQuorum, "normal_case");
+}
+
+#[test]
+fn trusting_a_fetched_state_is_noticed() {
+    story_notices(Mutation::TrustFetchedState, "lying_transfer");
+}
