@@ -4,6 +4,8 @@
 //! who waits is woken by the hint that a scheduler sends to this gateway's outbound queue, and looks at
 //! the record every 250 ms besides.
 
+#![expect(clippy::result_large_err, reason = "a problem is the answer itself: made once, moved once")]
+
 mod admission;
 mod expressions;
 mod metrics;
