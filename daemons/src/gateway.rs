@@ -4,6 +4,8 @@
 //! who waits is woken by the hint that a scheduler sends to this gateway's outbound queue, and looks at
 //! the record every 250 ms besides.
 
+#![expect(clippy::result_large_err, reason = "a problem is the answer itself: made once, moved once")]
+
 mod admission;
 mod expressions;
 mod metrics;
@@ -143,7 +145,7 @@ async fn method_not_allowed(request: Request) -> Problem {
     problem::METHOD_NOT_ALLOWED.with(format!("`{method:.20}` is not allowed on `{path:.200}`"))
 }
 
-/// Counts every response, and makes a problem document of what the framework refused by itself.
+/// Counts every response.
 async fn count(State(gateway): State<Arc<Gateway>>, request: Request, next: Next) -> Response {
     let method = match *request.method() {
         Method::GET => "GET",
@@ -153,14 +155,7 @@ async fn count(State(gateway): State<Arc<Gateway>>, request: Request, next: Next
         _ => "other",
     };
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let mut response = next.run(request).await;
-    if response.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE
-        && !response.headers().contains_key(axum::http::header::CONTENT_TYPE)
-    {
-        response = problem::BODY_TOO_LARGE
-            .with(format!("the body is over {SMALL_BODY_BYTES} bytes"))
-            .into_response();
-    }
+    let response = next.run(request).await;
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
     gateway.metrics.responded(method, route, response.status().as_u16());
     response

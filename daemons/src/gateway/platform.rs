@@ -2,7 +2,7 @@
 
 use super::{
     Gateway,
-    problem::{MALFORMED_BODY, UNAVAILABLE, UNKNOWN_FUNCTION, UNKNOWN_QUEUE},
+    problem::{BODY_TOO_LARGE, MALFORMED_BODY, UNAVAILABLE, UNKNOWN_FUNCTION, UNKNOWN_QUEUE},
 };
 use crate::{
     api::{DeadMessage, Health, Problem, ProcessStatus, QueueStatus, Redriven, Scale},
@@ -17,8 +17,8 @@ use crate::{
 use axum::{
     Json,
     body::Bytes,
-    extract::{Path, State},
-    http::{HeaderValue, header},
+    extract::{Path, State, rejection::BytesRejection},
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use futures::future::join_all;
@@ -226,8 +226,12 @@ pub(super) async fn redrive(
 pub(super) async fn scale(
     State(gateway): State<Arc<Gateway>>,
     Path(function): Path<String>,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Scale>, Problem> {
+    let body = body.map_err(|refused| match refused.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => BODY_TOO_LARGE.with(refused.body_text()),
+        _ => MALFORMED_BODY.with(refused.body_text()),
+    })?;
     let function = Function::from_name(&function).ok_or_else(|| {
         UNKNOWN_FUNCTION.with(format!("there are add, sub, mul and div, not `{function:.80}`"))
     })?;
