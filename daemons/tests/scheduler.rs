@@ -27,7 +27,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
-    net::TcpListener,
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
     runtime::{Builder, Runtime},
     sync::{mpsc, watch},
 };
@@ -533,17 +534,20 @@ async fn samples_count_what_arrived_and_what_was_answered() {
 async fn parse_gives_the_graph_or_a_problem_document() {
     let platform = Platform::new(config(256));
     let scheduler = platform.scheduler();
-    let client = reqwest::Client::new();
     let parse = async |body: serde_json::Value| {
-        let url = format!("http://{}/v1/parse", scheduler.address);
-        let answer = client
-            .post(url)
-            .header("content-type", "application/json")
-            .body(body.to_string())
-            .send()
-            .await
-            .unwrap();
-        (answer.status().as_u16(), answer.json::<serde_json::Value>().await.unwrap())
+        let body = body.to_string();
+        let mut stream = TcpStream::connect(scheduler.address).await.unwrap();
+        let head = format!(
+            "POST /v1/parse HTTP/1.1\r\nhost: scheduler\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\nconnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status: u16 = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, serde_json::from_str::<serde_json::Value>(body).unwrap())
     };
     let (status, graph) = parse(serde_json::json!({ "expression": "((3+5)*(4/2))" })).await;
     assert_eq!((status, &graph["nodes"], &graph["depth"]), (200, &3.into(), &2.into()));

@@ -409,9 +409,13 @@ impl Group {
     pub fn new(configuration: &Configuration) -> Self {
         let mut primaries: Vec<_> = (0..configuration.n()).map(ReplicaId).collect();
         if configuration.permutation == Permutation::Seeded {
-            let name = u128::from_be_bytes(configuration.group.0);
-            let mut state =
-                u64::try_from(name >> 64 ^ name & u128::from(u64::MAX)).expect("both halves have 64 bits");
+            // Both halves of the name are stirred in one after the other: names whose halves are
+            // alike must not come out alike.
+            let (halves, _) = configuration.group.0.as_chunks::<8>();
+            let mut state = 0;
+            for half in halves {
+                state = splitmix(&mut state) ^ u64::from_be_bytes(*half);
+            }
             // Fisher–Yates; the modulo's bias is below 2^-57 and harms nobody.
             for last in (1..primaries.len()).rev() {
                 let pick = splitmix(&mut state) % (last as u64 + 1);

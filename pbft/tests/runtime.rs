@@ -1,4 +1,5 @@
 //! Replicas and clients over real sockets on loopback.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
 
 use std::{
     net::{Ipv4Addr, SocketAddr},

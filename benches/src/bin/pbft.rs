@@ -1,7 +1,7 @@
 //! A group of four replica processes and one client process on loopback, under load.
 //!
-//! `pbft [--quick] [--json]` runs every scenario and prints a table, or one JSON object a line. It
-//! starts itself again for each process, and ends them all before it ends. CPU is what the kernel
+//! `pbft [--quick] [--json] [--only NAME]` runs every scenario, or those whose names contain NAME,
+//! and prints a table, or one JSON object a line. It starts itself again for each process, and ends them all before it ends. CPU is what the kernel
 //! accounts to the five processes while the load runs.
 
 use std::{
@@ -110,16 +110,22 @@ fn main() -> Outcome<()> {
             client(Path::new(directory), &load)
         }
         _ => {
-            let unknown = arguments.iter().find(|a| !["--quick", "--json"].contains(a));
-            match unknown {
-                Some(unknown) => Err(format!("{unknown} is neither --quick nor --json").into()),
-                None => measure(arguments.contains(&"--quick"), arguments.contains(&"--json")),
+            let (mut quick, mut json, mut only) = (false, false, "");
+            let mut rest = arguments.iter();
+            while let Some(argument) = rest.next() {
+                match *argument {
+                    "--quick" => quick = true,
+                    "--json" => json = true,
+                    "--only" => only = rest.next().ok_or("--only is followed by a part of a name")?,
+                    other => return Err(format!("{other} is not --quick, --json or --only").into()),
+                }
             }
+            measure(quick, json, only)
         }
     }
 }
 
-fn measure(quick: bool, json: bool) -> Outcome<()> {
+fn measure(quick: bool, json: bool, only: &str) -> Outcome<()> {
     let seconds = if quick { 2.0 } else { 8.0 };
     let began = Instant::now();
     let mut rng = SeedRng::new(seed()?);
@@ -132,7 +138,7 @@ fn measure(quick: bool, json: bool) -> Outcome<()> {
             "", "clients", "outstanding", "bytes", "ops/s", "CPU µs/op", "p50 µs", "p99 µs", "set-up ms"
         );
     }
-    for scenario in SCENARIOS {
+    for scenario in SCENARIOS.iter().filter(|scenario| scenario.name.contains(only)) {
         let row = run(scenario, &identities, rng.next_seed(), seconds)?;
         if json {
             println!("{}", serde_json::to_string(&row)?);

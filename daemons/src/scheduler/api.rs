@@ -1,13 +1,10 @@
 //! What the scheduler exposes: `Scheduler.Report` and `Scheduler.Samples` by gRPC, `POST /v1/parse` by
 //! REST, and its health, all on one listener.
 
-use super::{
-    core::Event,
-    meters::Meters,
-    work::{Work, expression_limits},
-};
+use super::{core::Event, meters::Meters, work::Work};
 use crate::{
     config::Config,
+    expression,
     proto::{
         ReportRequest, ReportResponse, SamplesRequest, SamplesResponse,
         scheduler_server::{Scheduler, SchedulerServer},
@@ -86,7 +83,7 @@ pub(super) async fn serve(
 
 /// `{"expression": "…", "parameters": {…}}` to the graph that would be run.
 async fn parse(State(config): State<Arc<Config>>, Json(request): Json<Request>) -> Response {
-    let limits = expression_limits(&config.limits);
+    let limits = expression::limits(&config.limits);
     let planned = tokio::task::spawn_blocking(move || Work::plan(&request, &limits, &Costs::default())).await;
     match planned {
         Ok(Ok(work)) => Json(graph(work.graph())).into_response(),

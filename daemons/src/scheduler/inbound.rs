@@ -3,11 +3,12 @@
 use super::{
     core::{Event, Started},
     leases::Leases,
-    work::{Work, expression_limits},
+    work::Work,
 };
 use crate::{
     config::{Config, Replication},
     engine::{Conclusion, Engine, StepError},
+    expression,
     queue::{Handle, Message, QueueError, QueueName},
     records::{Failure, Finished, Lookup, Outcome, Record, RecordsError},
 };
@@ -201,7 +202,7 @@ impl Inbound {
 
     /// The gateway has planned the same text, so a failure here is a change of limits between the two.
     async fn plan(&self, record: &Record) -> Result<Work, Failure> {
-        let limits = expression_limits(&self.config.limits);
+        let limits = expression::limits(&self.config.limits);
         let request = record.request.clone();
         let costs = self.costs.borrow().clone();
         let work = if request.expression.len() > LONG_TEXT {

@@ -1,10 +1,7 @@
 //! One request's computation: its plan, the values so far, and what is kept for its timeline and receipt.
 
 use super::inbound::failure;
-use crate::{
-    config,
-    records::{Failure, NodeRun, Request},
-};
+use crate::records::{Failure, NodeRun, Request};
 use bytes::Bytes;
 use quorate_dag::{
     Call, Costs, Evaluation, Expression, ExpressionError, Function, Limits, NodeError, NodeId, Parameters,
@@ -35,16 +32,6 @@ pub(super) struct Evidence {
     pub(super) genesis: Option<Arc<str>>,
     /// The PBFT receipt.
     pub(super) receipt: Bytes,
-}
-
-/// The limits of expressions that are configured.
-pub(super) fn expression_limits(limits: &config::Limits) -> Limits {
-    Limits {
-        bytes: limits.expression_bytes,
-        nodes: limits.nodes,
-        nesting: limits.nesting,
-        digits: usize::try_from(limits.digits).unwrap_or(usize::MAX),
-    }
 }
 
 impl Work {

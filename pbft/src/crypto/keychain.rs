@@ -317,17 +317,12 @@ impl Keychain {
             .verify((sender, &public_key), domain, &signed, &new_key.signature)
             .map_err(|_| KeyRefused::Signature(sender))?;
         let theirs = PeerKey { epoch, public };
-        // Any secret shows whether the point is one of low order, one's own key or not.
-        let probe = OwnKey::new(0, [1; 32]);
-        if PairKeys::derive(&scope, (me, &probe), (sender, &theirs)).is_none() {
-            return Err(KeyRefused::LowOrder(sender));
-        }
         let mut announced = slot.take().map_or_else(Vec::new, |peer| peer.announced);
         announced.insert(0, theirs);
         announced.truncate(EPOCHS_KEPT);
         let peer = Peer::derive(&scope, (me, &sessions.own), sender, announced);
-        *sessions.slot_mut(sender).expect("found above") = Some(peer);
-        Ok(true)
+        *sessions.slot_mut(sender).expect("found above") = peer;
+        if sessions.get(sender).is_some() { Ok(true) } else { Err(KeyRefused::LowOrder(sender)) }
     }
 
     /// Ends the grace of every superseded epoch, one's own and the peers'.
@@ -537,7 +532,7 @@ impl Sessions {
     fn rederive_all(&mut self, scope: &Scope, me: Principal) {
         let rederive = |principal: Principal, slot: &mut Option<Peer>| {
             if let Some(peer) = slot.take() {
-                *slot = Some(Peer::derive(scope, (me, &self.own), principal, peer.announced));
+                *slot = Peer::derive(scope, (me, &self.own), principal, peer.announced);
             }
         };
         for (index, slot) in (0..).zip(&mut self.replicas) {
@@ -550,23 +545,23 @@ impl Sessions {
 }
 
 impl Peer {
+    /// The sessions of every pair of epochs; none when the peer announced a point of low order.
     fn derive(
         scope: &Scope,
         (me, own): (Principal, &[OwnKey]),
         peer: Principal,
         announced: Vec<PeerKey>,
-    ) -> Self {
+    ) -> Option<Self> {
         let mut send = None;
         let mut receive = Vec::with_capacity(own.len() * announced.len());
         for ours in own {
             for theirs in &announced {
-                let pair = PairKeys::derive(scope, (me, ours), (peer, theirs));
-                let pair = pair.expect("points of low order are refused before they are kept");
+                let pair = PairKeys::derive(scope, (me, ours), (peer, theirs))?;
                 send.get_or_insert(pair.send);
                 receive.push(pair.receive);
             }
         }
-        Self { announced, send, receive }
+        Some(Self { announced, send, receive })
     }
 }
 
@@ -681,6 +676,7 @@ mod tests {
         let outsider = NewKey { sender: replica(9), ..new };
         assert_eq!(b.accept(&outsider), Err(KeyRefused::Sender(replica(9))));
         // The client signs a point of order one.
+        b.renew(1, [8; 32]);
         let signed = NewKey::signed_bytes(1, &[0; 32]);
         let signature = c.sign(Domain::new(Kind::NewKey, 0), &signed);
         let low = NewKey { sender: c.me(), epoch: 1, public: [0; 32], signature };

@@ -218,3 +218,54 @@ async fn keep_reading(stream: &TcpStream, reader: &mut impl Reader) -> Ended {
         tokio::task::yield_now().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::{io::AsyncReadExt as _, net::TcpListener};
+
+    use super::*;
+
+    const FRAME_BYTES: usize = 1000;
+
+    /// Reads to the end; whole frames have their number in every byte.
+    async fn read_frames(stream: &mut TcpStream) -> Vec<u8> {
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).await.unwrap();
+        assert_eq!(all.len() % FRAME_BYTES, 0, "a frame was torn");
+        all.chunks(FRAME_BYTES)
+            .map(|frame| {
+                assert!(frame.iter().all(|byte| *byte == frame[0]), "two frames were mixed");
+                frame[0]
+            })
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn what_a_deaf_peer_does_not_take_is_bounded_and_frames_stay_whole() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut deaf, _) = listener.accept().await.unwrap();
+        let limit = 10 * PIECE_BYTES;
+        let outgoing = Outgoing::new(stream, limit);
+        let mut dropped = 0;
+        // More than sockets hold: until pieces are dropped again and again.
+        let mut number = 0u8;
+        while dropped < 100 {
+            outgoing.put_bytes(&[number; FRAME_BYTES]);
+            number = number.wrapping_add(1);
+            outgoing.flush();
+            dropped += outgoing.take_dropped();
+            let bytes = outgoing.state.borrow().bytes;
+            assert!(bytes <= limit + PIECE_BYTES + FRAME_BYTES, "{bytes} bytes wait");
+        }
+        // It listens after all: what is left comes whole, the last frame last.
+        let reading = tokio::spawn(async move { read_frames(&mut deaf).await });
+        while !outgoing.try_flush() {
+            outgoing.stream.writable().await.unwrap();
+        }
+        drop(outgoing);
+        assert_eq!(reading.await.unwrap().last(), Some(&number.wrapping_sub(1)));
+    }
+}

@@ -88,3 +88,45 @@ fn keep(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        crypto::Digest,
+        group::{GroupId, ReplicaId, Sequence},
+        journal::{JournalSetup, Owner, SyncPolicy},
+    };
+
+    const OWNER: Owner =
+        Owner { group: GroupId([1; 16]), configuration: Digest([2; 32]), replica: ReplicaId(0) };
+
+    #[tokio::test]
+    async fn whatever_was_handed_over_becomes_durable_in_order() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal");
+        let setup = JournalSetup { path, sync: SyncPolicy::Data, create: true };
+        let (journal, ..) = Journal::open(&setup, OWNER).unwrap();
+        let disk = Disk::start(journal).unwrap();
+        let record = |number| Record::SnapshotBegin { sequence: Sequence(number) };
+        let records: Vec<_> =
+            (1..=500).map(|number| (JournalPosition(number), record(number))).collect();
+        let mut progress = disk.progress();
+        for few in records.chunks(3) {
+            disk.append(few.to_vec());
+        }
+        let (mut last, mut syncs) = (JournalPosition(0), 0);
+        while last < JournalPosition(500) {
+            progress.changed().await.unwrap();
+            let durable = progress.borrow_and_update().durable;
+            assert!(durable > last, "progress goes on");
+            (last, syncs) = (durable, syncs + 1);
+        }
+        assert!(syncs <= records.len().div_ceil(3), "one sync serves many records");
+        disk.append(vec![(JournalPosition(501), record(501))]);
+        disk.finish().unwrap();
+        let (_, first, kept) = Journal::open(&setup, OWNER).unwrap();
+        assert_eq!(first, JournalPosition(1));
+        assert_eq!(kept, (1..=501).map(record).collect::<Vec<_>>());
+    }
+}
