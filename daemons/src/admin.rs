@@ -179,12 +179,12 @@ impl Admin {
                 seen: seen.into(),
             },
         };
-        tracing::warn!(%set, pod = %fault.pod, kind = fault.kind, %seen, "fault");
         let value = bytes::Bytes::from(serde_json::to_vec(&fault).expect("a fault is plain data"));
         let first = self.published.insert(key, (Instant::now(), fault.clone())).is_none();
         // Whoever repairs it first, then those who look at it later.
         self.bus.send(vec![value]).await?;
         if first {
+            tracing::warn!(%set, pod = %fault.pod, kind = fault.kind, %seen, "fault");
             keep(&*self.engine, &fault).await?;
         }
         Ok(())

@@ -152,7 +152,7 @@ enum Command {
     Autoscaler(daemon::ControlDaemon),
     /// Pod: a function's worker.
     Worker(daemon::Pod),
-    /// Pod: one of the replicas behind a worker.
+    /// Pod: one replica of a worker set.
     Replica(daemon::Pod),
     /// The control plane as `quorate up` starts it.
     #[command(hide = true)]

@@ -9,8 +9,12 @@
 //! Signatures say who signed, not who ought to have: for that, the sets' public keys come from elsewhere
 //! ([`Keys`], `quorate keys show --json`).
 
+#[cfg(test)]
+mod tests;
+
 use crate::{
     function::{Answer, Operation},
+    hex,
     records::Request,
 };
 use bytes::Bytes;
@@ -22,10 +26,7 @@ use quorate_pbft::{
     receipt::{InvalidReceipt, Receipt},
 };
 use serde::{Deserialize, Serialize};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The format that this version writes and reads.
 const FORMAT: u32 = 1;
@@ -223,7 +224,7 @@ impl ExpressionReceipt {
                 right: right?,
                 result: proof.value.to_string(),
                 set: proof.set.to_owned(),
-                receipt: to_hex(proof.receipt),
+                receipt: hex::encode(proof.receipt),
             });
         }
         Some(Self {
@@ -339,7 +340,7 @@ impl ExpressionReceipt {
         for (set, genesis) in &self.sets {
             let configuration = read((set, genesis))?;
             if let Some(keys) = keys {
-                let signers = configuration.replicas.iter().map(|key| to_hex(&key.to_der()));
+                let signers = configuration.replicas.iter().map(|key| hex::encode(&key.to_der()));
                 let known = keys.sets.get(set).is_some_and(|keys| keys.iter().cloned().eq(signers));
                 if !known {
                     return Err(UnprovenReceipt::Keys(set.clone()));
@@ -413,26 +414,7 @@ fn limits(digits_max: u32) -> Limits {
     Limits { bytes: usize::MAX, nodes: usize::MAX, nesting: usize::MAX, digits }
 }
 
-/// Bytes in hexadecimal, lower case.
-#[must_use]
-pub fn to_hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        write!(text, "{byte:02x}").expect("a String takes all");
-    }
-    text
-}
-
 /// Bytes from hexadecimal in lower case: bytes have one text.
 fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digit = |digit: u8| match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
-    };
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    if !rest.is_empty() {
-        return None;
-    }
-    pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
+    hex::decode(text).filter(|bytes| hex::encode(bytes) == text)
 }

@@ -172,6 +172,8 @@ pub struct Client {
 
     /// The operations from the lowest one without an answer on; at most `client_window`.
     operations: VecDeque<Option<Operation>>,
+    /// How many of them have no answer.
+    open: usize,
     floor: Timestamp,
     /// Operations that no bundle carries yet, by timestamp.
     unsent: VecDeque<Timestamp>,
@@ -241,6 +243,7 @@ impl Client {
             settings,
             keychain,
             operations: VecDeque::new(),
+            open: 0,
             floor: Timestamp::FIRST,
             unsent: VecDeque::new(),
             bundles: BTreeMap::new(),
@@ -254,7 +257,7 @@ impl Client {
     /// How many operations have no outcome yet.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.operations.iter().flatten().count()
+        self.open
     }
 
     /// Messages that were put aside because nothing proves them or nobody waits for them.
@@ -313,6 +316,7 @@ impl Client {
             bundle: timestamp,
         }));
         self.unsent.push_back(timestamp);
+        self.open += 1;
         Ok(RequestId(timestamp))
     }
 
@@ -509,7 +513,10 @@ impl Client {
             return; // of the read that was given up
         }
         let (digest, result) = match content {
-            Content::Full(result) => (outcome_digest(&scope, &result), Some(result)),
+            Content::Full(result) => {
+                let known = operation.tally.digest_of(&result);
+                (known.unwrap_or_else(|| outcome_digest(&scope, &result)), Some(result))
+            }
             Content::Digest(digest) => (digest, None),
         };
         operation.tally.record(from, Verdict { sequence, position, ending, digest }, result);
@@ -568,6 +575,7 @@ impl Client {
     fn close(&mut self, timestamp: Timestamp) {
         let offset = usize::try_from(timestamp.0 - self.floor.0).expect("in the window");
         let Some(operation) = self.operations[offset].take() else { return };
+        self.open -= 1;
         if let Some(bundle) = self.bundles.get_mut(&operation.bundle) {
             bundle.open -= 1;
             if bundle.open == 0 {

@@ -5,6 +5,7 @@
 
 /// A rule that is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "sim"), expect(unreachable_pub, reason = "public with the feature `sim` only"))]
 pub enum Mutation {
     /// A batch is committed with 2f commits.
     CommitAtTwoF,

@@ -12,11 +12,11 @@ fn seeds(default: std::ops::Range<u64>) -> std::ops::Range<u64> {
     from.parse().expect("a number")..to.parse().expect("a number")
 }
 
-#[test]
-fn clusters_under_faults_agree_and_lose_nothing() {
+/// Four stretches, so that a runner with several threads uses them.
+fn agree_and_lose_nothing(seeds: std::ops::Range<u64>) {
     let (mut crashes, mut receipts, mut answered) = (0, 0, 0);
-    for seed in seeds(0..200) {
-        match run::seed(seed, 60) {
+    for seed in seeds {
+        match run::seed(seed, 25) {
             Ok(report) => {
                 crashes += report.crashes;
                 receipts += report.receipts;
@@ -30,16 +30,47 @@ fn clusters_under_faults_agree_and_lose_nothing() {
 }
 
 #[test]
+fn clusters_under_faults_agree_and_lose_nothing_1() {
+    agree_and_lose_nothing(seeds(0..500));
+}
+
+#[test]
+fn clusters_under_faults_agree_and_lose_nothing_2() {
+    agree_and_lose_nothing(500..1000);
+}
+
+#[test]
+fn clusters_under_faults_agree_and_lose_nothing_3() {
+    agree_and_lose_nothing(1000..1500);
+}
+
+#[test]
+fn clusters_under_faults_agree_and_lose_nothing_4() {
+    agree_and_lose_nothing(1500..2000);
+}
+
+/// Fewer and longer: windows turn over many times, journals are truncated.
+#[test]
+fn long_runs_agree_and_lose_nothing() {
+    for seed in 10_000..10_010 {
+        if let Err(failed) = run::seed(seed, 1000) {
+            panic!("{failed}");
+        }
+    }
+}
+
+#[test]
 fn equal_seeds_give_equal_hashes() {
     for seed in 0..5 {
-        assert_eq!(run::seed(seed, 60), run::seed(seed, 60));
+        assert_eq!(run::seed(seed, 25), run::seed(seed, 25));
     }
 }
 
 #[test]
 fn replay() {
-    let seed = std::env::var("PBFT_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
-    match run::seed(seed, 60) {
+    let number = |name| std::env::var(name).ok().and_then(|value| value.parse().ok());
+    let (seed, operations) = (number("PBFT_SEED").unwrap_or(1), number("PBFT_OPERATIONS").unwrap_or(25));
+    match run::seed(seed, operations) {
         Ok(report) => println!("seed {seed}: {report:?}"),
         Err(failed) => panic!("{failed}"),
     }

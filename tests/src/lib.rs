@@ -1,1 +1,53 @@
-//! What the end-to-end tests share: a platform of real processes.
+//! The harness of the end-to-end tests: the real binary, real processes, real sockets.
+//!
+//! [`Platform`] is a `quorate up` on a data folder of its own, [`Data`] the folder and the way to run
+//! any other command on it, [`Load`] a closed loop of requests whose every answer is checked. Every
+//! [`Platform`] that is stopped has proven that no process of it is left.
+//!
+//! Nothing here waits without a deadline, and what the operating system or the platform announces is
+//! awaited, not slept for.
+
+mod binary;
+mod data;
+mod load;
+mod platform;
+pub mod process;
+
+pub use binary::binary;
+pub use data::{Data, Output, keys};
+pub use load::{Load, Mix, Report};
+pub use platform::{Platform, Response, Status};
+
+use std::{future::Future, time::Duration};
+
+/// The longest that anything takes that has to happen: far above what it takes, so that a busy machine
+/// does not fail a test, and below the time-out of a test, so that the test can say what it waited for.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Between two looks at something that nobody announces.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Waits until `look` finds what it looks for, and says what that is.
+///
+/// # Panics
+/// When it has not found it within [`PATIENCE`].
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
+    let looking = async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    match tokio::time::timeout(PATIENCE, looking).await {
+        Ok(found) => found,
+        Err(_) => panic!("waited {PATIENCE:?} in vain: {what}"),
+    }
+}
+
+/// The configuration of a platform whose functions run unreplicated.
+pub const NONE: &str = "[functions.default]\nreplication = \"none\"\n";
+
+/// The configuration of a platform on which four replicas agree on every result: the default, said.
+pub const BYZANTINE: &str = "[functions.default]\nreplication = { f = 1 }\n";

@@ -1,11 +1,7 @@
 //! `quorate keys`: the identities of workers and replicas.
 
 use super::{Failure, Global, Settings, platform::progress, print, print_json, table::table};
-use crate::{
-    config::Replication,
-    identity::Identities,
-    receipt::{Keys as PublicKeys, to_hex},
-};
+use crate::{config::Replication, hex, identity::Identities, receipt::Keys as PublicKeys};
 use clap::{Args, Subcommand};
 use quorate_dag::Function;
 
@@ -43,7 +39,7 @@ impl Show {
         let sets = Identities::at(&self.settings.load(&[])?.config.data).sets()?;
         if global.json {
             let keys = sets.into_iter().map(|set| {
-                let keys = set.replicas.iter().map(|replica| to_hex(&replica.public.to_der())).collect();
+                let keys = set.replicas.iter().map(|replica| hex::encode(&replica.public.to_der())).collect();
                 (set.set, keys)
             });
             return print_json(&PublicKeys { sets: keys.collect() });

@@ -54,6 +54,12 @@ impl Tally {
         }
     }
 
+    /// The digest of a result that some replica sent before: equal bytes are not digested twice.
+    pub(super) fn digest_of(&self, result: &Bytes) -> Option<Digest> {
+        let known = self.entries.iter().find(|entry| entry.result.as_ref() == Some(result));
+        known.map(|entry| entry.verdict.digest)
+    }
+
     /// The answer that `needed` replicas agree on.
     pub(super) fn winner(&self, needed: u32) -> Option<&Entry> {
         self.entries.iter().find(|entry| entry.voters.count() >= needed)

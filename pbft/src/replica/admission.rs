@@ -23,8 +23,9 @@ pub(super) struct Admission {
 /// One client's requests.
 #[derive(Debug, Default)]
 struct Lane {
-    /// At most `queue_requests_max`.
+    /// At most `queue_requests_max`, and about `queue_bytes_max`.
     waiting: VecDeque<Unverified<Request>>,
+    waiting_bytes: usize,
     /// The incarnation that `taken` is about.
     incarnation: Incarnation,
     /// Timestamps that wait or were given a place: one bit for each, at `timestamp mod window`,
@@ -102,6 +103,7 @@ impl Admission {
         if lane.waiting.is_empty() {
             self.turns.push_back(client);
         }
+        lane.waiting_bytes += request.batched_bytes();
         lane.waiting.push_back(request);
     }
 
@@ -115,6 +117,7 @@ impl Admission {
         }
         self.turns.pop_front();
         let request = lane.waiting.pop_front();
+        lane.waiting_bytes -= request.as_ref().map_or(0, Unverified::batched_bytes);
         if !lane.waiting.is_empty() {
             self.turns.push_back(client);
         }
@@ -216,7 +219,10 @@ impl<S: Service> Replica<S> {
     }
 
     fn enqueue(&mut self, client: ClientId, request: Unverified<Request>) {
-        if self.admission.clients[client.index()].waiting.len() >= self.settings.queue_requests_max {
+        let lane = &self.admission.clients[client.index()];
+        let full = lane.waiting.len() >= self.settings.queue_requests_max
+            || lane.waiting_bytes >= self.settings.queue_bytes_max;
+        if full {
             let Request { incarnation, first, .. } = request.body;
             return self.send_to_client(client, Message::Busy(Busy { client, incarnation, first }));
         }

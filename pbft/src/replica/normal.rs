@@ -254,7 +254,8 @@ impl<S: Service> Replica<S> {
             let mut fresh = Vec::with_capacity(batch.requests.len());
             self.execution.execute(sequence, &batch, &mut fresh);
             self.retransmission.moved();
-            if !self.checkpoints.is_replaying() {
+            // A state that is not the group's answers nobody.
+            if !self.checkpoints.is_replaying() && !self.checkpoints.has_diverged() {
                 self.reply(&batch, &fresh);
                 if batch.seal {
                     self.seal(sequence, &batch, &fresh);
@@ -303,11 +304,14 @@ impl<S: Service> Replica<S> {
 
     /// Signs the history's root after a sealed batch for the clients that asked for it.
     fn seal(&mut self, sequence: Sequence, batch: &Batch, fresh: &[Fresh]) {
+        let asked: Vec<_> =
+            fresh.iter().filter(|operation| batch.requests[operation.request].body.receipt).collect();
+        if asked.is_empty() {
+            return; // a primary that seals for nothing costs nobody a signature
+        }
         let history = self.execution.history();
         let (size, root) = (history.size(), history.root());
         let signature = self.sign_root(sequence, size, &root);
-        let asked: Vec<_> =
-            fresh.iter().filter(|operation| batch.requests[operation.request].body.receipt).collect();
         for group in asked.chunk_by(|a, b| (a.client, a.incarnation) == (b.client, b.incarnation)) {
             let (client, incarnation) = (group[0].client, group[0].incarnation);
             let paths = group

@@ -92,13 +92,13 @@ impl<S: Service> Replica<S> {
             }
         }
         replica.checkpoints.set_replaying(true);
-        replica.install_last_snapshot(&records)?;
+        let copied = replica.install_last_snapshot(&records)?;
         let mut last = JournalPosition(0);
         let mut highest = Sequence(0);
         for (position, record) in records {
             last = position;
             replica.outbox.bytes_since_snapshot += record.weight();
-            highest = highest.max(replica.replay(position, record)?);
+            highest = highest.max(replica.replay(position, record, copied)?);
         }
         replica.checkpoints.set_replaying(false);
         replica.outbox.resume(last);
@@ -112,11 +112,16 @@ impl<S: Service> Replica<S> {
         Ok(replica)
     }
 
-    /// Starts from the last copy of the state that is complete.
-    fn install_last_snapshot(&mut self, records: &[(JournalPosition, Record)]) -> Result<(), RecoveryFailed> {
+    /// Starts from the last copy of the state that is complete, and says where it begins.
+    fn install_last_snapshot(
+        &mut self,
+        records: &[(JournalPosition, Record)],
+    ) -> Result<JournalPosition, RecoveryFailed> {
         let end = records.iter().rposition(|(_, record)| matches!(record, Record::SnapshotEnd { .. }));
-        let Some(end) = end else { return Ok(()) };
-        let Record::SnapshotEnd { sequence, state } = records[end].1 else { return Ok(()) };
+        let Some(end) = end else { return Ok(JournalPosition(0)) };
+        let Record::SnapshotEnd { sequence, state } = records[end].1 else {
+            unreachable!("found as one above")
+        };
         let damaged = RecoveryFailed::Snapshot { sequence };
         let begin = records[..end]
             .iter()
@@ -137,11 +142,16 @@ impl<S: Service> Replica<S> {
         self.checkpoints.restart_from(image, true);
         self.checkpoints.vote_again(self.me);
         self.log.advance(sequence);
-        Ok(())
+        Ok(records[begin].0)
     }
 
     /// Does again what a record says was done; gives back the place it is about.
-    fn replay(&mut self, position: JournalPosition, record: Record) -> Result<Sequence, RecoveryFailed> {
+    fn replay(
+        &mut self,
+        position: JournalPosition,
+        record: Record,
+        copied: JournalPosition,
+    ) -> Result<Sequence, RecoveryFailed> {
         match record {
             Record::PrePrepared(pre_prepare) => self.replay_proposal(position, pre_prepare),
             Record::Prepared { sequence, digest, .. } => {
@@ -153,6 +163,8 @@ impl<S: Service> Replica<S> {
                 self.execute_committed();
                 Ok(sequence)
             }
+            // From before the copy: of a state that was perhaps replaced because it was wrong.
+            Record::Checkpoint { sequence, .. } if position < copied => Ok(sequence),
             Record::Checkpoint { sequence, state } => {
                 if let Some(image) = self.checkpoints.image(sequence)
                     && image.digest != state

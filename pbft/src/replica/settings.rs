@@ -17,6 +17,8 @@ pub struct Settings {
     pub batches_in_flight: u64,
     /// As primary, how many requests of one client may wait; more are answered `Busy`.
     pub queue_requests_max: usize,
+    /// The same, in bytes of its requests; one request is always taken.
+    pub queue_bytes_max: usize,
     /// How long nothing may move before others are asked for what is missing. Doubles while
     /// nothing comes of it, up to `status_idle`.
     pub status_period: Duration,
@@ -39,6 +41,7 @@ impl Default for Settings {
             time_ahead_max: Duration::from_secs(10),
             batches_in_flight: 4,
             queue_requests_max: 1024,
+            queue_bytes_max: 8 << 20,
             status_period: Duration::from_millis(50),
             status_idle: Duration::from_secs(1),
             fetch_timeout: Duration::from_millis(500),

@@ -33,11 +33,13 @@ pub struct Report {
 /// Why a run failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "seed {seed}: {reason}; replay with\n    PBFT_SEED={seed} cargo test -p quorate-pbft --features sim --test seeds -- replay --nocapture"
+    "seed {seed}: {reason}; replay with\n    PBFT_SEED={seed} PBFT_OPERATIONS={operations} cargo test -p quorate-pbft --features sim --test seeds -- replay --nocapture"
 )]
 pub struct Failed {
     /// The seed.
     pub seed: u64,
+    /// The operations that the run was to have.
+    pub operations: u64,
     /// What went wrong.
     pub reason: Reason,
 }
@@ -162,7 +164,7 @@ pub fn seed(seed: u64, operations: u64) -> Result<Report, Failed> {
         done: Vec::new(),
         report: Report { hash: 0, submitted: 0, answered: 0, crashes: 0, batches: 0, receipts: 0 },
     };
-    run.whole(operations).map_err(|reason| Failed { seed, reason })
+    run.whole(operations).map_err(|reason| Failed { seed, operations, reason })
 }
 
 impl Run {

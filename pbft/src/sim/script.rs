@@ -189,7 +189,12 @@ fn vote(
         "prepare" => Message::Prepare(Prepare { view, sequence, digest }),
         "commit" => Message::Commit(Commit { view, sequence, digest }),
         "lie" => {
-            let pages = vec![Page { at: PageCursor::default(), bytes: Bytes::from_static(b"lies") }];
+            // Well formed, so that nothing but its digest tells it from the truth.
+            let mut first = BytesMut::new();
+            first.put_u64(sequence.0);
+            first.put_u64(1); // the agreed time
+            first.put_u64(0); // no leaves in the history
+            let pages = vec![Page { at: PageCursor::default(), bytes: first.freeze() }];
             Message::Data(Data { sequence, from: PageCursor::default(), pages, next: None })
         }
         _ => {

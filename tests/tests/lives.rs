@@ -1,0 +1,160 @@
+//! How a platform begins and ends: one on a folder, none left behind, and the next one remembers.
+
+use quorate_tests::{BYZANTINE, Data, Load, Mix, NONE, Platform, process};
+use rustix::process::Signal;
+use serde_json::json;
+use std::time::Duration;
+
+/// How long processes may live on after the one that they serve was killed.
+const ORPHANED: Duration = Duration::from_secs(5);
+
+/// A platform with pods, and their processes.
+async fn with_pods(config: &str) -> Platform {
+    let platform = Platform::up(config).await;
+    assert_eq!(platform.result("(1+2)*3").await, "9");
+    assert!(platform.data.processes().len() >= 4, "supervisor, control plane, two workers at least");
+    platform
+}
+
+#[tokio::test]
+async fn an_interrupted_platform_leaves_no_process() {
+    let platform = with_pods(BYZANTINE).await;
+    process::signal(platform.supervisor(), Signal::INT);
+    let (_, status) = platform.gone().await;
+    assert!(status.success(), "Ctrl-C is how it is meant to end: {status}");
+}
+
+#[tokio::test]
+async fn a_terminated_platform_leaves_no_process() {
+    let platform = with_pods(BYZANTINE).await;
+    process::signal(platform.supervisor(), Signal::TERM);
+    platform.gone().await;
+}
+
+#[tokio::test]
+async fn ctrl_c_in_a_terminal_leaves_no_process() {
+    let config = BYZANTINE;
+    let platform = Platform::up_in_a_group(config).await;
+    assert_eq!(platform.result("(1+2)*3").await, "9");
+    // A terminal signals the whole group, under load as well as not.
+    let load = Load::start(&platform, Mix::All, 4);
+    process::signal_group(platform.supervisor(), Signal::INT);
+    platform.gone().await;
+    drop(load);
+}
+
+#[tokio::test]
+async fn a_killed_supervisor_leaves_no_process() {
+    let platform = with_pods(BYZANTINE).await;
+    process::kill(platform.supervisor());
+    let left = platform.data.processes();
+    tokio::time::timeout(ORPHANED, async {
+        for orphan in left {
+            process::ended(orphan.pid).await;
+        }
+    })
+    .await
+    .expect("they end by themselves");
+    platform.gone().await;
+}
+
+#[tokio::test]
+async fn a_killed_supervisor_leaves_not_even_a_stopped_pod() {
+    let platform = with_pods(BYZANTINE).await;
+    let worker = platform.worker("add").await;
+    process::signal(worker.process(), Signal::STOP);
+    process::kill(platform.supervisor());
+    platform.gone().await;
+}
+
+#[tokio::test]
+async fn an_interrupted_platform_leaves_not_even_a_stopped_pod() {
+    // Probes that never come do not replace what is stopped.
+    let platform = with_pods(&format!("{BYZANTINE}[timeouts]\nprobe_every = \"60s\"\n")).await;
+    let worker = platform.worker("add").await;
+    process::signal(worker.process(), Signal::STOP);
+    platform.stop().await;
+}
+
+/// An expression of 20,000 different operations: whoever computes it is at work when it is struck.
+fn long_sum() -> String {
+    (1..=20_000).map(|n| n.to_string()).collect::<Vec<_>>().join("+")
+}
+
+#[tokio::test]
+async fn a_killed_eval_leaves_no_process() {
+    let data = Data::new();
+    let sum = long_sum();
+    let mut eval = data.command(&["eval", &sum]).spawn().expect("the binary was just built");
+    let pid = eval.id().expect("was just started");
+    quorate_tests::eventually("pods", || async { (data.processes().len() >= 4).then_some(()) }).await;
+    process::kill(pid);
+    let _ = eval.wait().await;
+    data.deserted(ORPHANED).await;
+}
+
+#[tokio::test]
+async fn an_interrupted_eval_leaves_no_process() {
+    let data = Data::new();
+    let sum = long_sum();
+    let mut eval = data.command(&["eval", &sum]).spawn().expect("the binary was just built");
+    let pid = eval.id().expect("was just started");
+    quorate_tests::eventually("pods", || async { (data.processes().len() >= 4).then_some(()) }).await;
+    process::signal(pid, Signal::INT);
+    let _ = tokio::time::timeout(ORPHANED, eval.wait()).await.expect("it ends");
+    data.deserted(ORPHANED).await;
+}
+
+#[tokio::test]
+async fn a_second_platform_on_the_same_folder_is_refused() {
+    let platform = Platform::up(NONE).await;
+    let output = platform.data.run(&["up", "--listen", "127.0.0.1:0"]).await;
+    assert!(matches!(output.code, Some(2 | 3)), "{output:?}");
+    let folder = platform.data.path().to_str().expect("is UTF-8");
+    assert!(output.stderr.contains(folder) || output.stderr.contains(&platform.url), "{output:?}");
+    assert_eq!(platform.result("1+1").await, "2", "the first one does not mind");
+    platform.stop().await;
+}
+
+#[tokio::test]
+async fn the_next_platform_on_a_folder_answers_for_the_former() {
+    let platform = Platform::up(BYZANTINE).await;
+    let done =
+        platform.post("/v1/expressions?wait=30", r#"{"expression": "6*7", "receipt": true}"#).await.json();
+    assert_eq!(done["result"], "42", "{done}");
+    let id = done["id"].as_str().expect("has an id").to_owned();
+    let data = platform.stop().await;
+
+    let platform = Platform::up_on(data, BYZANTINE).await;
+    let record = platform.get(&format!("/v1/expressions/{id}")).await;
+    assert_eq!((record.status, &record.json()["result"]), (200, &json!("42")), "{record:?}");
+    assert_eq!(platform.get(&format!("/v1/receipts/{id}")).await.status, 200);
+    assert_eq!(platform.result("6*7").await, "42", "and computes");
+    platform.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_killed_platform_had_accepted_the_next_one_answers() {
+    let platform = Platform::up(BYZANTINE).await;
+    let mut ids = Vec::new();
+    for n in 0..20 {
+        let body = json!({ "expression": format!("({n}+1)*2") }).to_string();
+        let accepted = platform.post("/v1/expressions", &body).await;
+        assert_eq!(accepted.status, 202, "{accepted:?}");
+        ids.push(accepted.json()["id"].as_str().expect("has an id").to_owned());
+    }
+    process::kill(platform.supervisor());
+    let (data, _) = platform.gone().await;
+
+    let platform = Platform::up_on(data, BYZANTINE).await;
+    for (n, id) in ids.iter().enumerate() {
+        let done = quorate_tests::eventually("an answer of the former life", || async {
+            let answer = platform.get(&format!("/v1/expressions/{id}")).await;
+            assert_eq!(answer.status, 200, "an id that was answered is never unknown: {answer:?}");
+            (answer.json()["status"] != "accepted").then(|| answer.json())
+        })
+        .await;
+        assert_eq!(done["result"], ((n + 1) * 2).to_string(), "{done}");
+    }
+    platform.stop().await;
+}
