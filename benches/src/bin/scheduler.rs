@@ -71,8 +71,7 @@ impl Platform {
             tokio::spawn(async move { worker::serve(spec, listener, told, ending, |_| {}).await });
         }
         let plain = FunctionConfig { replication: Replication::None, ..FunctionConfig::default() };
-        let functions =
-            Functions { add: plain.clone(), sub: plain.clone(), mul: plain.clone(), div: plain };
+        let functions = Functions { add: plain.clone(), sub: plain.clone(), mul: plain.clone(), div: plain };
         let config = Config {
             data: folder.path().into(),
             listen: "127.0.0.1:0".parse().expect("an address"),
@@ -99,7 +98,9 @@ async fn measure(platform: &Platform, text: &str, clients: u64, time: Duration) 
             while Instant::now() < end {
                 let start = Instant::now();
                 request(&*engine, &text, &reply_to).await;
-                figures.record(u64::try_from(start.elapsed().as_micros()).expect("a short time")).expect("fits");
+                figures
+                    .record(u64::try_from(start.elapsed().as_micros()).expect("a short time"))
+                    .expect("fits");
             }
             figures
         });
