@@ -1,6 +1,8 @@
 //! A whole worker set in one process: four replicas with journals, their worker, and a scheduler in front
 //! of them, over loopback.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use quorate::{
     config::{Config, Durability, FunctionConfig, Functions, Limits, Replication, Timeouts},
     engine::Engine,

@@ -3,6 +3,8 @@
 //! Schedulers and workers run on runtimes of their own, so that a test can kill one: its tasks and its
 //! connections are gone at once, and nothing of it says good-bye.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use quorate::{
     config::{Config, Durability, FunctionConfig, Functions, Limits, Replication, Timeouts},
     engine::Engine,
