@@ -73,12 +73,15 @@
 //! # }
 //! ```
 
+mod accept;
 mod client;
 mod connection;
 mod dial;
 mod disk;
 mod frame;
 mod identities;
+mod link;
+mod routes;
 mod serve;
 
 use std::{collections::BTreeMap, time::Duration};

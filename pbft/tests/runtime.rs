@@ -15,7 +15,7 @@ use quorate_pbft::{
     crypto::{Identity, SeedRng},
     runtime::{
         AddressBook, Client, ClientFailed, ClientSetup, JournalSetup, ReplicaHandle, ReplicaSetup,
-        ReplicaStatus, SyncPolicy, serve,
+        ReplicaStatus, SyncPolicy, TransportSettings, serve,
     },
 };
 use tokio::{
@@ -73,14 +73,19 @@ struct Cluster {
     journals: Option<tempfile::TempDir>,
     replicas: Vec<Option<ReplicaHandle>>,
     rng: SeedRng,
+    transport: TransportSettings,
 }
 
 impl Cluster {
     async fn start(journals: bool) -> Self {
+        Self::start_with(journals, TransportSettings::default()).await
+    }
+
+    async fn start_with(journals: bool, transport: TransportSettings) -> Self {
         let (book, _) = watch::channel(AddressBook::default());
         let journals = journals.then(|| tempfile::tempdir().unwrap());
         let rng = SeedRng::new([5; 32]);
-        let mut cluster = Self { book, journals, replicas: vec![], rng };
+        let mut cluster = Self { book, journals, replicas: vec![], rng, transport };
         for index in 0..4 {
             cluster.replicas.push(None);
             cluster.start_replica(index, true).await;
@@ -95,6 +100,7 @@ impl Cluster {
         let seed = self.rng.next_seed();
         let id = ReplicaId(index);
         let mut setup = ReplicaSetup::new(configuration(), id, identity, listener, peers, seed);
+        setup.transport = self.transport.clone();
         setup.journal = self.journals.as_ref().map(|directory| JournalSetup {
             path: journal_path(directory.path(), index),
             sync: SyncPolicy::Data,
@@ -111,7 +117,8 @@ impl Cluster {
         let identity = KEYS.clients[index as usize].clone();
         let (peers, seed) = (self.book.subscribe(), self.rng.next_seed());
         let id = ClientId(index);
-        let setup = ClientSetup::new(configuration(), id, identity, Incarnation(1), peers, seed);
+        let mut setup = ClientSetup::new(configuration(), id, identity, Incarnation(1), peers, seed);
+        setup.transport = self.transport.clone();
         Client::connect(setup).unwrap()
     }
 
@@ -324,6 +331,21 @@ async fn peer_that_never_reads_holds_nobody_up() {
         assert_eq!(add(&client, 1).await, sum);
     }
     drop((deaf, listener));
+}
+
+#[tokio::test]
+async fn group_answers_while_everybody_renews_keys() {
+    let period = Duration::from_millis(40);
+    let transport =
+        TransportSettings { key_period: period, key_grace: period / 2, ..TransportSettings::default() };
+    let mut cluster = Cluster::start_with(false, transport).await;
+    let client = cluster.client(0);
+    let begun = std::time::Instant::now();
+    let mut sum = 0;
+    while begun.elapsed() < 10 * period {
+        sum += 1;
+        assert_eq!(add(&client, 1).await, sum);
+    }
 }
 
 #[tokio::test]

@@ -109,8 +109,7 @@ mod tests {
         let (journal, ..) = Journal::open(&setup, OWNER).unwrap();
         let disk = Disk::start(journal).unwrap();
         let record = |number| Record::SnapshotBegin { sequence: Sequence(number) };
-        let records: Vec<_> =
-            (1..=500).map(|number| (JournalPosition(number), record(number))).collect();
+        let records: Vec<_> = (1..=500).map(|number| (JournalPosition(number), record(number))).collect();
         let mut progress = disk.progress();
         for few in records.chunks(3) {
             disk.append(few.to_vec());

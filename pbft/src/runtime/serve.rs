@@ -2,7 +2,7 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     io,
     rc::Rc,
     sync::Arc,
@@ -13,18 +13,20 @@ use std::{
 use bytes::Bytes;
 use thiserror::Error;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::{Notify, oneshot, watch},
     task::{LocalSet, spawn_local},
-    time::{sleep, sleep_until, timeout},
+    time::{sleep, sleep_until},
 };
 
 use super::{
     AddressBook, Clock, TransportSettings,
-    connection::{self, Ended, Outgoing, Reader},
+    accept::accept,
+    connection::Outgoing,
     dial::{Dialler, accept_key, dial, same_group},
     disk::Disk,
-    frame::{self, Frame, GREETING_BYTES_MAX, Hello, Refusal},
+    frame::{self, Hello, Refusal},
+    routes::{Route, Routes},
 };
 use crate::{
     crypto::{Identity, Keychain, NewKey, Principal, SeedRng},
@@ -39,8 +41,6 @@ use crate::{
 const STATUS_PERIOD: Duration = Duration::from_millis(5);
 /// How many pieces of evidence the status keeps: the latest.
 const EVIDENCE_KEPT: usize = 32;
-/// Connections from one principal that are kept; the oldest is closed first.
-const CONNECTIONS_PER_PEER: usize = 2;
 
 /// All that a replica needs.
 #[derive(Debug)]
@@ -242,89 +242,27 @@ pub fn serve(
 
 /// What the tasks of a replica's thread share. They run in turns, and no borrow is held over an
 /// `await`.
-struct Shared<S> {
-    inner: RefCell<Inner<S>>,
+pub(super) struct Shared<S> {
+    pub(super) inner: RefCell<Inner<S>>,
     /// Wakes the driver: the state machine took something in.
-    fed: Notify,
-    clock: Clock,
-    transport: TransportSettings,
-    frame_bytes_max: usize,
+    pub(super) fed: Notify,
+    pub(super) clock: Clock,
+    pub(super) transport: TransportSettings,
+    pub(super) frame_bytes_max: usize,
 }
 
-struct Inner<S> {
-    replica: Replica<S>,
-    rng: SeedRng,
-    routes: Routes,
+pub(super) struct Inner<S> {
+    pub(super) replica: Replica<S>,
+    pub(super) rng: SeedRng,
+    pub(super) routes: Routes,
     disk: Option<Disk>,
     /// Appended since the journal's thread was last given something.
     records: Vec<(JournalPosition, Record)>,
-    incoming: usize,
+    pub(super) incoming: usize,
     refused: BTreeMap<&'static str, u64>,
     dropped: u64,
     evidence: VecDeque<Misbehaviour>,
     status: watch::Sender<ReplicaStatus>,
-}
-
-/// The connections to each principal.
-struct Routes {
-    /// By index: the one that was dialled here, if it stands, and those that came in.
-    replicas: Vec<Route>,
-    /// By index.
-    clients: Vec<Route>,
-    /// Connections with something to flush.
-    dirty: Vec<Rc<Outgoing>>,
-}
-
-#[derive(Default)]
-struct Route {
-    dialled: Option<Rc<Outgoing>>,
-    /// The latest last; at most [`CONNECTIONS_PER_PEER`].
-    came_in: VecDeque<Rc<Outgoing>>,
-}
-
-impl Route {
-    fn best(&self) -> Option<&Rc<Outgoing>> {
-        self.dialled.as_ref().or_else(|| self.came_in.back())
-    }
-}
-
-impl Routes {
-    fn get_mut(&mut self, principal: Principal) -> Option<&mut Route> {
-        match principal {
-            Principal::Replica(id) => self.replicas.get_mut(id.index()),
-            Principal::Client(id) => self.clients.get_mut(id.index()),
-        }
-    }
-
-    /// A principal has joined over a connection that came in.
-    fn join(&mut self, principal: Principal, outgoing: &Rc<Outgoing>) {
-        let Some(route) = self.get_mut(principal) else { return };
-        if route.came_in.iter().any(|known| Rc::ptr_eq(known, outgoing)) {
-            return;
-        }
-        route.came_in.push_back(Rc::clone(outgoing));
-        if route.came_in.len() > CONNECTIONS_PER_PEER
-            && let Some(oldest) = route.came_in.pop_front()
-        {
-            oldest.close(); // what one principal can make this replica hold is bounded
-        }
-    }
-
-    fn leave(&mut self, principal: Principal, outgoing: &Rc<Outgoing>) {
-        let Some(route) = self.get_mut(principal) else { return };
-        route.came_in.retain(|known| !Rc::ptr_eq(known, outgoing));
-        if route.dialled.as_ref().is_some_and(|known| Rc::ptr_eq(known, outgoing)) {
-            route.dialled = None;
-        }
-    }
-
-    fn send(&mut self, to: Principal, message: &Unverified<Message>) {
-        let Some(outgoing) = self.get_mut(to).and_then(|route| route.best().cloned()) else {
-            return; // not connected: retransmission repairs it
-        };
-        outgoing.put(|out| frame::put_message(out, message));
-        outgoing.note(&mut self.dirty);
-    }
 }
 
 impl<S: Service> Shared<S> {
@@ -407,7 +345,7 @@ async fn drive<S: Service>(shared: &Shared<S>) -> Result<(), ServeFailed> {
 }
 
 impl<S: Service> Inner<S> {
-    fn refuse(&mut self, refusal: Option<&Refusal>) {
+    pub(super) fn refuse(&mut self, refusal: Option<&Refusal>) {
         if let Some(refusal) = refusal {
             tracing::debug!(replica = %self.replica.id(), %refusal, "connection refused");
             *self.refused.entry(refusal.kind()).or_default() += 1;
@@ -473,132 +411,6 @@ impl<S: Service> Inner<S> {
             evidence: self.evidence.iter().cloned().collect(),
         };
         self.status.send_replace(status);
-    }
-}
-
-async fn accept<S: Service + 'static>(shared: Rc<Shared<S>>, listener: TcpListener) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                if shared.inner.borrow().incoming < shared.transport.connections_max {
-                    shared.inner.borrow_mut().incoming += 1;
-                    spawn_local(came_in(Rc::clone(&shared), stream));
-                }
-            }
-            Err(error) => {
-                // Out of file descriptors, mostly: some will be free again.
-                tracing::warn!(%error, "accepting a connection failed");
-                sleep(Duration::from_millis(50)).await;
-            }
-        }
-    }
-}
-
-/// Serves a connection that somebody else dialled.
-async fn came_in<S: Service>(shared: Rc<Shared<S>>, stream: TcpStream) {
-    let outgoing = Outgoing::new(stream, shared.transport.queue_bytes_max);
-    let nonce = {
-        let inner = &mut *shared.inner.borrow_mut();
-        let nonce = inner.rng.next_seed();
-        let new_key = inner.replica.keychain().announcement();
-        outgoing.put_bytes(&frame::hello(inner.replica.configuration(), &nonce, new_key));
-        nonce
-    };
-    outgoing.flush();
-    let joined = Notify::new();
-    let mut reader = CameIn {
-        shared: &shared,
-        outgoing: &outgoing,
-        nonce,
-        greeted: false,
-        principals: BTreeSet::new(),
-        joined: &joined,
-    };
-    let late = async {
-        if timeout(shared.transport.greeting_timeout, joined.notified()).await.is_ok() {
-            std::future::pending::<()>().await;
-        }
-    };
-    let ended = tokio::select! {
-        ended = connection::run(&outgoing, &mut reader) => ended,
-        () = late => Ended::Refused(Refusal::Unproven),
-    };
-    let principals = reader.principals;
-    outgoing.close();
-    let inner = &mut *shared.inner.borrow_mut();
-    inner.refuse(ended.refusal());
-    inner.incoming -= 1;
-    for principal in principals {
-        inner.routes.leave(principal, &outgoing);
-    }
-    shared.fed.notify_one();
-}
-
-struct CameIn<'a, S> {
-    shared: &'a Shared<S>,
-    outgoing: &'a Rc<Outgoing>,
-    nonce: [u8; 32],
-    greeted: bool,
-    /// Who has joined: one replica, or any number of clients.
-    principals: BTreeSet<Principal>,
-    joined: &'a Notify,
-}
-
-impl<S: Service> CameIn<'_, S> {
-    fn on_join(&mut self, join: &frame::Join) -> Result<(), Refusal> {
-        let inner = &mut *self.shared.inner.borrow_mut();
-        let principal = join.new_key.sender;
-        let keychain = inner.replica.keychain_mut();
-        accept_key(keychain, &join.new_key)?;
-        keychain
-            .check_tag(principal, frame::JOINING, &self.nonce, join.tag)
-            .map_err(|_| Refusal::Unproven)?;
-        // One replica speaks for itself only; a link may carry many clients.
-        let alone = matches!(principal, Principal::Replica(_));
-        if !self.principals.is_empty()
-            && (alone || matches!(self.principals.first(), Some(Principal::Replica(_))))
-        {
-            return Err(Refusal::Unproven);
-        }
-        self.principals.insert(principal);
-        inner.routes.join(principal, self.outgoing);
-        self.joined.notify_one();
-        Ok(())
-    }
-}
-
-impl<S: Service> Reader for CameIn<'_, S> {
-    fn on_frame(&mut self, frame: Frame) -> Result<(), Refusal> {
-        match frame {
-            Frame::Hello(hello) if !self.greeted => {
-                self.shared.check_hello(&hello)?;
-                self.greeted = true;
-                Ok(())
-            }
-            Frame::Join(join) if self.greeted => self.on_join(&join),
-            Frame::NewKey(new_key) if self.principals.contains(&new_key.sender) => {
-                self.shared.on_new_key(new_key)
-            }
-            Frame::Message(message) => {
-                // A replica may relay what clients sent; a client speaks for itself.
-                let from_replica = matches!(self.principals.first(), Some(Principal::Replica(_)));
-                if !from_replica && !self.principals.contains(&message.sender) {
-                    return Err(Refusal::Unproven);
-                }
-                self.shared.on_message(message);
-                Ok(())
-            }
-            Frame::Hello(_) => Err(Refusal::Greeting),
-            Frame::Join(_) | Frame::NewKey(_) => Err(Refusal::Unproven),
-        }
-    }
-
-    fn on_read(&mut self) {
-        self.shared.on_read();
-    }
-
-    fn frame_bytes_max(&self) -> usize {
-        if self.principals.is_empty() { GREETING_BYTES_MAX } else { self.shared.frame_bytes_max }
     }
 }
 

@@ -1,0 +1,145 @@
+//! Connections that others dialled.
+
+use std::{collections::BTreeSet, rc::Rc, time::Duration};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Notify,
+    task::spawn_local,
+    time::{sleep, timeout},
+};
+
+use super::{
+    connection::{self, Ended, Outgoing, Reader},
+    dial::{Dialler as _, accept_key},
+    frame::{self, Frame, GREETING_BYTES_MAX, Refusal},
+    serve::Shared,
+};
+use crate::{crypto::Principal, service::Service};
+
+/// Accepts connections, for ever.
+pub(super) async fn accept<S: Service + 'static>(shared: Rc<Shared<S>>, listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                if shared.inner.borrow().incoming < shared.transport.connections_max {
+                    shared.inner.borrow_mut().incoming += 1;
+                    spawn_local(came_in(Rc::clone(&shared), stream));
+                }
+            }
+            Err(error) => {
+                // Out of file descriptors, mostly: some will be free again.
+                tracing::warn!(%error, "accepting a connection failed");
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+/// Serves a connection that somebody else dialled.
+async fn came_in<S: Service>(shared: Rc<Shared<S>>, stream: TcpStream) {
+    let outgoing = Outgoing::new(stream, shared.transport.queue_bytes_max);
+    let nonce = {
+        let inner = &mut *shared.inner.borrow_mut();
+        let nonce = inner.rng.next_seed();
+        let new_key = inner.replica.keychain().announcement();
+        outgoing.put_bytes(&frame::hello(inner.replica.configuration(), &nonce, new_key));
+        nonce
+    };
+    outgoing.flush();
+    let joined = Notify::new();
+    let mut reader = CameIn {
+        shared: &shared,
+        outgoing: &outgoing,
+        nonce,
+        greeted: false,
+        principals: BTreeSet::new(),
+        joined: &joined,
+    };
+    let late = async {
+        if timeout(shared.transport.greeting_timeout, joined.notified()).await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+    };
+    let ended = tokio::select! {
+        ended = connection::run(&outgoing, &mut reader) => ended,
+        () = late => Ended::Refused(Refusal::Unproven),
+    };
+    let principals = reader.principals;
+    outgoing.close();
+    let inner = &mut *shared.inner.borrow_mut();
+    inner.refuse(ended.refusal());
+    inner.incoming -= 1;
+    for principal in principals {
+        inner.routes.leave(principal, &outgoing);
+    }
+    shared.fed.notify_one();
+}
+
+struct CameIn<'a, S> {
+    shared: &'a Shared<S>,
+    outgoing: &'a Rc<Outgoing>,
+    nonce: [u8; 32],
+    greeted: bool,
+    /// Who has joined: one replica, or any number of clients.
+    principals: BTreeSet<Principal>,
+    joined: &'a Notify,
+}
+
+impl<S: Service> CameIn<'_, S> {
+    fn on_join(&mut self, join: &frame::Join) -> Result<(), Refusal> {
+        let inner = &mut *self.shared.inner.borrow_mut();
+        let principal = join.new_key.sender;
+        let keychain = inner.replica.keychain_mut();
+        accept_key(keychain, &join.new_key)?;
+        keychain
+            .check_tag(principal, frame::JOINING, &self.nonce, join.tag)
+            .map_err(|_| Refusal::Unproven)?;
+        // One replica speaks for itself only; a link may carry many clients.
+        let alone = matches!(principal, Principal::Replica(_));
+        if !self.principals.is_empty()
+            && (alone || matches!(self.principals.first(), Some(Principal::Replica(_))))
+        {
+            return Err(Refusal::Unproven);
+        }
+        self.principals.insert(principal);
+        inner.routes.join(principal, self.outgoing);
+        self.joined.notify_one();
+        Ok(())
+    }
+}
+
+impl<S: Service> Reader for CameIn<'_, S> {
+    fn on_frame(&mut self, frame: Frame) -> Result<(), Refusal> {
+        match frame {
+            Frame::Hello(hello) if !self.greeted => {
+                self.shared.check_hello(&hello)?;
+                self.greeted = true;
+                Ok(())
+            }
+            Frame::Join(join) if self.greeted => self.on_join(&join),
+            Frame::NewKey(new_key) if self.principals.contains(&new_key.sender) => {
+                self.shared.on_new_key(new_key)
+            }
+            Frame::Message(message) => {
+                // A replica may relay what clients sent; a client speaks for itself.
+                let from_replica = matches!(self.principals.first(), Some(Principal::Replica(_)));
+                if !from_replica && !self.principals.contains(&message.sender) {
+                    return Err(Refusal::Unproven);
+                }
+                self.shared.on_message(message);
+                Ok(())
+            }
+            Frame::Hello(_) => Err(Refusal::Greeting),
+            Frame::Join(_) | Frame::NewKey(_) => Err(Refusal::Unproven),
+        }
+    }
+
+    fn on_read(&mut self) {
+        self.shared.on_read();
+    }
+
+    fn frame_bytes_max(&self) -> usize {
+        if self.principals.is_empty() { GREETING_BYTES_MAX } else { self.shared.frame_bytes_max }
+    }
+}

@@ -1,0 +1,437 @@
+//! The thread of a link: its connections and the state machines of its clients.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    task::{LocalSet, spawn_local},
+    time::{sleep, sleep_until},
+};
+
+use super::{
+    AddressBook, Clock, TransportSettings,
+    client::{ClientStatus, Order, Waiting},
+    connection::Outgoing,
+    dial::{Dialler, accept_key, dial, same_group},
+    frame::{self, Hello, Refusal},
+};
+use crate::{
+    client::{self, ClientAction, ClientSettings, RequestId, SubmitRefused},
+    crypto::{Identity, Keychain, NewKey, Principal, SeedRng},
+    group::{ClientId, Configuration, Group, Incarnation, ReplicaId},
+    message::{Message, Unverified},
+    time::Instant,
+};
+
+/// How long the first operation waits for the last replicas once a quorum is connected.
+const STRAGGLERS: Duration = Duration::from_millis(20);
+/// How often the status is published at most.
+const STATUS_PERIOD: Duration = Duration::from_millis(20);
+
+/// Keeps the connections and drives the clients until nobody holds a handle.
+pub(super) fn run(
+    runtime: &tokio::runtime::Runtime,
+    configuration: Arc<Configuration>,
+    (seed, transport): ([u8; 32], TransportSettings),
+    peers: &watch::Receiver<AddressBook>,
+    orders: mpsc::UnboundedReceiver<Order>,
+    status: watch::Sender<ClientStatus>,
+) {
+    let local = LocalSet::new();
+    let shared = Rc::new(Shared::new(configuration, seed, transport, status));
+    local.block_on(runtime, async {
+        for replica in shared.group.replicas() {
+            spawn_local(dial(Rc::clone(&shared), replica, peers.clone()));
+        }
+        spawn_local(renew_keys(Rc::clone(&shared)));
+        drive(&shared, orders).await;
+    });
+}
+
+/// What the tasks of a link's thread share. They run in turns, and no borrow is held over an
+/// `await`.
+struct Shared {
+    inner: RefCell<Inner>,
+    /// Wakes the driver: something was taken in.
+    fed: Notify,
+    clock: Clock,
+    group: Group,
+    configuration: Arc<Configuration>,
+    transport: TransportSettings,
+}
+
+struct Inner {
+    rng: SeedRng,
+    /// By index.
+    clients: Vec<Option<Box<Member>>>,
+    /// By index.
+    replicas: Vec<Option<Connected>>,
+    /// Since when a quorum has been connected; from then on little is waited for.
+    quorum_since: Option<Instant>,
+    /// Clients that were fed and not polled yet.
+    touched: Vec<ClientId>,
+    /// When clients want to be woken.
+    due: BTreeSet<(Instant, ClientId)>,
+    dirty: Vec<Rc<Outgoing>>,
+    in_flight: usize,
+    suspects: BTreeMap<ReplicaId, u64>,
+    refused: BTreeMap<&'static str, u64>,
+    status: watch::Sender<ClientStatus>,
+}
+
+/// A client on the link.
+struct Member {
+    client: client::Client,
+    /// Not submitted yet: the window is full, or no quorum is connected.
+    queue: VecDeque<Waiting>,
+    waiting: BTreeMap<RequestId, Waiting>,
+    due: Option<Instant>,
+    touched: bool,
+}
+
+struct Connected {
+    outgoing: Rc<Outgoing>,
+    nonce: [u8; 32],
+    new_key: NewKey,
+}
+
+impl Shared {
+    fn new(
+        configuration: Arc<Configuration>,
+        seed: [u8; 32],
+        transport: TransportSettings,
+        status: watch::Sender<ClientStatus>,
+    ) -> Self {
+        let group = Group::new(&configuration);
+        let inner = Inner {
+            rng: SeedRng::new(seed),
+            clients: configuration.clients.iter().map(|_| None).collect(),
+            replicas: configuration.replicas.iter().map(|_| None).collect(),
+            quorum_since: None,
+            touched: Vec::new(),
+            due: BTreeSet::new(),
+            dirty: Vec::new(),
+            in_flight: 0,
+            suspects: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            status,
+        };
+        let (inner, fed, clock) = (inner.into(), Notify::new(), Clock::new());
+        Self { inner, fed, clock, group, configuration, transport }
+    }
+
+    fn add(&self, id: ClientId, identity: Identity, incarnation: Incarnation, mut settings: ClientSettings) {
+        let inner = &mut *self.inner.borrow_mut();
+        let Some(slot @ None) = inner.clients.get_mut(id.index()) else { return };
+        let (scope, keys) = (self.configuration.scope(), self.configuration.public_keys());
+        let mut keychain = Keychain::new(scope, keys, Principal::Client(id), identity);
+        keychain.renew(self.clock.epoch(), inner.rng.next_seed());
+        for (replica, connected) in self.group.replicas().zip(&inner.replicas) {
+            if let Some(Connected { outgoing, nonce, new_key }) = connected
+                && accept_key(&mut keychain, new_key).is_ok()
+            {
+                join(&keychain, replica, outgoing, nonce);
+            }
+        }
+        let seed = inner.rng.next_seed();
+        settings.seed = u64::from_le_bytes(*seed.first_chunk().expect("32 bytes"));
+        let configuration = Configuration::clone(&self.configuration);
+        let client = client::Client::new(configuration, id, incarnation, keychain, settings);
+        let (queue, waiting) = Default::default();
+        *slot = Some(Box::new(Member { client, queue, waiting, due: None, touched: false }));
+    }
+}
+
+fn join(keychain: &Keychain, replica: ReplicaId, outgoing: &Rc<Outgoing>, nonce: &[u8; 32]) {
+    let join = frame::join(keychain, Principal::Replica(replica), nonce);
+    outgoing.put_bytes(&join.expect("a client's key is renewed before it joins"));
+    outgoing.flush();
+}
+
+/// Feeds, polls and flushes the clients until nobody holds a handle.
+async fn drive(shared: &Shared, mut orders: mpsc::UnboundedReceiver<Order>) {
+    let mut taken = Vec::new();
+    let mut published = tokio::time::Instant::now();
+    let mut stale = true;
+    loop {
+        let wake = {
+            let inner = shared.inner.borrow();
+            let due = inner.due.first().map(|(due, _)| *due);
+            let ready = inner.quorum_since.map(|since| since + STRAGGLERS);
+            let ready = ready.filter(|ready| *ready > shared.clock.now());
+            let status = stale.then_some(published + STATUS_PERIOD);
+            let due = due.into_iter().chain(ready).min().map(|due| shared.clock.at(due));
+            due.into_iter().chain(status).min()
+        };
+        let timer = async {
+            match wake {
+                Some(wake) => sleep_until(wake).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            count = orders.recv_many(&mut taken, 1024) => if count == 0 {
+                return;
+            },
+            () = shared.fed.notified() => {}
+            () = timer => {}
+        }
+        for order in taken.drain(..) {
+            match order {
+                Order::Add { id, identity, incarnation, settings } => {
+                    shared.add(id, *identity, incarnation, settings);
+                }
+                Order::Invoke { id, waiting } => {
+                    shared.inner.borrow_mut().invoke(id, waiting);
+                }
+            }
+        }
+        let inner = &mut *shared.inner.borrow_mut();
+        inner.step(shared.clock.now(), shared.group.n());
+        stale = true;
+        if published.elapsed() >= STATUS_PERIOD {
+            inner.publish();
+            published = tokio::time::Instant::now();
+            stale = false;
+        }
+    }
+}
+
+impl Inner {
+    fn invoke(&mut self, id: ClientId, waiting: Waiting) {
+        // A client that could not be added drops what it is asked: its callers see the link ended.
+        let Some(member) = self.clients.get_mut(id.index()).and_then(Option::as_mut) else { return };
+        member.queue.push_back(waiting);
+        self.in_flight += 1;
+        self.touch(id);
+    }
+
+    fn touch(&mut self, id: ClientId) {
+        if let Some(member) = self.clients.get_mut(id.index()).and_then(Option::as_mut)
+            && !std::mem::replace(&mut member.touched, true)
+        {
+            self.touched.push(id);
+        }
+    }
+
+    fn is_ready(&self, now: Instant, n: u32) -> bool {
+        let all = self.replicas.iter().flatten().count() == n as usize;
+        self.quorum_since.is_some_and(|since| all || since + STRAGGLERS <= now)
+    }
+
+    fn step(&mut self, now: Instant, n: u32) {
+        if !self.is_ready(now, n) {
+            return; // what was touched stays so
+        }
+        while let Some((due, id)) = self.due.first().copied().filter(|(due, _)| *due <= now) {
+            self.due.remove(&(due, id));
+            if let Some(member) = self.clients.get_mut(id.index()).and_then(Option::as_mut) {
+                member.due = None;
+                member.client.handle_timeout(now);
+            }
+            self.touch(id);
+        }
+        for id in std::mem::take(&mut self.touched) {
+            self.poll(now, id);
+        }
+        for outgoing in self.dirty.drain(..) {
+            outgoing.flush();
+        }
+    }
+
+    fn poll(&mut self, now: Instant, id: ClientId) {
+        let Some(member) = self.clients.get_mut(id.index()).and_then(Option::as_mut) else { return };
+        member.touched = false;
+        loop {
+            member.submit(now, &mut self.in_flight);
+            let Some(action) = member.client.poll_action(now) else { break };
+            match action {
+                ClientAction::Send { to, message } => {
+                    if let Some(Some(connected)) = self.replicas.get(to.index()) {
+                        connected.send(&message, &mut self.dirty);
+                    }
+                }
+                ClientAction::Broadcast { message } => {
+                    for connected in self.replicas.iter().flatten() {
+                        connected.send(&message, &mut self.dirty);
+                    }
+                }
+                ClientAction::Outcome(outcome) => {
+                    for replica in outcome.disagreed.iter() {
+                        *self.suspects.entry(replica).or_default() += 1;
+                    }
+                    self.in_flight -= 1;
+                    if let Some(waiting) = member.waiting.remove(&outcome.request) {
+                        let _ = waiting.answer.send(Ok(outcome)); // its caller may have given up
+                    }
+                }
+            }
+        }
+        let due = member.client.poll_timeout();
+        if due != member.due {
+            if let Some(before) = std::mem::replace(&mut member.due, due) {
+                self.due.remove(&(before, id));
+            }
+            self.due.extend(due.map(|due| (due, id)));
+        }
+    }
+
+    fn publish(&mut self) {
+        let connected = (0..).map(ReplicaId).zip(&self.replicas);
+        let status = ClientStatus {
+            connected: connected.filter(|(_, slot)| slot.is_some()).map(|(id, _)| id).collect(),
+            suspects: self.suspects.clone(),
+            in_flight: self.in_flight,
+            refused: self.refused.clone(),
+        };
+        self.status.send_if_modified(|known| {
+            let changed = *known != status;
+            *known = status;
+            changed
+        });
+    }
+}
+
+impl Member {
+    fn submit(&mut self, now: Instant, in_flight: &mut usize) {
+        while let Some(waiting) = self.queue.pop_front() {
+            match self.client.submit(now, waiting.operation.clone(), waiting.options) {
+                Ok(request) => _ = self.waiting.insert(request, waiting),
+                Err(SubmitRefused::WindowFull { .. }) => {
+                    self.queue.push_front(waiting); // until an outcome makes room
+                    return;
+                }
+                Err(refused) => {
+                    *in_flight -= 1;
+                    let _ = waiting.answer.send(Err(refused)); // its caller may have given up
+                }
+            }
+        }
+    }
+}
+
+impl Connected {
+    fn send(&self, message: &Unverified<Message>, dirty: &mut Vec<Rc<Outgoing>>) {
+        self.outgoing.put(|out| frame::put_message(out, message));
+        self.outgoing.note(dirty);
+    }
+}
+
+impl Dialler for Shared {
+    fn transport(&self) -> &TransportSettings {
+        &self.transport
+    }
+
+    fn frame_bytes_max(&self) -> usize {
+        self.transport.frame_bytes_max(&self.configuration)
+    }
+
+    fn random(&self) -> u64 {
+        let seed = self.inner.borrow_mut().rng.next_seed();
+        u64::from_le_bytes(*seed.first_chunk().expect("32 bytes"))
+    }
+
+    fn hello(&self) -> Bytes {
+        frame::hello(&self.configuration, &[0; 32], None)
+    }
+
+    fn check_hello(&self, hello: &Hello) -> Result<(), Refusal> {
+        same_group(hello, &self.configuration)
+    }
+
+    fn on_hello(
+        &self,
+        peer: ReplicaId,
+        outgoing: &Rc<Outgoing>,
+        nonce: [u8; 32],
+        new_key: NewKey,
+    ) -> Result<(), Refusal> {
+        self.on_new_key(new_key.clone())?;
+        let inner = &mut *self.inner.borrow_mut();
+        for member in inner.clients.iter().flatten() {
+            join(member.client.keychain(), peer, outgoing, &nonce);
+        }
+        let outgoing = Rc::clone(outgoing);
+        inner.replicas[peer.index()] = Some(Connected { outgoing, nonce, new_key });
+        let connected = inner.replicas.iter().flatten().count();
+        if connected >= self.group.quorum() as usize {
+            inner.quorum_since.get_or_insert(self.clock.now());
+        }
+        Ok(())
+    }
+
+    fn on_new_key(&self, new_key: NewKey) -> Result<(), Refusal> {
+        let inner = &mut *self.inner.borrow_mut();
+        let mut members = inner.clients.iter_mut().flatten();
+        members.try_for_each(|member| accept_key(member.client.keychain_mut(), &new_key))?;
+        // Clients that are put on the link later need it, too.
+        if let Principal::Replica(id) = new_key.sender
+            && let Some(Some(connected)) = inner.replicas.get_mut(id.index())
+        {
+            connected.new_key = new_key;
+        }
+        Ok(())
+    }
+
+    fn on_message(&self, message: Unverified<Message>) {
+        let client = match &message.body {
+            Message::Reply(reply) => reply.client,
+            Message::Busy(busy) => busy.client,
+            Message::Seal(seal) => seal.client,
+            _ => return,
+        };
+        let inner = &mut *self.inner.borrow_mut();
+        if let Some(Some(member)) = inner.clients.get_mut(client.index()) {
+            member.client.handle_message(self.clock.now(), message);
+            inner.touch(client);
+        }
+    }
+
+    fn on_read(&self) {
+        self.fed.notify_one();
+    }
+
+    fn on_end(&self, peer: ReplicaId, outgoing: &Rc<Outgoing>, refusal: Option<&Refusal>) {
+        let inner = &mut *self.inner.borrow_mut();
+        if let Some(refusal) = refusal {
+            tracing::debug!(%peer, %refusal, "connection refused");
+            *inner.refused.entry(refusal.kind()).or_default() += 1;
+        }
+        let slot = &mut inner.replicas[peer.index()];
+        if slot.as_ref().is_some_and(|known| Rc::ptr_eq(&known.outgoing, outgoing)) {
+            *slot = None;
+        }
+        self.fed.notify_one();
+    }
+}
+
+/// Renews the clients' session keys on a period and ends the grace of the old ones.
+async fn renew_keys(shared: Rc<Shared>) {
+    loop {
+        sleep(shared.transport.key_period).await;
+        {
+            let inner = &mut *shared.inner.borrow_mut();
+            for member in inner.clients.iter_mut().flatten() {
+                let (epoch, secret) = (shared.clock.epoch(), inner.rng.next_seed());
+                let new_key = frame::new_key(member.client.keychain_mut().renew(epoch, secret));
+                for connected in inner.replicas.iter().flatten() {
+                    connected.outgoing.put_bytes(&new_key);
+                    connected.outgoing.note(&mut inner.dirty);
+                }
+            }
+        }
+        shared.fed.notify_one();
+        sleep(shared.transport.key_grace).await;
+        for member in shared.inner.borrow_mut().clients.iter_mut().flatten() {
+            member.client.keychain_mut().expire_old();
+        }
+    }
+}

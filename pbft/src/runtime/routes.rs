@@ -1,0 +1,74 @@
+//! Which connection leads to whom.
+
+use std::{collections::VecDeque, rc::Rc};
+
+use super::{connection::Outgoing, frame};
+use crate::{
+    crypto::Principal,
+    message::{Message, Unverified},
+};
+
+/// Connections from one principal that are kept; the oldest is closed first.
+const CONNECTIONS_PER_PEER: usize = 2;
+
+/// The connections to each principal.
+pub(super) struct Routes {
+    /// By index: the one that was dialled here, if it stands, and those that came in.
+    pub(super) replicas: Vec<Route>,
+    /// By index.
+    pub(super) clients: Vec<Route>,
+    /// Connections with something to flush.
+    pub(super) dirty: Vec<Rc<Outgoing>>,
+}
+
+#[derive(Default)]
+pub(super) struct Route {
+    pub(super) dialled: Option<Rc<Outgoing>>,
+    /// The latest last; at most [`CONNECTIONS_PER_PEER`].
+    pub(super) came_in: VecDeque<Rc<Outgoing>>,
+}
+
+impl Route {
+    pub(super) fn best(&self) -> Option<&Rc<Outgoing>> {
+        self.dialled.as_ref().or_else(|| self.came_in.back())
+    }
+}
+
+impl Routes {
+    fn get_mut(&mut self, principal: Principal) -> Option<&mut Route> {
+        match principal {
+            Principal::Replica(id) => self.replicas.get_mut(id.index()),
+            Principal::Client(id) => self.clients.get_mut(id.index()),
+        }
+    }
+
+    /// A principal has joined over a connection that came in.
+    pub(super) fn join(&mut self, principal: Principal, outgoing: &Rc<Outgoing>) {
+        let Some(route) = self.get_mut(principal) else { return };
+        if route.came_in.iter().any(|known| Rc::ptr_eq(known, outgoing)) {
+            return;
+        }
+        route.came_in.push_back(Rc::clone(outgoing));
+        if route.came_in.len() > CONNECTIONS_PER_PEER
+            && let Some(oldest) = route.came_in.pop_front()
+        {
+            oldest.close(); // what one principal can make this replica hold is bounded
+        }
+    }
+
+    pub(super) fn leave(&mut self, principal: Principal, outgoing: &Rc<Outgoing>) {
+        let Some(route) = self.get_mut(principal) else { return };
+        route.came_in.retain(|known| !Rc::ptr_eq(known, outgoing));
+        if route.dialled.as_ref().is_some_and(|known| Rc::ptr_eq(known, outgoing)) {
+            route.dialled = None;
+        }
+    }
+
+    pub(super) fn send(&mut self, to: Principal, message: &Unverified<Message>) {
+        let Some(outgoing) = self.get_mut(to).and_then(|route| route.best().cloned()) else {
+            return; // not connected: retransmission repairs it
+        };
+        outgoing.put(|out| frame::put_message(out, message));
+        outgoing.note(&mut self.dirty);
+    }
+}
