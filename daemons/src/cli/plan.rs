@@ -94,10 +94,10 @@ impl Plan {
             .map_err(|error| Failure::of_expression(&error, &text))?;
         let graph = parsed.plan();
         if self.dot {
-            return print(&dot(&graph));
+            return print(&graph.to_dot());
         }
         if self.mermaid {
-            return print(&mermaid(&graph));
+            return print(&graph.to_mermaid());
         }
         let mut costs = Costs::default();
         for (function, cost) in &self.cost {
@@ -201,43 +201,4 @@ fn describe(graph: &Graph, shown: &Shown) -> String {
 fn ms(ms: f64) -> String {
     let text = format!("{ms:.3}");
     format!("{} ms", text.trim_end_matches('0').trim_end_matches('.'))
-}
-
-fn dot(graph: &Graph) -> String {
-    let mut text = "digraph plan {\n  rankdir=BT;\n  node [shape=box, style=rounded];\n".to_owned();
-    draw(
-        graph,
-        &mut text,
-        |node, label| format!("  n{node} [label=\"{label}\"];\n"),
-        |from, to| format!("  n{from} -> n{to};\n"),
-    );
-    text + "}\n"
-}
-
-fn mermaid(graph: &Graph) -> String {
-    let mut text = "flowchart BT\n".to_owned();
-    draw(
-        graph,
-        &mut text,
-        |node, label| format!("  n{node}[\"{label}\"]\n"),
-        |from, to| format!("  n{from} --> n{to}\n"),
-    );
-    text
-}
-
-/// Nodes, then edges. Labels hold digits, letters and operators, nothing that either language quotes.
-fn draw(
-    graph: &Graph,
-    to: &mut String,
-    node_line: impl Fn(u32, &str) -> String,
-    edge_line: impl Fn(u32, u32) -> String,
-) {
-    for node in graph.nodes() {
-        to.push_str(&node_line(node.get(), &format!("#{}: {}", node.get(), label(graph, node))));
-    }
-    for node in graph.nodes() {
-        for operand in graph.operands(node).iter().filter_map(Operand::node) {
-            to.push_str(&edge_line(operand.get(), node.get()));
-        }
-    }
 }

@@ -9,6 +9,7 @@ use clap::Args;
 use std::{
     fs::{File, TryLockError},
     path::{Path, PathBuf},
+    pin::pin,
 };
 
 const AFTER_HELP: &str = "\
@@ -36,10 +37,12 @@ impl UpCommand {
         let config = self.settings.load(&listen)?.config;
         let data = config.data.clone();
         let _only = Only::on(&data)?;
+        // Asked for once and from the start, so that no Ctrl-C falls between two waits.
+        let mut asked_to_end = pin!(asked_to_end());
         let mut platform = Platform::start(global.program()?, config, &state_folder(&data));
         let url = tokio::select! {
             url = platform.url() => url?,
-            () = asked_to_end() => return Ok(platform.stop().await?),
+            () = &mut asked_to_end => return Ok(platform.stop().await?),
         };
         let up = Up { url: url.clone(), pid: std::process::id() };
         let _sign = Sign::put(&data, &up)?;
@@ -50,7 +53,7 @@ impl UpCommand {
         }
         tokio::select! {
             ended = platform.ended() => Ok(ended?),
-            () = asked_to_end() => Ok(platform.stop().await?),
+            () = &mut asked_to_end => Ok(platform.stop().await?),
         }
     }
 }
