@@ -52,6 +52,9 @@ pub struct PodSpec {
     pub transport: Option<String>,
     /// Its own folder: a replica's journal lies there.
     pub data: PathBuf,
+    /// Whether a replica said in a former life that it listens: then its journal must be there. One
+    /// that lost its journal must not come back, because it could contradict what it promised.
+    pub resumes: bool,
     /// What its journal survives.
     pub durability: Durability,
     /// How many operations a worker has in flight.

@@ -69,7 +69,7 @@ pub async fn serve(
     let peers = pod::address_book(peers);
     let (genesis, identity) = (spec.genesis()?, spec.identity()?);
     let mut setup = ReplicaSetup::new(genesis, ReplicaId(index), identity, transport, peers, seed);
-    setup.journal = Some(JournalSetup { path, sync, create: spec.incarnation == 1 });
+    setup.journal = Some(JournalSetup { path, sync, create: !spec.resumes });
     let mut handle = runtime::serve(setup, FunctionService(function))?;
     let (_, health) = tonic_health::server::health_reporter();
     say(&listening);

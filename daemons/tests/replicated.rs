@@ -133,6 +133,7 @@ impl Set {
             identity: Some(self.folder.join(format!("{}.der", index.unwrap_or(4)))),
             listen: "127.0.0.1:0".into(),
             transport: index.map(|_| "127.0.0.1:0".into()),
+            resumes: incarnation > 1,
             durability: Durability::Process,
             slots: 256,
         }

@@ -128,6 +128,7 @@ impl Platform {
             listen: "127.0.0.1:0".into(),
             transport: None,
             data: "unused".into(),
+            resumes: false,
             durability: Durability::Process,
             slots: self.config.functions.of(function).slots,
         };

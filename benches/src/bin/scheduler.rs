@@ -142,6 +142,7 @@ fn spec(function: Function) -> PodSpec {
         listen: "127.0.0.1:0".into(),
         transport: None,
         data: "unused".into(),
+        resumes: false,
         durability: Durability::Process,
         slots: FunctionConfig::default().slots,
     }

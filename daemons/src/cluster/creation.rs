@@ -4,6 +4,7 @@ use super::{Cluster, ClusterError};
 use crate::{
     backend::Stop,
     config::Replication,
+    hex,
     identity::{self, IdentityError, SetKeys},
     pod::PodSpec,
     set::{Member, MemberState, SETS, SetRecord, SetState},
@@ -12,7 +13,6 @@ use crate::{
 use quorate_dag::Function;
 use quorate_pbft::{Configuration, GroupId, Limits, Permutation, crypto::DigestAlgorithm};
 use std::{
-    fmt::Write,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -80,7 +80,7 @@ impl Cluster {
                     history: true,
                     limits: Limits::default(),
                 };
-                Some(hexadecimal(&genesis.to_bytes()))
+                Some(hex::encode(&genesis.to_bytes()))
             }
         };
         let member = |pod: String| Member {
@@ -122,6 +122,7 @@ impl Cluster {
             listen: member.address.clone().unwrap_or_else(|| ANY_PORT.into()),
             transport: index.map(|_| member.transport.clone().unwrap_or_else(|| ANY_PORT.into())),
             data: self.folder(set).join(pod),
+            resumes: member.transport.is_some(),
             durability: self.config.durability,
             slots: self.config.functions.of(set.function).slots,
         }
@@ -159,15 +160,8 @@ impl Cluster {
     fn folder(&self, set: &SetRecord) -> PathBuf {
         let life = set.genesis.as_ref().map_or("plain".into(), |genesis| {
             let digest = ring::digest::digest(&ring::digest::SHA256, genesis.as_bytes());
-            hexadecimal(&digest.as_ref()[..8])
+            hex::encode(&digest.as_ref()[..8])
         });
         self.state.join("sets").join(&set.name).join(life)
     }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
