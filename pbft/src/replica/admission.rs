@@ -200,6 +200,10 @@ impl<S: Service> Replica<S> {
             }
         }
         let repeated = answers.is_empty() && !open;
+        if !self.may_answer() {
+            answers.clear();
+            seals.clear();
+        }
         self.send_answers(client, answers);
         for seal in seals {
             self.send_to_client(client, Message::Seal(seal));
@@ -249,7 +253,7 @@ impl<S: Service> Replica<S> {
     /// 2f+1 equal answers: they share a correct replica with every quorum that acknowledged a write.
     fn on_read(&mut self, request: &Request) {
         let client = request.client;
-        if self.transfer.is_active() || self.checkpoints.has_diverged() {
+        if self.transfer.is_active() || !self.may_answer() || self.executed() < self.reads_from {
             return self.put_aside(Ignored::Stale);
         }
         let mut room = self.configuration.limits.reply_bytes_max as usize;

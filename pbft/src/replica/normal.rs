@@ -258,8 +258,7 @@ impl<S: Service> Replica<S> {
             let mut fresh = Vec::with_capacity(batch.requests.len());
             self.execution.execute(sequence, &batch, &mut fresh);
             self.retransmission.moved();
-            // A state that is not the group's answers nobody.
-            if !self.checkpoints.is_replaying() && !self.checkpoints.has_diverged() {
+            if !self.checkpoints.is_replaying() && self.may_answer() {
                 self.reply(&batch, &fresh);
                 if batch.seal {
                     self.seal(sequence, &batch, &fresh);

@@ -106,6 +106,9 @@ impl<S: Service> Replica<S> {
             replica.log.forget_uncommitted();
             highest = replica.executed();
         }
+        // What was executed was prepared, and that is durable; that it was committed may be lost.
+        let prepared = replica.log.proposals().filter(|(_, slot, _)| slot.prepared);
+        replica.reads_from = prepared.map(|(sequence, ..)| sequence).max().unwrap_or_default();
         replica.resume_proposing(highest);
         replica.resume_checkpoints();
         replica.assert_invariants();
