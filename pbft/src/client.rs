@@ -211,6 +211,9 @@ struct Bundle {
     /// Operations in it without an answer.
     open: usize,
     attempts: u32,
+    /// The primary said that it is busy since the last try. It may say so once: else it could keep
+    /// a client from asking all replicas for ever.
+    put_off: bool,
     due: Instant,
 }
 
@@ -422,7 +425,7 @@ impl Client {
         let due = self.now + self.jittered(wait);
         let open = request.operations.len();
         self.due.insert((due, first));
-        self.bundles.insert(first, Bundle { request, bytes, open, attempts: 1, due });
+        self.bundles.insert(first, Bundle { request, bytes, open, attempts: 1, put_off: false, due });
         self.transmit(first, reading);
     }
 
@@ -456,6 +459,7 @@ impl Client {
             return self.order_reads(first);
         }
         bundle.attempts += 1;
+        bundle.put_off = false;
         let doublings = (bundle.attempts - 1).min(16);
         let wait = self.settings.retry_after.saturating_mul(1 << doublings).min(self.settings.retry_max);
         self.reschedule(first, wait);
@@ -591,8 +595,10 @@ impl Client {
 
     /// The primary is full: ask again later, and not everybody.
     fn on_busy(&mut self, from: ReplicaId, busy: &Busy) {
-        let known = self.bundles.contains_key(&busy.first);
-        if from == self.primary() && busy.incarnation == self.incarnation && known {
+        let expected = from == self.primary() && busy.incarnation == self.incarnation;
+        let bundle = self.bundles.get_mut(&busy.first).filter(|bundle| expected && !bundle.put_off);
+        if let Some(bundle) = bundle {
+            bundle.put_off = true;
             let wait = self.settings.retry_after * 2;
             self.reschedule(busy.first, wait);
         } else {

@@ -239,7 +239,8 @@ impl Configuration {
             ("batch_operations_max", limits.batch_operations_max.into(), 1, 1 << 16),
             ("batch_bytes_max", limits.batch_bytes_max.into(), 1 << 10, 1 << 26),
             ("operation_bytes_max", limits.operation_bytes_max.into(), 1, u64::from(limits.batch_bytes_max)),
-            ("reply_bytes_max", limits.reply_bytes_max.into(), 1 << 10, 1 << 30),
+            // A client's pages hold 2^28 bytes: its results, and a line for each of its answers.
+            ("reply_bytes_max", limits.reply_bytes_max.into(), 1 << 10, 1 << 27),
             ("client_window", limits.client_window.into(), 1, 1 << 16),
         ] {
             if value < min || value > max {

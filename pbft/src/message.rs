@@ -570,13 +570,25 @@ impl Unverified<Message> {
 }
 
 impl Unverified<Request> {
-    /// The bytes that the request takes up in a batch, about.
+    /// The bytes that the request takes up in a batch, at most. The primary fills batches by it and
+    /// backups measure their bytes: a bound that were too low would set them at odds for good.
     pub(crate) fn batched_bytes(&self) -> usize {
+        // Four tags with three lengths and a client's index.
+        const FRAMING: usize = 24;
         let tags = match &self.proof {
             Proof::Authenticator(tags) => tags.0.len(),
-            Proof::Tag(_) => 16,
+            Proof::Tag(_) => 0,
         };
-        self.bytes.len() + tags + 16
+        self.bytes.len() + tags + FRAMING
+    }
+
+    /// Whether the bytes are more than the fields need. Protobuf skips what it does not know, so
+    /// that a request could be made larger than its operations, and a batch than a frame.
+    pub(crate) fn is_padded(&self) -> bool {
+        const FIELDS: usize = 64;
+        const FRAMING: usize = 6;
+        let operations: usize = self.body.operations.iter().map(|operation| operation.len() + FRAMING).sum();
+        self.bytes.len() > FIELDS + operations
     }
 
     /// Whether a request that came inside a batch carries a valid tag of its client.

@@ -110,6 +110,9 @@ pub struct Replica<S> {
     execution: Execution<S>,
     checkpoints: Checkpoints,
     transfer: Transfer,
+    /// Answers up to this batch may have been given before a crash: no read is answered before it
+    /// is executed again, else 2f+1 replicas that came back could deny an acknowledged write.
+    reads_from: Sequence,
 
     /// Promises that wait for the journal.
     outbox: Outbox,
@@ -151,6 +154,7 @@ impl<S: Service> Replica<S> {
             execution: Execution::new(&configuration, service),
             checkpoints: Checkpoints::new(&configuration),
             transfer: Transfer::default(),
+            reads_from: Sequence(0),
             outbox: Outbox::new(settings.journal),
             retransmission: Retransmission::new(&group, &settings),
             actions: VecDeque::new(),

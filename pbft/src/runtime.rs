@@ -168,10 +168,12 @@ impl Default for TransportSettings {
 
 impl TransportSettings {
     fn frame_bytes_max(&self, configuration: &Configuration) -> usize {
-        // A batch of the longest requests in one frame, each with its authenticator, or a stretch
-        // of the state; twice that leaves room for what protobuf adds.
-        let batch = configuration.limits.batch_bytes_max as usize;
-        self.frame_bytes_max.unwrap_or(2 * batch + (4 << 20))
+        // A batch of the longest requests in one frame, each with its authenticator, all results
+        // that are kept for a client, or a stretch of the state; twice a batch, and what is added,
+        // leave room for what protobuf adds.
+        let limits = &configuration.limits;
+        let most = (2 * limits.batch_bytes_max as usize).max(limits.reply_bytes_max as usize);
+        self.frame_bytes_max.unwrap_or(most + (4 << 20))
     }
 }
 

@@ -24,6 +24,9 @@ fn configuration_is_read_back_as_it_was_written() {
 #[test]
 fn configuration_names_the_limit_that_is_broken() {
     let mut configuration = Setup::new(1, 1).configuration;
+    configuration.limits.reply_bytes_max = 1 << 28;
+    configuration.validate().expect_err("a client's pages would run into the next one's");
+    let mut configuration = Setup::new(1, 1).configuration;
     configuration.limits.window = configuration.limits.checkpoint_period;
     let refused = configuration.validate().expect_err("L must be twice K");
     assert_eq!(refused.to_string(), "window is 128, but must be from 256 to 2097152");

@@ -119,7 +119,7 @@ impl Journal {
             if !setup.create {
                 return Err(JournalFailed::Missing { path: directory });
             }
-            fs::create_dir_all(&directory).map_err(io_at(&directory))?;
+            create_directory(&directory)?;
             paths.push(begin_segment(&directory, &owner, JournalPosition(1))?);
         }
         let mut records = Vec::new();
@@ -139,6 +139,13 @@ impl Journal {
             total += segment.valid_bytes as u64;
             closed.push_back((found, path, segment.valid_bytes as u64));
             records.extend(segment.records);
+        }
+        // What is left of a journal always holds a copy of the state that it begins with.
+        if let (Some(found), true, Some((_, path, _))) = (start, records.is_empty(), closed.front())
+            && found > JournalPosition(1)
+        {
+            let (path, expected) = (path.clone(), JournalPosition(1));
+            return Err(JournalFailed::Gap { path, found, expected });
         }
         let (first, path, valid) = closed.pop_back().expect("there is a segment");
         let file = OpenOptions::new().append(true).open(&path).map_err(io_at(&path))?;
@@ -207,7 +214,11 @@ impl Journal {
                 break;
             }
             let length = fs::metadata(path).map_err(io_at(path))?.len();
-            fs::remove_file(path).map_err(io_at(path))?;
+            // Synced one by one: a crash that undid a later removal and not an earlier one is
+            // harmless, the other way round it would leave a gap.
+            fs::remove_file(path)
+                .and_then(|()| File::open(&self.directory)?.sync_all())
+                .map_err(io_at(path))?;
             self.bytes = self.bytes.saturating_sub(length);
             self.closed.pop_front();
         }
@@ -236,6 +247,18 @@ impl Journal {
         self.bytes += bytes;
         Ok(())
     }
+}
+
+/// Makes a directory and those above it, as durable as what will be in it.
+fn create_directory(directory: &Path) -> Result<(), JournalFailed> {
+    let missing: Vec<_> = directory.ancestors().take_while(|above| !above.exists()).collect();
+    fs::create_dir_all(directory).map_err(io_at(directory))?;
+    for above in missing.iter().filter_map(|made| made.parent()) {
+        // The parent of a relative path's first name is here.
+        let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+        File::open(above).and_then(|above| above.sync_all()).map_err(io_at(above))?;
+    }
+    Ok(())
 }
 
 /// Makes a segment with its header, whole or not at all.

@@ -164,6 +164,9 @@ pub fn encode_request(request: &Request) -> Bytes {
     body.encode_to_vec().into()
 }
 
+/// Bytes of a batch beside its requests, at most: the time and the seal flag.
+pub(crate) const BATCH_FIELDS_BYTES: usize = 16;
+
 /// Makes a batch and its bytes.
 pub fn batch(time: u64, seal: bool, requests: Arc<[Unverified<Request>]>) -> Batch {
     let relayed = requests.iter().map(|request| pb::RelayedRequest {

@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 use super::table::Known;
 use super::{Ignored, Replica};
 use crate::crypto::{Digest, DigestAlgorithm, Principal};
-use crate::group::{ClientId, Incarnation, Limits, Timestamp};
-use crate::message::{Busy, Message, Request, Seal, Unverified};
+use crate::group::{ClientId, Incarnation, Limits, Sequence, Timestamp};
+use crate::message::{Answer, Busy, Content, Message, Reply, Request, Seal, Unverified};
 use crate::service::Service;
 
 /// Requests that wait for a place in the order, fairly: each client in turn.
@@ -171,7 +171,7 @@ impl<S: Service> Replica<S> {
         if !self.execution.table().has(client) {
             return self.put_aside(Ignored::NotForUs);
         }
-        if self.check_request(&request.body).is_err() {
+        if self.check_request(&request).is_err() {
             return self.put_aside(Ignored::Oversized);
         }
         if request.body.read_only {
@@ -200,6 +200,10 @@ impl<S: Service> Replica<S> {
             }
         }
         let repeated = answers.is_empty() && !open;
+        if !self.may_answer() {
+            answers.clear();
+            seals.clear();
+        }
         self.send_answers(client, answers);
         for seal in seals {
             self.send_to_client(client, Message::Seal(seal));
@@ -249,26 +253,34 @@ impl<S: Service> Replica<S> {
     /// 2f+1 equal answers: they share a correct replica with every quorum that acknowledged a write.
     fn on_read(&mut self, request: &Request) {
         let client = request.client;
-        if self.transfer.is_active() || self.checkpoints.has_diverged() {
+        if self.transfer.is_active() || !self.may_answer() || self.executed() < self.reads_from {
             return self.put_aside(Ignored::Stale);
         }
-        let answers = request
-            .iter()
-            .map(|(timestamp, operation)| {
-                let (ending, result) = self.execution.read(client, operation);
-                let content = crate::message::Content::Full(result);
-                let sequence = crate::Sequence(0);
-                crate::message::Answer { timestamp, sequence, position: 0, ending, content }
-            })
-            .collect();
-        let reply =
-            crate::message::Reply { view: self.view, client, incarnation: request.incarnation, answers };
+        let mut room = self.configuration.limits.reply_bytes_max as usize;
+        let mut answers = Vec::new();
+        for (timestamp, operation) in request.iter() {
+            let (ending, result) = self.execution.read(client, operation);
+            // What a bundle asks for is bounded by what one operation may: its client has the rest
+            // ordered.
+            let Some(left) = room.checked_sub(result.len()) else { break };
+            room = left;
+            let (sequence, content) = (Sequence(0), Content::Full(result));
+            answers.push(Answer { timestamp, sequence, position: 0, ending, content });
+        }
+        if answers.is_empty() {
+            return;
+        }
+        let reply = Reply { view: self.view, client, incarnation: request.incarnation, answers };
         self.send_to_client(client, Message::Reply(reply));
     }
 
     /// Names the limit that a request breaks.
-    pub(super) fn check_request(&self, request: &Request) -> Result<(), &'static str> {
+    pub(super) fn check_request(&self, request: &Unverified<Request>) -> Result<(), &'static str> {
         let limits = &self.configuration.limits;
+        if request.is_padded() {
+            return Err("number of bytes of a request beside its operations");
+        }
+        let request = &request.body;
         let operations = &request.operations;
         if request.client.index() >= self.configuration.clients.len() {
             return Err("client");

@@ -31,9 +31,10 @@ impl<S: Service> Replica<S> {
         let mut operations = limits.batch_operations_max as usize;
         // The first request always fits: its own limits are no wider.
         let mut bytes = usize::MAX;
+        let room = limits.batch_bytes_max as usize - wire::BATCH_FIELDS_BYTES;
         let mut requests = Vec::new();
         while let Some(request) = self.admission.next(bytes, operations) {
-            bytes = bytes.min(limits.batch_bytes_max as usize).saturating_sub(request.batched_bytes());
+            bytes = bytes.min(room).saturating_sub(request.batched_bytes());
             operations -= request.body.operations.len();
             requests.push(request);
         }

@@ -26,6 +26,8 @@ pub(super) struct Checkpoints {
     stable: Sequence,
     /// The state here is not the quorum's.
     diverged: bool,
+    /// A fetched state that the journal does not hold yet.
+    fetched: Option<Sequence>,
     /// The journal is being replayed: nothing is said and nothing is signed.
     replaying: bool,
 }
@@ -51,6 +53,7 @@ impl Checkpoints {
             votes_max: usize::try_from(kept).expect("L is at most 2^21"),
             stable: Sequence(0),
             diverged: false,
+            fetched: None,
             replaying: false,
         }
     }
@@ -87,6 +90,7 @@ impl Checkpoints {
         self.own.clear();
         self.stable = image.sequence;
         self.diverged = false;
+        self.fetched = (!durable).then_some(image.sequence);
         self.push(image, durable);
         self.votes = self.votes.split_off(&self.stable);
     }
@@ -168,8 +172,18 @@ impl<S: Service> Replica<S> {
         }
     }
 
+    /// Whether clients may be told what the state here says. A state that is not the group's
+    /// answers nobody. Nor does one that a crash would take back: 2f+1 answers tell a client that
+    /// every later quorum knows of its operation.
+    pub(super) fn may_answer(&self) -> bool {
+        !self.checkpoints.diverged && self.checkpoints.fetched.is_none()
+    }
+
     pub(super) fn checkpoint_is_durable(&mut self, sequence: Sequence) {
         let me = self.me;
+        if self.checkpoints.fetched == Some(sequence) {
+            self.checkpoints.fetched = None;
+        }
         let Some(own) = self.checkpoints.own_mut(sequence) else { return };
         own.durable = true;
         let state = own.image.digest;

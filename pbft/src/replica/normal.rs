@@ -8,7 +8,7 @@ use super::{Ignored, Misbehaviour, Replica};
 use crate::crypto::{Digest, Domain, Kind};
 use crate::group::{ClientId, ReplicaId, Sequence};
 use crate::message::{
-    Answer, Batch, Commit, LeafPath, Message, PrePrepare, Prepare, Reply, Seal, Sequenced, Speaker,
+    Answer, Batch, Commit, LeafPath, Message, PrePrepare, Prepare, Reply, Seal, Sequenced, Speaker, wire,
 };
 use crate::mutation::{self, Mutation};
 use crate::service::Service;
@@ -86,13 +86,17 @@ impl<S: Service> Replica<S> {
         let mut operations = 0;
         for request in batch.requests.iter() {
             operations += request.body.operations.len();
-            self.check_request(&request.body)?;
+            self.check_request(request)?;
         }
         if operations > limits.batch_operations_max as usize {
             return Err("number of operations");
         }
-        // One request alone may fill a batch; its own limits bound it.
-        if batch.requests.len() > 1 && batch.bytes.len() > limits.batch_bytes_max as usize {
+        // One request alone may take more than a batch; its own limits bound it.
+        let alone = match &batch.requests[..] {
+            [request] => wire::BATCH_FIELDS_BYTES + request.batched_bytes(),
+            _ => 0,
+        };
+        if batch.bytes.len() > alone.max(limits.batch_bytes_max as usize) {
             return Err("number of bytes");
         }
         Ok(())
@@ -254,8 +258,7 @@ impl<S: Service> Replica<S> {
             let mut fresh = Vec::with_capacity(batch.requests.len());
             self.execution.execute(sequence, &batch, &mut fresh);
             self.retransmission.moved();
-            // A state that is not the group's answers nobody.
-            if !self.checkpoints.is_replaying() && !self.checkpoints.has_diverged() {
+            if !self.checkpoints.is_replaying() && self.may_answer() {
                 self.reply(&batch, &fresh);
                 if batch.seal {
                     self.seal(sequence, &batch, &fresh);

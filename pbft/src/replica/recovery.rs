@@ -106,6 +106,9 @@ impl<S: Service> Replica<S> {
             replica.log.forget_uncommitted();
             highest = replica.executed();
         }
+        // What was executed was prepared, and that is durable; that it was committed may be lost.
+        let prepared = replica.log.proposals().filter(|(_, slot, _)| slot.prepared);
+        replica.reads_from = prepared.map(|(sequence, ..)| sequence).max().unwrap_or_default();
         replica.resume_proposing(highest);
         replica.resume_checkpoints();
         replica.assert_invariants();
@@ -118,7 +121,15 @@ impl<S: Service> Replica<S> {
         records: &[(JournalPosition, Record)],
     ) -> Result<JournalPosition, RecoveryFailed> {
         let end = records.iter().rposition(|(_, record)| matches!(record, Record::SnapshotEnd { .. }));
-        let Some(end) = end else { return Ok(JournalPosition(0)) };
+        let Some(end) = end else {
+            // Records go only when a copy of the state supersedes them.
+            return match records.first() {
+                Some((position, _)) if *position > JournalPosition(1) => {
+                    Err(RecoveryFailed::Gap { position: *position, previous: JournalPosition(0) })
+                }
+                _ => Ok(JournalPosition(0)),
+            };
+        };
         let Record::SnapshotEnd { sequence, state } = records[end].1 else {
             unreachable!("found as one above")
         };

@@ -135,6 +135,9 @@ impl<S: Service> Replica<S> {
             pace.wake(self.now);
         }
         self.send_checkpoints(from, message.stable);
+        if message.executed >= self.log.high() {
+            return; // it lacks nothing that is here, or says any number
+        }
         let mut bytes_left = PRE_PREPARE_BYTES;
         let first = message.executed.max(self.log.low()).next();
         for place in first.0..=self.log.high().0 {

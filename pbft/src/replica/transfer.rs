@@ -14,6 +14,9 @@ use crate::time::Instant;
 #[derive(Debug, Default)]
 pub(super) struct Transfer {
     active: Option<Active>,
+    /// Whom the last transfer was from: the next one begins with somebody else, so that nobody can
+    /// hold this replica back by answering slowly.
+    last: Option<ReplicaId>,
 }
 
 #[derive(Debug)]
@@ -73,13 +76,15 @@ impl<S: Service> Replica<S> {
             times: 0,
             due: self.now,
         });
+        self.transfer.last = self.transfer.active.as_ref().map(|active| active.source);
         self.ask();
     }
 
-    /// The first source after this replica in the order of indices: so not all laggards ask one.
+    /// The first source after the last one, or after this replica, in the order of indices: so not
+    /// all laggards ask one.
     fn pick(&self, sources: Voters) -> Option<ReplicaId> {
-        let me = self.me;
-        sources.iter().find(|source| *source > me).or_else(|| sources.iter().next())
+        let last = self.transfer.last.unwrap_or(self.me);
+        sources.iter().find(|source| *source > last).or_else(|| sources.iter().next())
     }
 
     fn ask(&mut self) {
@@ -134,14 +139,17 @@ impl<S: Service> Replica<S> {
         }
         let sequence = active.sequence;
         let mut at = active.cursor;
+        let before = active.bytes;
         let in_order = message.pages.iter().all(|page| {
             let fits = page.at >= at && page.at.index < 1 << 30 && page.bytes.len() <= PAGE_BYTES_MAX;
             at = PageCursor { index: page.at.index.saturating_add(1), ..page.at };
             active.bytes += page.bytes.len() as u64;
             fits
         });
-        // Each stretch must move on, so that a transfer ends however long somebody draws it out.
-        let moves_on = message.next.is_none_or(|next| next >= at && next > active.cursor);
+        // Each stretch but the last is as full as pages allow, so that their number is bounded by
+        // the bytes of a state, and a transfer ends however long somebody draws it out.
+        let full = active.bytes - before + PAGE_BYTES_MAX as u64 > PAGES_BYTES as u64;
+        let moves_on = message.next.is_none_or(|next| full && next >= at && next > active.cursor);
         if !in_order || !moves_on || active.bytes > limit {
             self.accuse(Misbehaviour::WrongState { replica: from, sequence });
             return self.leave_source();

@@ -91,7 +91,7 @@ impl<S: Service> CameIn<'_, S> {
         let inner = &mut *self.shared.inner.borrow_mut();
         let principal = join.new_key.sender;
         let keychain = inner.replica.keychain_mut();
-        accept_key(keychain, &join.new_key)?;
+        let news = accept_key(keychain, &join.new_key)?;
         keychain
             .check_tag(principal, frame::JOINING, &self.nonce, join.tag)
             .map_err(|_| Refusal::Unproven)?;
@@ -101,6 +101,9 @@ impl<S: Service> CameIn<'_, S> {
             && (alone || matches!(self.principals.first(), Some(Principal::Replica(_))))
         {
             return Err(Refusal::Unproven);
+        }
+        if news {
+            inner.routes.forget_dialled(principal);
         }
         self.principals.insert(principal);
         inner.routes.join(principal, self.outgoing);

@@ -115,9 +115,12 @@ impl Outgoing {
         true
     }
 
-    /// Ends the connection.
+    /// Ends the connection, and lets go of what waits.
     pub(super) fn close(&self) {
-        self.state.borrow_mut().closed = true;
+        let state = &mut *self.state.borrow_mut();
+        state.closed = true;
+        state.pieces.clear();
+        state.bytes = 0;
         self.wake.notify_one();
     }
 
@@ -135,8 +138,15 @@ impl Outgoing {
         loop {
             self.wake.notified().await;
             while !self.try_flush() {
-                if self.is_closed() || self.stream.writable().await.is_err() {
+                if self.is_closed() {
                     return;
+                }
+                tokio::select! {
+                    ready = self.stream.writable() => if ready.is_err() {
+                        return;
+                    },
+                    // A peer that does not read must not keep what was closed.
+                    () = self.wake.notified() => {}
                 }
             }
             if self.is_closed() {
@@ -240,6 +250,44 @@ mod tests {
                 frame[0]
             })
             .collect()
+    }
+
+    struct Ignores;
+
+    impl Reader for Ignores {
+        fn on_frame(&mut self, _: Frame) -> Result<(), Refusal> {
+            Ok(())
+        }
+
+        fn on_read(&mut self) {}
+    }
+
+    #[tokio::test]
+    async fn closed_connection_to_a_deaf_peer_ends_and_keeps_nothing() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (_deaf, _) = listener.accept().await.unwrap();
+        let outgoing = Outgoing::new(stream, 10 * PIECE_BYTES);
+        while outgoing.take_dropped() == 0 {
+            outgoing.put_bytes(&[1; FRAME_BYTES]);
+            outgoing.flush();
+        }
+        let closing = async {
+            tokio::task::yield_now().await; // the connection waits for its peer by now
+            outgoing.close();
+            std::future::pending::<()>().await;
+        };
+        let mut reader = Ignores;
+        let ended = async {
+            tokio::select! {
+                ended = run(&outgoing, &mut reader) => ended,
+                () = closing => unreachable!("it never ends"),
+            }
+        };
+        let limit = std::time::Duration::from_secs(10);
+        assert!(matches!(tokio::time::timeout(limit, ended).await, Ok(Ended::Closed)));
+        assert_eq!(outgoing.state.borrow().bytes, 0);
+        assert!(outgoing.state.borrow().pieces.is_empty());
     }
 
     #[tokio::test]

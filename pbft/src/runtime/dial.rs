@@ -142,10 +142,11 @@ impl<D: Dialler> Reader for Dialled<'_, D> {
     }
 }
 
-/// Takes a key in; one that is superseded or repeated does no harm.
-pub(super) fn accept_key(keychain: &mut Keychain, new_key: &NewKey) -> Result<(), Refusal> {
+/// Takes a key in, and says whether it was news; one that is superseded or repeated does no harm.
+pub(super) fn accept_key(keychain: &mut Keychain, new_key: &NewKey) -> Result<bool, Refusal> {
     match keychain.accept(new_key) {
-        Ok(_) | Err(KeyRefused::OldEpoch { .. }) => Ok(()),
+        Ok(news) => Ok(news),
+        Err(KeyRefused::OldEpoch { .. }) => Ok(false),
         Err(_) => Err(Refusal::Unproven),
     }
 }

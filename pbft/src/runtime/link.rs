@@ -371,7 +371,7 @@ impl Dialler for Shared {
     fn on_new_key(&self, new_key: NewKey) -> Result<(), Refusal> {
         let inner = &mut *self.inner.borrow_mut();
         let mut members = inner.clients.iter_mut().flatten();
-        members.try_for_each(|member| accept_key(member.client.keychain_mut(), &new_key))?;
+        members.try_for_each(|member| accept_key(member.client.keychain_mut(), &new_key).map(drop))?;
         // Clients that are put on the link later need it, too.
         if let Principal::Replica(id) = new_key.sender
             && let Some(Some(connected)) = inner.replicas.get_mut(id.index())

@@ -56,6 +56,15 @@ impl Routes {
         }
     }
 
+    /// A replica has joined with a key that nobody had heard of: it has begun another life. What
+    /// was dialled to the one before may lead nowhere without a sign of it, when its machine went
+    /// down without a word; TCP takes minutes to find out.
+    pub(super) fn forget_dialled(&mut self, principal: Principal) {
+        if let Some(dead) = self.get_mut(principal).and_then(|route| route.dialled.take()) {
+            dead.close();
+        }
+    }
+
     pub(super) fn leave(&mut self, principal: Principal, outgoing: &Rc<Outgoing>) {
         let Some(route) = self.get_mut(principal) else { return };
         route.came_in.retain(|known| !Rc::ptr_eq(known, outgoing));
@@ -70,5 +79,31 @@ impl Routes {
         };
         outgoing.put(|out| frame::put_message(out, message));
         outgoing.note(&mut self.dirty);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::group::ReplicaId;
+
+    #[tokio::test]
+    async fn replica_in_another_life_is_answered_where_it_came_in() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let connect = || TcpStream::connect(listener.local_addr().unwrap());
+        let (dialled, came_in) = (connect().await.unwrap(), connect().await.unwrap());
+        let (dialled, came_in) = (Outgoing::new(dialled, 1), Outgoing::new(came_in, 1));
+        let peer = Principal::Replica(ReplicaId(0));
+        let route = Route { dialled: Some(Rc::clone(&dialled)), came_in: VecDeque::new() };
+        let mut routes = Routes { replicas: vec![route], clients: Vec::new(), dirty: Vec::new() };
+        routes.forget_dialled(peer);
+        routes.join(peer, &came_in);
+        assert!(dialled.is_closed(), "its task dials again");
+        assert!(routes.replicas[0].best().is_some_and(|best| Rc::ptr_eq(best, &came_in)));
+        assert!(!came_in.is_closed());
     }
 }

@@ -453,7 +453,7 @@ impl<S: Service> Dialler for Shared<S> {
     }
 
     fn on_new_key(&self, new_key: NewKey) -> Result<(), Refusal> {
-        accept_key(self.inner.borrow_mut().replica.keychain_mut(), &new_key)
+        accept_key(self.inner.borrow_mut().replica.keychain_mut(), &new_key).map(drop)
     }
 
     fn on_message(&self, message: Unverified<Message>) {
