@@ -678,7 +678,7 @@ impl Core {
                     "node {node} was tried {} times, and no worker of function `{}` answered",
                     item.failures, item.function
                 );
-                self.abort(now, run, inbound::failure("unavailable", detail));
+                self.abort(now, run, inbound::failure("function-unavailable", detail));
             }
             // It comes back when its lease lapses, to whoever can do it.
             Job::Other(taken) => self.around.layers.release(item.function, &taken.handle),
