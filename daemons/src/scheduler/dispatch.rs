@@ -358,14 +358,14 @@ impl<T> Dispatch<T> {
         free.saturating_sub(self.lanes[place(function)].waiting.len())
     }
 
-    /// Whether operations wait for a function of which no worker is connected.
+    /// Whether operations wait for a function of which no worker would take them.
     pub(crate) fn is_starving(&self, function: Function) -> bool {
         !self.lanes[place(function)].waiting.is_empty() && !self.has_worker(function)
     }
 
-    /// Whether a worker of this function is connected.
+    /// Whether a worker of this function is connected that is there to stay.
     pub(crate) fn has_worker(&self, function: Function) -> bool {
-        self.workers.values().any(|worker| worker.function == function)
+        self.workers.values().any(|worker| worker.function == function && !worker.draining)
     }
 
     /// A try that is at a worker.

@@ -335,3 +335,16 @@ proptest! {
         );
     }
 }
+
+#[test]
+fn a_function_whose_only_worker_drains_is_starving() {
+    let mut bench = Bench::new(8);
+    bench.dispatch.worker_up(WorkerId(1), Function::Add, 4);
+    bench.dispatch.worker_drains(WorkerId(1));
+    bench.offer([1]);
+    assert_eq!(bench.sent(), []);
+    assert!(bench.dispatch.is_starving(Function::Add));
+    bench.dispatch.worker_up(WorkerId(2), Function::Add, 4);
+    assert!(!bench.dispatch.is_starving(Function::Add));
+    assert_eq!(bench.sent(), [(2, vec![1])]);
+}
