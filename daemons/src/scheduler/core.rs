@@ -234,10 +234,16 @@ impl Core {
     fn on_start(&mut self, now: Instant, started: Started) {
         let id = started.ticket.id;
         if let Some(running) = self.runs.get_mut(&id) {
-            // Our lease had lapsed and the message came back to us: the run goes on under the new one.
+            // Our lease had lapsed and the message came back to us, or a repeat sent another: the run goes
+            // on under the new one. The old receipt names nothing any more in the first case; in the
+            // second its message would come back, again and again, until it is a dead letter.
             let old = std::mem::replace(&mut running.ticket.handle, started.ticket.handle);
+            if started.ticket.reply_to.is_some() {
+                running.ticket.reply_to = started.ticket.reply_to;
+            }
             if old != running.ticket.handle {
-                self.around.inbound.leases().release(&old);
+                let inbound = Arc::clone(&self.around.inbound);
+                self.tasks.spawn(async move { inbound.discard(&old).await });
             }
             return;
         }
