@@ -1,7 +1,7 @@
 //! The receipt of an expression: what anyone can check without the platform.
 //!
 //! It holds the expression, its result, and for every operation of its plan the operands, the result and
-//! the [`quorate_pbft::Receipt`] of the set that executed it. To verify it is to plan the expression
+//! the [`Receipt`] of the set that executed it. To verify it is to plan the expression
 //! again, to see that every operand is a number of the text, a parameter, or the result of the operation
 //! before it, and that at least 2f+1 replicas of a set have signed each operation with its result. There
 //! is nothing in it that is not checked.

@@ -6,7 +6,7 @@
 //!    └─conclude──┴──────────ended runs──────┘ └─◀──▶ Layers ◀──▶ layer queues, other schedulers
 //! ```
 //!
-//! One task, the [core](core::Core), owns all that changes: the runs and the dispatcher. Everything else
+//! One task, the core, owns all that changes: the runs and the dispatcher. Everything else
 //! waits for something (a queue, a connection, the store) and tells the core in an event. So no lock is
 //! held on the way of an operation, and nothing on that way polls.
 //!

@@ -70,11 +70,11 @@ fn a_plan_shows_waves_critical_path_and_time() {
         "\
 3 operations in 2 waves, at most 2 at once
 
-wave 1    #0    3 + 5
-          #1    4 / 2
-wave 2    #2    #0 * #1
+wave 1    n0    3 + 5
+          n1    4 / 2
+wave 2    n2    n0 * n1
 
-critical path  #0 → #2
+critical path  n0 → n2
 predicted      2 ms with 2 at once; one after another 3 ms
 ",
     );
@@ -94,16 +94,15 @@ fn a_plan_is_drawn_for_other_programs() {
         "\
 digraph plan {
   rankdir=BT;
-  node [shape=box, style=rounded];
-  n0 [label=\"#0: 1 + x\"];
-  n1 [label=\"#1: #0 * 2\"];
+  n0 [label=\"n0: 1 + x\"];
+  n1 [label=\"n1: n0 * 2\"];
   n0 -> n1;
 }
 ",
     );
     answers(
         &["plan", "(1+x)*2", "--mermaid"],
-        "flowchart BT\n  n0[\"#0: 1 + x\"]\n  n1[\"#1: #0 * 2\"]\n  n0 --> n1\n",
+        "flowchart BT\n  n0[\"n0: 1 + x\"]\n  n1[\"n1: n0 * 2\"]\n  n0 --> n1\n",
     );
     golden("plan.json", &run(&["plan", "(1+x)*2", "--json"]).out);
 }

@@ -20,6 +20,11 @@ pub use platform::{Platform, Response, Status};
 
 use std::{future::Future, time::Duration};
 
+/// The README's code, compiled and run as whoever pastes it would.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
+
 /// The longest that anything takes that has to happen: far above what it takes, so that a busy machine
 /// does not fail a test, and below the time-out of a test, so that the test can say what it waited for.
 pub const PATIENCE: Duration = Duration::from_secs(60);

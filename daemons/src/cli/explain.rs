@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 /// Characters of a number that are shown.
 const DIGITS: usize = 24;
 
-/// A node as a person writes it: `3 + 5`, `#0 * a`.
+/// A node as a person writes it: `3 + 5`, `n0 * a`.
 pub(super) fn label(plan: &Plan, node: NodeId) -> String {
     let [left, right] = plan.operands(node).map(|operand| match operand {
-        Operand::Node(node) => format!("#{}", node.get()),
+        Operand::Node(node) => format!("n{}", node.get()),
         Operand::Parameter(name) => name.to_owned(),
         Operand::Value(value) => shortened(&value.to_string()),
     });
@@ -35,7 +35,7 @@ pub(super) fn timeline(expression: &Expression, answer: &Answer) -> String {
         .iter()
         .map(|run| {
             [
-                format!("#{}", run.node),
+                format!("n{}", run.node),
                 nodes.get(&run.node).map(|node| label(&plan, *node)).unwrap_or_default(),
                 run.set.clone(),
                 format!("{:.3}", run.start_ms),

@@ -179,11 +179,11 @@ fn describe(graph: &Graph, shown: &Shown) -> String {
         for (at, node) in wave.iter().enumerate() {
             let head = if at == 0 { format!("wave {}", number + 1) } else { String::new() };
             let node = nodes[*node as usize];
-            line(format_args!("{head:<9} {:<5} {}", format!("#{}", node.get()), label(graph, node)));
+            line(format_args!("{head:<9} {:<5} {}", format!("n{}", node.get()), label(graph, node)));
         }
     }
     let path = &shown.critical_path;
-    let mut steps: Vec<_> = path.iter().take(12).map(|node| format!("#{node}")).collect();
+    let mut steps: Vec<_> = path.iter().take(12).map(|node| format!("n{node}")).collect();
     if path.len() > steps.len() {
         steps.push(format!("… {} more", path.len() - steps.len()));
     }

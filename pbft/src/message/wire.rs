@@ -186,9 +186,14 @@ pub fn decode_batch(bytes: Bytes) -> Result<Batch, Malformed> {
     let body = read::<pb::Batch>("batch", bytes.clone())?;
     at_most("requests", body.requests.len(), ELEMENTS_MAX)?;
     let requests = body.requests.into_iter().map(|relayed| {
+        let request = request_in(relayed.body.clone())?;
+        // One client's tags must never stand for another's words.
+        if request.client != ClientId(relayed.client) {
+            return Err(Malformed::Unknown { field: "client of a batch's request", value: relayed.client });
+        }
         Ok(Unverified {
-            sender: Principal::Client(ClientId(relayed.client)),
-            body: request_in(relayed.body.clone())?,
+            sender: Principal::Client(request.client),
+            body: request,
             bytes: relayed.body,
             proof: Proof::Authenticator(authenticator(relayed.authenticator)?),
         })
@@ -709,6 +714,16 @@ mod tests {
                 }
             },
         )
+    }
+
+    proptest! {
+        #[test]
+        fn a_request_under_another_client_s_name_is_refused(batch in any_batch(), shift in 1..u32::MAX) {
+            let mut body = pb::Batch::decode(batch.bytes).unwrap();
+            prop_assume!(!body.requests.is_empty());
+            body.requests[0].client = body.requests[0].client.wrapping_add(shift);
+            prop_assert!(decode_batch(body.encode_to_vec().into()).is_err());
+        }
     }
 
     proptest! {
