@@ -331,15 +331,24 @@ impl Core {
             Some(Said::Failure(failure)) => match failure.kind() {
                 Kind::DivisionByZero | Kind::Overflow | Kind::Invalid => Verdict::Answered,
                 Kind::Busy => Verdict::Busy,
+                // It had as long as the request had left.
+                Kind::Unavailable if self.is_over(now, Tag(outcome.tag)) => Verdict::Expired,
                 Kind::Unavailable | Kind::Unspecified => Verdict::Unavailable,
             },
             None => Verdict::Unavailable,
         };
         let answered = self.dispatch.on_outcome(now, worker, Tag(outcome.tag), verdict);
-        if verdict != Verdict::Answered {
+        if matches!(verdict, Verdict::Busy | Verdict::Unavailable) {
             self.around.meters.retried(1);
         }
         let Some(Answered { item, sent }) = answered else { return };
+        if verdict == Verdict::Expired {
+            if let Job::Other(taken) = item.payload {
+                let layers = Arc::clone(&self.around.layers);
+                self.tasks.spawn(async move { layers.discard(item.function, vec![taken.handle]).await });
+            }
+            return;
+        }
         let set = match self.workers.get(&worker) {
             Some(connected) => Arc::clone(&connected.set),
             None => return,
@@ -360,6 +369,17 @@ impl Core {
                 let owner = taken.message.owner;
                 self.reports.entry((function, owner)).or_default().push((report, taken.handle));
             }
+        }
+    }
+
+    /// Whether nobody waits any more for what is in flight under this tag, or only for as long as was cut
+    /// off when a worker was told in milliseconds how long it has.
+    fn is_over(&self, now: Instant, tag: Tag) -> bool {
+        let soon = Duration::from_millis(1);
+        match self.dispatch.in_flight(tag).map(|at| &at.item.payload) {
+            Some(Job::Own { run, .. }) => self.runs.get(run).is_none_or(|run| run.deadline <= now + soon),
+            Some(Job::Other(taken)) => taken.message.deadline_ms <= epoch_ms() + 1,
+            None => false,
         }
     }
 
