@@ -43,8 +43,8 @@ const TICK: Duration = Duration::from_millis(100);
 /// Requests of callers that may wait.
 const REQUESTS_MAX: usize = 256;
 
-/// Between restarts of a member that does not stay up; doubles, and is forgotten once it was ready for
-/// as long as the upper bound.
+/// Between restarts of a member that does not stay up; doubles, and is forgotten once it has run without
+/// a fault for as long as the upper bound.
 const RESTART_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
 /// Identities kept in stock for the next sets, when the service has nothing else to do.
@@ -155,7 +155,7 @@ struct Cluster {
     made: mpsc::UnboundedSender<(String, Result<SetKeys, IdentityError>)>,
     /// Since when a set has its state, as far as this service has seen.
     since: HashMap<String, (SetState, Instant)>,
-    /// Restarts of each pod that did not stay up, and when the last was.
+    /// Restarts of each pod that did not stay up, and when the last was or is due.
     restarts: HashMap<String, (u32, Instant)>,
     /// When each pod was last ordered, for a while.
     started: HashMap<String, Instant>,
@@ -179,9 +179,9 @@ impl Cluster {
             }
         }
         for function in FUNCTIONS {
-            let least = self.config.functions.of(function).pods_min;
+            let (least, most) = self.bounds(function);
             let count = self.desired.entry(function).or_default();
-            *count = (*count).max(least);
+            *count = (*count).clamp(least, most);
         }
         let (records, _) = self.engine.store().list(SETS).await?;
         for entry in records {
@@ -301,10 +301,9 @@ impl Cluster {
     async fn on_request(&mut self, request: Request) -> Result<(), ClusterError> {
         match request {
             Request::Scale { function, desired, at_least, reason, answer } => {
-                let least = self.config.functions.of(function).pods_min;
-                let most = self.config.functions.of(function).pods_max;
+                let (least, most) = self.bounds(function);
                 let now = self.desired.get(&function).copied().unwrap_or(0);
-                let wanted = if at_least { desired.max(now) } else { desired }.clamp(least, most.max(least));
+                let wanted = if at_least { desired.max(now) } else { desired }.clamp(least, most);
                 if wanted != now {
                     tracing::info!(%function, from = now, to = wanted, %reason, "desired sets");
                     self.set_desired(function, wanted).await?;
@@ -314,7 +313,8 @@ impl Cluster {
             Request::Create { function, answer } => {
                 let now = self.desired.get(&function).copied().unwrap_or(0);
                 let before: Vec<_> = self.making.keys().cloned().collect();
-                self.set_desired(function, now.saturating_add(1)).await?;
+                let (_, most) = self.bounds(function);
+                self.set_desired(function, now.saturating_add(1).min(most)).await?;
                 self.apply_desired().await?;
                 let name = self.making.keys().find(|name| !before.contains(name)).cloned();
                 let _ = answer.send(name);
@@ -341,6 +341,12 @@ impl Cluster {
         Ok(())
     }
 
+    /// The fewest and the most sets that the configuration allows.
+    fn bounds(&self, function: Function) -> (u32, u32) {
+        let function = self.config.functions.of(function);
+        (function.pods_min, function.pods_max.max(function.pods_min))
+    }
+
     async fn set_desired(&mut self, function: Function, count: u32) -> Result<(), ClusterError> {
         let key = format!("{DESIRED}{}", function.name());
         self.engine.store().put(&key, count.to_string().into(), None).await?;
@@ -364,7 +370,8 @@ impl Cluster {
             self.start_again(&fault.pod, fault.incarnation).await?;
         }
         self.since.retain(|name, _| self.sets.contains_key(name));
-        self.restarts.retain(|_, (_, last)| now.duration_since(*last) <= RESTART_PAUSE.1);
+        // One that is still due has run for no time at all.
+        self.restarts.retain(|_, (_, last)| now.saturating_duration_since(*last) <= RESTART_PAUSE.1);
         for (name, set) in &self.sets {
             let since = self.since.entry(name.clone()).or_insert((set.state, now));
             if since.0 != set.state {
@@ -489,6 +496,10 @@ fn peers_of(set: &SetRecord) -> Told {
 fn apply_said(set: &mut SetRecord, pod: &str, said: &Said) {
     let is_worker = set.worker.pod == pod;
     let Some(member) = set.member_mut(pod) else { return };
+    // A life that was found down does not come back, whatever it said before and is heard again.
+    if member.state == MemberState::Down {
+        return;
+    }
     match said {
         Said::Listening { address, transport } => {
             member.address = Some(address.clone());
@@ -500,5 +511,50 @@ fn apply_said(set: &mut SetRecord, pod: &str, said: &Said) {
                 set.state = SetState::Ready;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::Replication, set::Member};
+
+    fn plain(state: SetState, member: MemberState) -> SetRecord {
+        SetRecord {
+            name: "add-0".into(),
+            function: Function::Add,
+            replication: Replication::None,
+            state,
+            worker: Member {
+                pod: "add-0-worker".into(),
+                state: member,
+                address: None,
+                transport: None,
+                pid: None,
+                incarnation: 1,
+            },
+            replicas: Vec::new(),
+            genesis: None,
+        }
+    }
+
+    #[test]
+    fn a_worker_that_starts_and_says_that_it_is_ready_makes_its_set_ready() {
+        for state in [SetState::Starting, SetState::Paused] {
+            let mut set = plain(state, MemberState::Starting);
+            apply_said(&mut set, "add-0-worker", &Said::Ready);
+            assert_eq!((set.state, set.worker.state), (SetState::Ready, MemberState::Ready));
+        }
+    }
+
+    #[test]
+    fn a_life_that_was_found_down_is_not_ready_again_when_its_words_are_heard_again() {
+        let before = plain(SetState::Paused, MemberState::Down);
+        let mut set = before.clone();
+        let listening = Said::Listening { address: "127.0.0.1:1".into(), transport: None };
+        for said in [listening, Said::Ready] {
+            apply_said(&mut set, "add-0-worker", &said);
+        }
+        assert_eq!(set, before);
     }
 }

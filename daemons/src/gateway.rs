@@ -169,6 +169,20 @@ impl Gateway {
     }
 }
 
+/// What the path names; one that is no text is a problem document.
+struct Path<T>(T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        axum::extract::Path::from_request_parts(parts, state)
+            .await
+            .map(|axum::extract::Path(path)| Self(path))
+            .map_err(|refused| problem::MALFORMED_PATH.with(refused.body_text()))
+    }
+}
+
 /// The query string; one that is malformed is a problem document.
 struct Query<T>(T);
 

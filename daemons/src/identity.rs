@@ -209,6 +209,9 @@ fn load_public(path: PathBuf) -> Result<Member, IdentityError> {
 /// Writes a key pair. Another process may be doing the same: the first to put the private half there
 /// wins, and both use that.
 fn install(path: &Path, identity: &Identity) -> Result<(), IdentityError> {
+    // A public half whose private one was moved away is of another pair. Should another process have
+    // written it just now, it is derived again.
+    let _ = fs::remove_file(path.with_extension("pub"));
     if write_new(path, &identity.to_pkcs8())? {
         write_new(&path.with_extension("pub"), &identity.public_key().to_der())?;
     }
@@ -300,6 +303,17 @@ mod tests {
         assert_ne!(first.worker.public, first.replicas[0].public);
         assert_eq!(load(&first.worker.path).unwrap().public_key(), &first.worker.public);
         assert_eq!(identities.sets().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_key_that_was_moved_away_is_replaced_with_both_its_halves() {
+        let data = tempfile::tempdir().unwrap();
+        let identities = Identities::at(data.path());
+        let before = identities.obtain("add-0", 0).unwrap().worker;
+        fs::remove_file(&before.path).unwrap();
+        let after = identities.obtain("add-0", 0).unwrap().worker;
+        assert_ne!(after.public, before.public);
+        assert_eq!(load(&after.path).unwrap().public_key(), &after.public);
     }
 
     #[test]

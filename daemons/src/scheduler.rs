@@ -119,14 +119,18 @@ pub async fn run(
         credits,
         scale,
     };
-    let core = tokio::spawn(Core::new(around).run(core_events, shutdown.clone()));
+    let mut core = tokio::spawn(Core::new(around).run(core_events, shutdown.clone()));
     let served = tokio::select! {
         served = server => served.map_err(SchedulerError::Server),
         () = shutdown::requested(&mut shutdown) => Ok(()),
+        // A scheduler without its core, or without one of those who wait for it, would take requests and
+        // let them lie: it ends, and another runs them.
+        Err(panic) = &mut core => Err(SchedulerError::Part(panic)),
+        Some(Err(panic)) = tasks.join_next() => Err(SchedulerError::Part(panic)),
     };
     tasks.abort_all();
     if served.is_ok() {
-        core.await.map_err(SchedulerError::Core)?;
+        core.await.map_err(SchedulerError::Part)?;
     } else {
         core.abort();
     }
@@ -147,7 +151,7 @@ pub enum SchedulerError {
     /// The server ended.
     #[error("the server ended: {0}")]
     Server(#[source] tonic::transport::Error),
-    /// The core panicked.
-    #[error("the scheduler's core ended: {0}")]
-    Core(#[source] tokio::task::JoinError),
+    /// One of its tasks panicked.
+    #[error("a part of the scheduler ended: {0}")]
+    Part(#[source] tokio::task::JoinError),
 }

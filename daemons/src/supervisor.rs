@@ -61,7 +61,7 @@ pub enum FromControl {
         /// The gateway's URL.
         url: String,
     },
-    /// It can't start, and trying again would not help.
+    /// It can't start. When it never served, trying again would not help.
     Refused {
         /// Why.
         reason: String,
@@ -245,7 +245,14 @@ async fn supervise(
                         }
                         url.send_replace(Some(at));
                     }
-                    Ok(FromControl::Refused { reason }) => break Err(SupervisorError::Refused { reason }),
+                    Ok(FromControl::Refused { reason }) if url.borrow().is_none() => {
+                        break Err(SupervisorError::Refused { reason });
+                    }
+                    // It has served before: what is in its way now (a full disk, a taken port) may pass,
+                    // and the pods live on meanwhile. It ends by itself, and is started again.
+                    Ok(FromControl::Refused { reason }) => {
+                        tracing::error!(%reason, "the control plane can't start; it is tried again");
+                    }
                     Err(error) => tracing::warn!(%error, "a line of the control plane was not understood"),
                 },
                 // Its output has ended, and so has the process, or it is about to.

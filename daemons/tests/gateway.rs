@@ -1,23 +1,28 @@
 //! The gateway from outside: real HTTP over a real engine, with a stand-in for the scheduler that
 //! computes by itself when it is told to.
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
 use quorate::{
     api::{Answer, Problem, QueueStatus, Status, Submission},
     client::{Client, ClientError},
-    config::{Config, Durability},
+    config::{Config, Durability, Replication},
     engine::{Conclusion, Engine},
     gateway,
-    queue::{Message, QueueName},
-    records::{Failure, Lookup, Outcome, Request},
+    queue::{DeadLetter, Depth, Handle, Message, Queue, QueueError, QueueName},
+    records::{Created, Failure, Finished, Lookup, NewRecord, Outcome, Records, RecordsError, Request},
     sqlite::SqliteEngine,
+    store::{Entry, LeaseId, Revision, Store, StoreError, Watch},
 };
 use quorate_dag::{Expression, Limits, Parameters, Value};
 use std::{
     net::SocketAddr,
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::{
@@ -116,7 +121,7 @@ fn open(folder: &Path) -> Arc<SqliteEngine> {
 
 async fn start(
     config: &Config,
-    engine: Arc<SqliteEngine>,
+    engine: Arc<dyn Engine>,
     address: &str,
 ) -> (SocketAddr, watch::Sender<bool>, JoinHandle<()>) {
     let listener = TcpListener::bind(address).await.expect("a port");
@@ -379,9 +384,6 @@ async fn ids_that_are_unknown_malformed_or_expired_are_told_apart() {
     .await;
     let (_, text) = bench.send(Method::POST, "/v1/expressions", r#"{"expression": "1+1"}"#).await;
     let accepted = answer(&text).id;
-    let inbound = bench.engine.queue(&QueueName::inbound()).await.expect("a queue");
-    let messages = inbound.receive(1, Duration::from_secs(5), PATIENCE).await.expect("receives");
-    conclude(&*bench.engine, &messages[0]).await;
     let started = Instant::now();
     while bench.engine.records().expire(10).await.expect("expires") == 0 {
         assert!(started.elapsed() < PATIENCE, "nothing expires");
@@ -511,6 +513,268 @@ async fn receipts_are_for_who_asked() {
 }
 
 #[tokio::test]
+async fn a_receipt_that_nobody_would_sign_is_refused_at_the_door() {
+    let bench = Bench::idle(|config| config.functions.mul.replication = Replication::None).await;
+    for (expression, status, kind) in
+        [("(1+2)*3", 422, Some("receipt-unavailable")), ("(1+2)-3", 202, None), ("7", 202, None)]
+    {
+        let body = format!(r#"{{"expression": "{expression}", "receipt": true}}"#);
+        let (code, text) = bench.send(Method::POST, "/v1/expressions", &body).await;
+        assert_eq!(code.as_u16(), status, "{expression}: {text}");
+        if let Some(kind) = kind {
+            let problem = problem(&text);
+            assert_eq!(problem.kind, kind);
+            assert!(problem.detail.contains("`mul`"), "{}", problem.detail);
+        }
+    }
+    assert_eq!(bench.engine.records().accepted().await.expect("counts"), 2);
+}
+
+#[tokio::test]
+async fn a_failure_that_stands_does_not_ask_its_client_to_come_again() {
+    let bench = Bench::idle(|_| {}).await;
+    let (_, text) = bench.send(Method::POST, "/v1/expressions", r#"{"expression": "1+2"}"#).await;
+    let failure = Failure { kind: "function-unavailable".into(), detail: "no worker".into(), span: None };
+    let outcome = Outcome { result: Err(failure), nodes: 1, elapsed_ms: 1.0, timeline: Vec::new() };
+    let id = answer(&text).id;
+    bench.engine.records().finish(id, outcome, None).await.expect("finishes");
+    let (_, text) = bench.send(Method::GET, &format!("/v1/expressions/{id}"), "").await;
+    let error = answer(&text).error.expect("it failed");
+    assert_eq!((error.status, error.kind.as_str()), (504, "function-unavailable"));
+}
+
+/// An engine that can be away: then each of its parts says so, and nothing changes.
+struct Flaky {
+    engine: Arc<SqliteEngine>,
+    away: Arc<AtomicBool>,
+    /// Reads of records that were refused.
+    refused: watch::Sender<u32>,
+}
+
+/// A part of it.
+struct FlakyQueue {
+    queue: Arc<dyn Queue>,
+    away: Arc<AtomicBool>,
+}
+
+fn source() -> Box<dyn std::error::Error + Send + Sync> {
+    "it is away".into()
+}
+
+impl Flaky {
+    fn records_are_there(&self) -> Result<&dyn Records, RecordsError> {
+        let away = self.away.load(Ordering::SeqCst);
+        if away { Err(RecordsError::Unavailable { source: source() }) } else { Ok(self.engine.records()) }
+    }
+
+    fn store_is_there(&self) -> Result<&dyn Store, StoreError> {
+        let away = self.away.load(Ordering::SeqCst);
+        if away { Err(StoreError::Unavailable { source: source() }) } else { Ok(self.engine.store()) }
+    }
+
+    fn queue_is_there(&self, name: &QueueName) -> Result<(), QueueError> {
+        let away = self.away.load(Ordering::SeqCst);
+        if away { Err(QueueError::Unavailable { queue: name.clone(), source: source() }) } else { Ok(()) }
+    }
+}
+
+impl FlakyQueue {
+    fn is_there(&self) -> Result<&dyn Queue, QueueError> {
+        if self.away.load(Ordering::SeqCst) {
+            return Err(QueueError::Unavailable { queue: self.queue.name().clone(), source: source() });
+        }
+        Ok(&*self.queue)
+    }
+}
+
+#[async_trait]
+impl Engine for Flaky {
+    async fn queue(&self, name: &QueueName) -> Result<Arc<dyn Queue>, QueueError> {
+        self.queue_is_there(name)?;
+        let queue = self.engine.queue(name).await?;
+        Ok(Arc::new(FlakyQueue { queue, away: self.away.clone() }))
+    }
+
+    async fn queues(&self) -> Result<Vec<QueueName>, QueueError> {
+        self.queue_is_there(&QueueName::inbound())?;
+        self.engine.queues().await
+    }
+
+    fn records(&self) -> &dyn Records {
+        self
+    }
+
+    fn store(&self) -> &dyn Store {
+        self
+    }
+}
+
+#[async_trait]
+impl Records for Flaky {
+    async fn create(&self, record: NewRecord) -> Result<Created, RecordsError> {
+        self.records_are_there()?.create(record).await
+    }
+    async fn get(&self, id: Uuid) -> Result<Lookup, RecordsError> {
+        let records =
+            self.records_are_there().inspect_err(|_| self.refused.send_modify(|count| *count += 1))?;
+        records.get(id).await
+    }
+    async fn finish(
+        &self,
+        id: Uuid,
+        outcome: Outcome,
+        receipt: Option<Bytes>,
+    ) -> Result<Finished, RecordsError> {
+        self.records_are_there()?.finish(id, outcome, receipt).await
+    }
+    async fn receipt(&self, id: Uuid) -> Result<Option<Bytes>, RecordsError> {
+        self.records_are_there()?.receipt(id).await
+    }
+    async fn overdue(&self, age: Duration, max: usize) -> Result<Vec<Uuid>, RecordsError> {
+        self.records_are_there()?.overdue(age, max).await
+    }
+    async fn accepted(&self) -> Result<u64, RecordsError> {
+        self.records_are_there()?.accepted().await
+    }
+    async fn expire(&self, max: usize) -> Result<u64, RecordsError> {
+        self.records_are_there()?.expire(max).await
+    }
+}
+
+#[async_trait]
+impl Store for Flaky {
+    async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        self.store_is_there()?.get(key).await
+    }
+    async fn put(&self, key: &str, value: Bytes, lease: Option<LeaseId>) -> Result<Revision, StoreError> {
+        self.store_is_there()?.put(key, value, lease).await
+    }
+    async fn delete(&self, key: &str) -> Result<bool, StoreError> {
+        self.store_is_there()?.delete(key).await
+    }
+    async fn list(&self, prefix: &str) -> Result<(Vec<Entry>, Revision), StoreError> {
+        self.store_is_there()?.list(prefix).await
+    }
+    async fn compare_and_swap(
+        &self,
+        key: &str,
+        seen: Option<Revision>,
+        value: Option<Bytes>,
+        lease: Option<LeaseId>,
+    ) -> Result<Revision, StoreError> {
+        self.store_is_there()?.compare_and_swap(key, seen, value, lease).await
+    }
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        self.store_is_there()?.grant(ttl).await
+    }
+    async fn renew(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.store_is_there()?.renew(lease).await
+    }
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.store_is_there()?.revoke(lease).await
+    }
+    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
+        self.store_is_there()?.watch(prefix, from).await
+    }
+}
+
+#[async_trait]
+impl Queue for FlakyQueue {
+    fn name(&self) -> &QueueName {
+        self.queue.name()
+    }
+    async fn send(&self, bodies: Vec<Bytes>) -> Result<(), QueueError> {
+        self.is_there()?.send(bodies).await
+    }
+    async fn receive(&self, max: usize, lease: Duration, wait: Duration) -> Result<Vec<Message>, QueueError> {
+        self.is_there()?.receive(max, lease, wait).await
+    }
+    async fn extend(&self, handles: &[Handle], lease: Duration) -> Result<(), QueueError> {
+        self.is_there()?.extend(handles, lease).await
+    }
+    async fn delete(&self, handles: &[Handle]) -> Result<(), QueueError> {
+        self.is_there()?.delete(handles).await
+    }
+    async fn depth(&self) -> Result<Depth, QueueError> {
+        self.is_there()?.depth().await
+    }
+    async fn dead_letters(&self, max: usize) -> Result<Vec<DeadLetter>, QueueError> {
+        self.is_there()?.dead_letters(max).await
+    }
+    async fn redrive(&self) -> Result<u64, QueueError> {
+        self.is_there()?.redrive().await
+    }
+}
+
+#[tokio::test]
+async fn without_its_engine_the_gateway_takes_nothing_loses_nothing_and_comes_back() {
+    let mut bench = Bench::idle(|_| {}).await;
+    let away = Arc::new(AtomicBool::new(false));
+    let (refused, mut refusals) = watch::channel(0);
+    let flaky = Arc::new(Flaky { engine: bench.engine.clone(), away: away.clone(), refused });
+    let (address, _end, _gateway) = start(&bench.config, flaky, "127.0.0.1:0").await;
+    bench.address = address;
+    let (code, text) = bench.send(Method::POST, "/v1/expressions", r#"{"expression": "1+2"}"#).await;
+    assert_eq!(code, StatusCode::ACCEPTED);
+    let id = answer(&text).id;
+
+    // One who waits has been accepted: that stays so while the engine is away.
+    let patient = bench.client();
+    let waiting = tokio::spawn(async move {
+        let mut client = patient;
+        let body = Bytes::from_static(br#"{"expression": "2*3"}"#);
+        client.send(Method::POST, "/v1/expressions?wait=15", &[], body, PATIENCE).await.expect("an answer")
+    });
+    // Its message is the last thing that acceptance writes.
+    let inbound = bench.engine.queue(&QueueName::inbound()).await.expect("a queue");
+    while inbound.depth().await.expect("counts").waiting < 2 {
+        tokio::task::yield_now().await;
+    }
+
+    away.store(true, Ordering::SeqCst);
+    let body = r#"{"expression": "1+1"}"#;
+    let close = "Host: a\r\nConnection: close\r\n";
+    for request in [
+        format!("POST /v1/expressions?wait=5 HTTP/1.1\r\n{close}Content-Length: 21\r\n\r\n{body}"),
+        format!(
+            "POST /v1/expressions HTTP/1.1\r\nIdempotency-Key: k\r\n{close}Content-Length: 21\r\n\r\n{body}"
+        ),
+        format!("GET /v1/expressions/{id} HTTP/1.1\r\n{close}\r\n"),
+        format!("GET /v1/expressions/{id}?wait=15 HTTP/1.1\r\n{close}\r\n"),
+        format!("GET /v1/expressions/{id}/events HTTP/1.1\r\n{close}\r\n"),
+        format!("GET /v1/receipts/{id} HTTP/1.1\r\n{close}\r\n"),
+        format!("GET /v1/status HTTP/1.1\r\n{close}\r\n"),
+        format!("GET /v1/queues HTTP/1.1\r\n{close}\r\n"),
+        format!("GET /readyz HTTP/1.1\r\n{close}\r\n"),
+    ] {
+        let answer = bench.raw(&request).await;
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{request}: {answer}");
+        assert!(answer.contains("\r\nretry-after: 1\r\n"), "{request}: {answer}");
+        assert!(answer.contains(r#""kind":"unavailable""#), "{request}: {answer}");
+    }
+    // The process is well, and its metrics say what they last knew.
+    for path in ["/healthz", "/metrics"] {
+        assert_eq!(bench.send(Method::GET, path, "").await.0, StatusCode::OK);
+    }
+    assert_eq!(bench.engine.records().accepted().await.expect("counts"), 2);
+    // Four of the requests above read a record; the next to be refused is the one who waits.
+    tokio::time::timeout(PATIENCE, refusals.wait_for(|count| *count > 4))
+        .await
+        .expect("looks")
+        .expect("lives");
+
+    away.store(false, Ordering::SeqCst);
+    assert_eq!(bench.send(Method::GET, "/readyz", "").await.0, StatusCode::OK);
+    bench.schedule();
+    let (code, body) = waiting.await.expect("does not panic");
+    let text = String::from_utf8(body.to_vec()).expect("text");
+    assert_eq!((code, answer(&text).result.as_deref()), (StatusCode::OK, Some("6")), "{text}");
+    let (_, text) = bench.send(Method::GET, &format!("/v1/expressions/{id}?wait=15"), "").await;
+    assert_eq!(answer(&text).result.as_deref(), Some("3"));
+    assert_eq!(bench.calculate("1+1").await.expect("an answer").result.as_deref(), Some("2"));
+}
+
+#[tokio::test]
 async fn what_is_accepted_survives_the_gateway() {
     let bench = Bench::idle(|_| {}).await;
     let (_, text) = bench.send(Method::POST, "/v1/expressions", r#"{"expression": "7*6"}"#).await;
@@ -588,6 +852,9 @@ async fn everything_that_is_refused_is_a_problem_document() {
     for (method, path, body, status, kind) in [
         (Method::GET, "/nowhere", "", 404, "not-found"),
         (Method::DELETE, "/v1/expressions", "", 405, "method-not-allowed"),
+        (Method::GET, "/v1/expressions/%FF", "", 400, "malformed-path"),
+        (Method::GET, "/v1/receipts/%FF", "", 400, "malformed-path"),
+        (Method::POST, "/v1/queues/%FF/redrive", "", 400, "malformed-path"),
         (Method::POST, "/v1/expressions?wait=soon", "", 400, "malformed-query"),
         (Method::POST, "/v1/expressions?wait=-1", "", 400, "malformed-query"),
         (Method::POST, "/v1/expressions?wiat=1", "", 400, "malformed-query"),

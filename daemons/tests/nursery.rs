@@ -4,8 +4,8 @@
 
 use quorate::{
     backend::{
-        PodDaemon, PodEvent, Stop,
-        process::{Nursery, Order, Program, Report},
+        Backend, PodDaemon, PodEvent, RunningPod, Stop,
+        process::{Nursery, Order, ProcessBackend, Program, Report},
     },
     pod::{Said, Told},
 };
@@ -60,8 +60,8 @@ async fn a_pod_says_where_it_listens_is_told_its_peers_and_ends_with_its_pipe() 
         told: Told::Peers { transports: vec![Some("127.0.0.1:2".into())] },
     });
     assert!(matches!(next(&mut nursery).await, PodEvent::Said { said: Said::Ready, .. }));
-    let listed = nursery.carry_out(Order::List);
-    let [Report::Running(running)] = &listed[..] else { panic!("{listed:?}") };
+    let listed = nursery.carry_out(Order::List { question: 7 });
+    let [Report::Running { question: 7, pods: running }] = &listed[..] else { panic!("{listed:?}") };
     assert_eq!(running[0].said.len(), 2);
     nursery.carry_out(Order::Stop { pod: "add-0-worker".into(), how: Stop::Gently });
     assert!(matches!(next(&mut nursery).await, PodEvent::Ended { incarnation: 1, .. }));
@@ -89,7 +89,7 @@ async fn a_pod_is_started_again_only_when_its_former_life_has_ended() {
 
 #[tokio::test]
 async fn a_pod_that_is_killed_is_reported_with_its_status() {
-    let Fixture { mut nursery, _folder } = nursery(ECHO);
+    let Fixture { mut nursery, _folder } = nursery(STUBBORN);
     nursery.carry_out(start("add-0-worker", 7));
     assert!(matches!(next(&mut nursery).await, PodEvent::Said { .. }));
     nursery.carry_out(Order::Stop { pod: "add-0-worker".into(), how: Stop::Now });
@@ -115,4 +115,22 @@ async fn a_binary_that_can_t_be_run_is_a_pod_that_ended() {
     let reports = nursery.carry_out(start("add-0-worker", 1));
     let [Report::Event(PodEvent::Ended { status, .. })] = &reports[..] else { panic!("{reports:?}") };
     assert!(status.contains("/nowhere/quorate"), "{status}");
+}
+
+#[tokio::test]
+async fn a_list_of_pods_that_got_lost_is_asked_for_again() {
+    let (orders, mut given) = tokio::sync::mpsc::unbounded_channel();
+    let (reports, told) = tokio::sync::mpsc::unbounded_channel();
+    let (backend, _events) = ProcessBackend::new(&PathBuf::from("/nowhere"), orders, told);
+    let answering = tokio::spawn(async move {
+        let Some(Order::List { .. }) = given.recv().await else { panic!("asks") };
+        // No answer to the first.
+        let Some(Order::List { question }) = given.recv().await else { panic!("asks again") };
+        let pod = RunningPod { pod: "add-0-worker".into(), incarnation: 1, pid: None, said: Vec::new() };
+        reports.send(Report::Running { question, pods: vec![pod] }).unwrap();
+    });
+    let listed = backend.list();
+    let pods = tokio::time::timeout(Duration::from_secs(60), listed).await.expect("in time").unwrap();
+    assert_eq!(pods[0].pod, "add-0-worker");
+    answering.await.unwrap();
 }

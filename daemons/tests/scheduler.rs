@@ -522,6 +522,37 @@ async fn a_finished_request_that_comes_again_is_only_announced_again() {
 }
 
 #[tokio::test]
+async fn repeats_of_a_request_that_runs_leave_one_message_and_the_last_is_told() {
+    let platform = Platform::new(config(256));
+    let _scheduler = platform.scheduler();
+    let (worker, mut taken) = platform.mute_worker(Function::Add).await;
+    let id = platform.submit(request("1+2"), PATIENCE).await;
+    taken.recv().await.unwrap();
+    let inbound = platform.engine.queue(&QueueName::inbound()).await.unwrap();
+    let reply_to = format!("outbound-again-{id}");
+    for reply_to in [Some("outbound-gone"), None, Some(&*reply_to)] {
+        let message = serde_json::json!({ "id": id, "reply_to": reply_to }).to_string();
+        inbound.send(vec![message.into()]).await.unwrap();
+        let left = async {
+            loop {
+                let depth = inbound.depth().await.unwrap();
+                if (depth.waiting, depth.in_flight) == (0, 1) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, left).await.expect("one message is left");
+    }
+    worker.kill();
+    let _successor = platform.worker(Function::Add, 2).await;
+    let outbound = platform.engine.queue(&QueueName::named(&reply_to)).await.unwrap();
+    assert_eq!(outbound.receive(1, PATIENCE, PATIENCE).await.unwrap().len(), 1);
+    let Lookup::Found(record) = platform.engine.records().get(id).await.unwrap() else { panic!() };
+    assert_eq!(record.outcome.unwrap().result, Ok("3".into()));
+}
+
+#[tokio::test]
 async fn samples_count_what_arrived_and_what_was_answered() {
     let platform = Platform::new(config(256));
     let (_workers, scheduler) = (platform.workers().await, platform.scheduler());

@@ -12,12 +12,13 @@ use std::{
     collections::HashMap,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     process::{Child, ChildStdin, ChildStdout, Command},
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
 };
 
 /// How long a pod has to end by itself after its lifeline closed.
@@ -28,6 +29,9 @@ const LINE_BYTES_MAX: u64 = 64 << 10;
 
 /// Lines to a pod that may wait to be written; one that does not read is told nothing more.
 const TOLD_MAX: usize = 64;
+
+/// How long the supervisor has to list the pods before it is asked again.
+const ANSWER: Duration = Duration::from_secs(1);
 
 /// What the control plane asks of the supervisor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -59,7 +63,10 @@ pub enum Order {
         told: Told,
     },
     /// Report all that run.
-    List,
+    List {
+        /// Which question this is: its answer says it, so that a lost answer is not taken for the next.
+        question: u64,
+    },
 }
 
 /// What the supervisor tells the control plane.
@@ -69,14 +76,21 @@ pub enum Report {
     /// Something became of a pod.
     Event(PodEvent),
     /// The answer to [`Order::List`].
-    Running(Vec<RunningPod>),
+    Running {
+        /// To which question.
+        question: u64,
+        /// All that run.
+        pods: Vec<RunningPod>,
+    },
 }
 
 /// The cluster service's side.
 pub struct ProcessBackend {
     folder: PathBuf,
     orders: mpsc::UnboundedSender<Order>,
-    lists: mpsc::UnboundedSender<oneshot::Sender<Vec<RunningPod>>>,
+    /// The last question and what was answered to it.
+    answered: watch::Receiver<(u64, Vec<RunningPod>)>,
+    questions: AtomicU64,
 }
 
 impl ProcessBackend {
@@ -88,7 +102,7 @@ impl ProcessBackend {
         orders: mpsc::UnboundedSender<Order>,
         mut reports: mpsc::UnboundedReceiver<Report>,
     ) -> (Self, mpsc::UnboundedReceiver<PodEvent>) {
-        let (lists, mut asked) = mpsc::unbounded_channel::<oneshot::Sender<Vec<RunningPod>>>();
+        let (answer, answered) = watch::channel((0, Vec::new()));
         let (events, event_list) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             while let Some(report) = reports.recv().await {
@@ -97,16 +111,14 @@ impl ProcessBackend {
                         // Nobody listens any more: the daemon is ending.
                         let _ = events.send(event);
                     }
-                    // Answers come in the order of the questions.
-                    Report::Running(pods) => {
-                        if let Ok(answer) = asked.try_recv() {
-                            let _ = answer.send(pods);
-                        }
+                    Report::Running { question, pods } => {
+                        answer.send_replace((question, pods));
                     }
                 }
             }
         });
-        (Self { folder: folder.into(), orders, lists }, event_list)
+        let questions = AtomicU64::new(0);
+        (Self { folder: folder.into(), orders, answered, questions }, event_list)
     }
 
     fn order(&self, order: Order) -> Result<(), BackendError> {
@@ -135,10 +147,18 @@ impl Backend for ProcessBackend {
     }
 
     async fn list(&self) -> Result<Vec<RunningPod>, BackendError> {
-        let (ask, answer) = oneshot::channel();
-        self.lists.send(ask).map_err(|_| BackendError::Gone)?;
-        self.order(Order::List)?;
-        answer.await.map_err(|_| BackendError::Gone)
+        let mut answered = self.answered.clone();
+        loop {
+            let question = self.questions.fetch_add(1, Ordering::Relaxed) + 1;
+            self.order(Order::List { question })?;
+            // Reports are dropped when this process does not keep up, and an answer is one of them.
+            let answer = answered.wait_for(|(of, _)| *of >= question);
+            match tokio::time::timeout(ANSWER, answer).await {
+                Ok(Ok(answer)) => return Ok(answer.1.clone()),
+                Ok(Err(_)) => return Err(BackendError::Gone),
+                Err(_) => tracing::warn!("the supervisor did not list the pods within {ANSWER:?}"),
+            }
+        }
     }
 }
 
@@ -235,10 +255,10 @@ impl Nursery {
                 }
                 Vec::new()
             }
-            Order::List => {
+            Order::List { question } => {
                 let mut running: Vec<_> = self.pods.values().map(|pod| pod.running.clone()).collect();
                 running.sort_by(|a, b| a.pod.cmp(&b.pod));
-                vec![Report::Running(running)]
+                vec![Report::Running { question, pods: running }]
             }
         }
     }

@@ -136,7 +136,11 @@ impl Api {
 
     async fn create(&self, function: Function) -> Result<String, Status> {
         self.ask(|answer| Request::Create { function, answer }).await?.ok_or_else(|| {
-            Status::already_exists(format!("a set of {} is being made already", function.name()))
+            let function = function.name();
+            Status::already_exists(format!(
+                "no further set of {function} was begun: there are as many as functions.{function}.pods_max \
+                 allows, or one is on its way already"
+            ))
         })
     }
 

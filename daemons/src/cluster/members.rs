@@ -95,7 +95,8 @@ impl Cluster {
         if *restarts == 1 {
             return self.start_again(&fault.pod, fault.incarnation).await;
         }
-        let pause = (RESTART_PAUSE.0 * 2u32.saturating_pow(*restarts - 2)).min(RESTART_PAUSE.1);
+        let pause = RESTART_PAUSE.0.saturating_mul(2u32.saturating_pow(*restarts - 2)).min(RESTART_PAUSE.1);
+        *last = now + pause;
         self.due.push((now + pause, fault));
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! CalculateExpression and GetExpression.
 
 use super::{
-    Gateway, Query,
+    Gateway, Path, Query,
     problem::{
         self, BODY_TOO_LARGE, EXPIRED, INTERNAL, KEY_REUSED, MALFORMED_BODY, MALFORMED_ID, MALFORMED_KEY,
         MALFORMED_QUERY, NO_RECEIPT, SLOW_BODY, UNKNOWN_ID,
@@ -16,7 +16,7 @@ use crate::{
 use axum::{
     Json,
     body::{Body, Bytes},
-    extract::{Path, State},
+    extract::State,
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{
         IntoResponse, Response,
@@ -117,11 +117,7 @@ pub(super) async fn calculate_expression(
     }
     let record = match (record, wait, waiter) {
         (Some(record), _, _) if record.outcome.is_some() => Some(record),
-        (record, Some(wait), Some(waiter)) => {
-            // What was written just now needs no reading.
-            let look = record.is_some();
-            finished(&gateway, waiter, id, arrived + wait, look).await?
-        }
+        (_, Some(wait), Some(waiter)) => finished(&gateway, waiter, id, arrived + wait).await?,
         _ => None,
     };
     let Some(record) = record else {
@@ -172,10 +168,10 @@ async fn read_request(gateway: &Gateway, headers: &HeaderMap, body: Body) -> Res
             }
         })?;
     if bytes.len() <= PARSE_INLINE_BYTES {
-        return submission::read(&bytes, limits);
+        return submission::read(&bytes, &gateway.config);
     }
-    let limits = limits.clone();
-    tokio::task::spawn_blocking(move || submission::read(&bytes, &limits))
+    let config = Arc::clone(&gateway.config);
+    tokio::task::spawn_blocking(move || submission::read(&bytes, &config))
         .await
         .unwrap_or_else(|error| Err(INTERNAL.with(error.to_string())))
 }
@@ -198,31 +194,41 @@ fn repeatable_id(token: Option<&HeaderValue>, key: &str) -> Uuid {
     Uuid::new_v8(hash.as_ref()[..16].try_into().expect("SHA-256 has 32 bytes"))
 }
 
-/// The record when it is finished, or nothing when time is up or the gateway ends.
+/// The record when it is finished, or nothing when time is up or the gateway ends. The caller has found
+/// it unfinished after the waiter was registered.
+///
+/// An engine that is away is waited for: the request was accepted, and nobody may be told otherwise.
 async fn finished(
     gateway: &Gateway,
     mut waiter: Waiter,
     id: Uuid,
     until: Instant,
-    mut look: bool,
 ) -> Result<Option<Record>, Problem> {
     let mut ending = gateway.shutdown.clone();
-    loop {
-        if look {
-            let record = gateway.record(id).await?;
-            if record.outcome.is_some() {
-                return Ok(Some(record));
-            }
-        }
-        look = true;
-        if Instant::now() >= until {
-            return Ok(None);
-        }
+    while Instant::now() < until {
         tokio::select! {
             () = waiter.hint() => {}
             () = tokio::time::sleep_until(until.min(Instant::now() + LOOK_EVERY)) => {}
             _ = ending.wait_for(|ending| *ending) => return Ok(None),
         }
+        match gateway.engine.records().get(id).await {
+            Err(error) => tracing::debug!(request = %id, %error, "who waits goes on waiting"),
+            Ok(found) => {
+                let record = existing(id, found)?;
+                if record.outcome.is_some() {
+                    return Ok(Some(record));
+                }
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn existing(id: Uuid, found: Lookup) -> Result<Record, Problem> {
+    match found {
+        Lookup::Found(record) => Ok(record),
+        Lookup::Expired => Err(EXPIRED.with(format!("request {id} has expired"))),
+        Lookup::Unknown => Err(UNKNOWN_ID.with(format!("no request has the id {id}"))),
     }
 }
 
@@ -284,17 +290,13 @@ pub(super) async fn get_expression(
 ) -> Result<Json<Answer>, Problem> {
     let id = parse_id(&id)?;
     let wait = options.wait(gateway.config.timeouts.wait)?;
-    let record = match wait {
-        Some(wait) => {
-            let waiter = gateway.waiters.register(id);
-            finished(&gateway, waiter, id, Instant::now() + wait, true).await?
-        }
-        None => None,
-    };
-    let record = match record {
-        Some(record) => record,
-        None => gateway.record(id).await?,
-    };
+    let waiter = wait.map(|wait| (gateway.waiters.register(id), Instant::now() + wait));
+    let mut record = gateway.record(id).await?;
+    if let (None, Some((waiter, until))) = (&record.outcome, waiter)
+        && let Some(finished) = finished(&gateway, waiter, id, until).await?
+    {
+        record = finished;
+    }
     Ok(Json(answer(record, options)))
 }
 
@@ -324,7 +326,10 @@ pub(super) async fn get_events(
     let left_ms = record.deadline_ms.saturating_sub(now_ms()).saturating_add(LOOK_EVERY_MS * 40);
     let until = Instant::now() + Duration::from_millis(left_ms);
     let last = async move {
-        let record = finished(&gateway, waiter, id, until, true).await.ok()??;
+        let record = match record.outcome {
+            Some(_) => record,
+            None => finished(&gateway, waiter, id, until).await.ok()??,
+        };
         let answer = answer(record, options);
         let name = if answer.status == Status::Done { "done" } else { "failed" };
         Some(Ok(Event::default().event(name).json_data(answer).expect("plain data serialises")))
@@ -381,11 +386,7 @@ const LOOK_EVERY_MS: u64 = 250;
 impl Gateway {
     /// The record by its id, or the problem with it.
     async fn record(&self, id: Uuid) -> Result<Record, Problem> {
-        match self.engine.records().get(id).await? {
-            Lookup::Found(record) => Ok(record),
-            Lookup::Expired => Err(EXPIRED.with(format!("request {id} has expired"))),
-            Lookup::Unknown => Err(UNKNOWN_ID.with(format!("no request has the id {id}"))),
-        }
+        existing(id, self.engine.records().get(id).await?)
     }
 
     /// A repeat that finds its request accepted for longer than a scheduler's lease may be what is left

@@ -1,7 +1,7 @@
 //! What the platform says of itself: processes, queues, dead letters, health, metrics; and scaling.
 
 use super::{
-    Gateway,
+    Gateway, Path,
     problem::{BODY_TOO_LARGE, MALFORMED_BODY, UNAVAILABLE, UNKNOWN_FUNCTION, UNKNOWN_QUEUE},
 };
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
 use axum::{
     Json,
     body::Bytes,
-    extract::{Path, State, rejection::BytesRejection},
+    extract::{State, rejection::BytesRejection},
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };

@@ -34,6 +34,7 @@ kinds! {
     MALFORMED_BODY = "malformed-body", BAD_REQUEST, "The body is not a submission";
     MALFORMED_QUERY = "malformed-query", BAD_REQUEST, "The query string is malformed";
     MALFORMED_KEY = "malformed-idempotency-key", BAD_REQUEST, "The Idempotency-Key is malformed";
+    MALFORMED_PATH = "malformed-path", BAD_REQUEST, "The path is malformed";
     MALFORMED_ID = "malformed-id", NOT_FOUND, "The id is not a UUID";
     UNKNOWN_ID = "unknown-id", NOT_FOUND, "No request has this id";
     EXPIRED = "expired", GONE, "The request has expired";
@@ -47,8 +48,10 @@ kinds! {
     RECORD_TOO_LARGE = "record-too-large", PAYLOAD_TOO_LARGE, "The request is larger than the platform keeps";
     MALFORMED_PARAMETER = "malformed-parameter", UNPROCESSABLE_ENTITY, "A parameter is not a number";
     DIGITS = "too-many-digits-asked", UNPROCESSABLE_ENTITY, "More digits are asked for than allowed";
+    NO_SIGNERS = "receipt-unavailable", UNPROCESSABLE_ENTITY, "Nobody would sign the receipt";
     KEY_REUSED = "idempotency-key-reused", UNPROCESSABLE_ENTITY, "The Idempotency-Key belongs to another request";
     DEADLINE = "deadline", GATEWAY_TIMEOUT, "The request was not answered by its deadline";
+    NO_WORKER = "function-unavailable", GATEWAY_TIMEOUT, "No worker of a function answered";
     OVERLOADED = "overloaded", SERVICE_UNAVAILABLE, "The platform has as much to do as it takes";
     UNAVAILABLE = "unavailable", SERVICE_UNAVAILABLE, "The platform is not available";
     INTERNAL = "internal", INTERNAL_SERVER_ERROR, "The gateway failed";

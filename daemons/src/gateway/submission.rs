@@ -1,18 +1,20 @@
 //! A request's body, from bytes to something that can be computed: refused here or nowhere.
 
-use super::problem::{self, DIGITS, MALFORMED_BODY, MALFORMED_PARAMETER};
+use super::problem::{self, DIGITS, MALFORMED_BODY, MALFORMED_PARAMETER, NO_SIGNERS};
 use crate::{
     api::{Problem, Submission},
-    config::Limits,
+    config::{Config, Replication},
     expression,
     records::Request,
 };
-use quorate_dag::{Costs, Evaluation, Expression, ExpressionError, Parameters, Value, expression_field};
+use quorate_dag::{
+    Costs, Evaluation, Expression, ExpressionError, Function, Parameters, Value, expression_field,
+};
 use std::sync::Arc;
 
 /// Reads and checks a body.
-pub(super) fn read(body: &[u8], limits: &Limits) -> Result<Request, Problem> {
-    check(parse(body)?, limits)
+pub(super) fn read(body: &[u8], config: &Config) -> Result<Request, Problem> {
+    check(parse(body)?, config)
 }
 
 /// The body as it was written: JSON, or the report's own form, `"expression": ((3+5)*(4/2))`, with or
@@ -38,8 +40,9 @@ fn bare_expression(body: &str) -> Option<&str> {
 }
 
 /// Whether it can be computed at all: the text is an expression within the limits, and every name has a
-/// value.
-fn check(submission: Submission, limits: &Limits) -> Result<Request, Problem> {
+/// value. A receipt is refused where nobody would sign it.
+fn check(submission: Submission, config: &Config) -> Result<Request, Problem> {
+    let limits = &config.limits;
     if let Some(digits) = submission.digits
         && digits > limits.digits
     {
@@ -59,6 +62,16 @@ fn check(submission: Submission, limits: &Limits) -> Result<Request, Problem> {
         // The plan knows where the name stands; it is made for that only when one is missing.
         Evaluation::new(Arc::new(parsed.plan()), &values, &Costs::default())
             .map_err(|error| of_expression(&error))?;
+    }
+    if submission.receipt {
+        let plan = parsed.plan();
+        let unsigned = |function: &Function| config.functions.of(*function).replication == Replication::None;
+        if let Some(function) = plan.nodes().map(|node| plan.function(node)).find(unsigned) {
+            return Err(NO_SIGNERS.with(format!(
+                "function `{function}` has no replicas, so there is nobody to sign a receipt; ask without \
+                 one, or set functions.{function}.replication to {{ f = 1 }}"
+            )));
+        }
     }
     Ok(Request {
         expression: submission.expression,

@@ -234,10 +234,16 @@ impl Core {
     fn on_start(&mut self, now: Instant, started: Started) {
         let id = started.ticket.id;
         if let Some(running) = self.runs.get_mut(&id) {
-            // Our lease had lapsed and the message came back to us: the run goes on under the new one.
+            // Our lease had lapsed and the message came back to us, or a repeat sent another: the run goes
+            // on under the new one. The old receipt names nothing any more in the first case; in the
+            // second its message would come back, again and again, until it is a dead letter.
             let old = std::mem::replace(&mut running.ticket.handle, started.ticket.handle);
+            if started.ticket.reply_to.is_some() {
+                running.ticket.reply_to = started.ticket.reply_to;
+            }
             if old != running.ticket.handle {
-                self.around.inbound.leases().release(&old);
+                let inbound = Arc::clone(&self.around.inbound);
+                self.tasks.spawn(async move { inbound.discard(&old).await });
             }
             return;
         }
@@ -325,15 +331,24 @@ impl Core {
             Some(Said::Failure(failure)) => match failure.kind() {
                 Kind::DivisionByZero | Kind::Overflow | Kind::Invalid => Verdict::Answered,
                 Kind::Busy => Verdict::Busy,
+                // It had as long as the request had left.
+                Kind::Unavailable if self.is_over(now, Tag(outcome.tag)) => Verdict::Expired,
                 Kind::Unavailable | Kind::Unspecified => Verdict::Unavailable,
             },
             None => Verdict::Unavailable,
         };
         let answered = self.dispatch.on_outcome(now, worker, Tag(outcome.tag), verdict);
-        if verdict != Verdict::Answered {
+        if matches!(verdict, Verdict::Busy | Verdict::Unavailable) {
             self.around.meters.retried(1);
         }
         let Some(Answered { item, sent }) = answered else { return };
+        if verdict == Verdict::Expired {
+            if let Job::Other(taken) = item.payload {
+                let layers = Arc::clone(&self.around.layers);
+                self.tasks.spawn(async move { layers.discard(item.function, vec![taken.handle]).await });
+            }
+            return;
+        }
         let set = match self.workers.get(&worker) {
             Some(connected) => Arc::clone(&connected.set),
             None => return,
@@ -354,6 +369,17 @@ impl Core {
                 let owner = taken.message.owner;
                 self.reports.entry((function, owner)).or_default().push((report, taken.handle));
             }
+        }
+    }
+
+    /// Whether nobody waits any more for what is in flight under this tag, or only for as long as was cut
+    /// off when a worker was told in milliseconds how long it has.
+    fn is_over(&self, now: Instant, tag: Tag) -> bool {
+        let soon = Duration::from_millis(1);
+        match self.dispatch.in_flight(tag).map(|at| &at.item.payload) {
+            Some(Job::Own { run, .. }) => self.runs.get(run).is_none_or(|run| run.deadline <= now + soon),
+            Some(Job::Other(taken)) => taken.message.deadline_ms <= epoch_ms() + 1,
+            None => false,
         }
     }
 
@@ -678,7 +704,7 @@ impl Core {
                     "node {node} was tried {} times, and no worker of function `{}` answered",
                     item.failures, item.function
                 );
-                self.abort(now, run, inbound::failure("unavailable", detail));
+                self.abort(now, run, inbound::failure("function-unavailable", detail));
             }
             // It comes back when its lease lapses, to whoever can do it.
             Job::Other(taken) => self.around.layers.release(item.function, &taken.handle),

@@ -9,7 +9,8 @@
 //!   in flight is late: somebody else answered, or will; it is counted and ignored;
 //! - upon BUSY: the operation waits again, and the worker gets nothing until it answered something or a
 //!   moment has passed;
-//! - upon UNAVAILABLE, a time-out, or the end of the worker: the operation waits again and goes to
+//! - upon UNAVAILABLE after the request's own deadline: the slot is free and the operation gone;
+//! - upon UNAVAILABLE before that, a time-out, or the end of the worker: the operation waits again and goes to
 //!   another worker if there is one. A worker that keeps failing is tried at growing intervals;
 //! - upon more waiting than the lane holds: those with the shortest remaining path are spilled.
 //!
@@ -66,6 +67,8 @@ pub(crate) enum Verdict {
     Busy,
     /// The worker could not get an answer in time.
     Unavailable,
+    /// There is no answer, and by now nobody waits for one: that says nothing of the worker.
+    Expired,
 }
 
 /// A try that ended with an answer.
@@ -219,7 +222,7 @@ impl<T> Dispatch<T> {
         }
     }
 
-    /// A worker said something of a try. Returns the operation when it is decided.
+    /// A worker said something of a try. Returns the operation when it is decided, or expired.
     pub(crate) fn on_outcome(
         &mut self,
         now: Instant,
@@ -241,6 +244,7 @@ impl<T> Dispatch<T> {
                 worker.failures = 0;
                 Some(Answered { item: at.item, sent: at.sent })
             }
+            Verdict::Expired => Some(Answered { item: at.item, sent: at.sent }),
             Verdict::Busy => {
                 worker.pause(now + BUSY_PAUSE);
                 self.offer(at.item);
@@ -358,14 +362,14 @@ impl<T> Dispatch<T> {
         free.saturating_sub(self.lanes[place(function)].waiting.len())
     }
 
-    /// Whether operations wait for a function of which no worker is connected.
+    /// Whether operations wait for a function of which no worker would take them.
     pub(crate) fn is_starving(&self, function: Function) -> bool {
         !self.lanes[place(function)].waiting.is_empty() && !self.has_worker(function)
     }
 
-    /// Whether a worker of this function is connected.
+    /// Whether a worker of this function is connected that is there to stay.
     pub(crate) fn has_worker(&self, function: Function) -> bool {
-        self.workers.values().any(|worker| worker.function == function)
+        self.workers.values().any(|worker| worker.function == function && !worker.draining)
     }
 
     /// A try that is at a worker.

@@ -315,6 +315,14 @@ impl Inbound {
         }
     }
 
+    /// A message that another has replaced goes.
+    pub(super) async fn discard(&self, handle: &Handle) {
+        if let Err(error) = self.leases.queue().delete(std::slice::from_ref(handle)).await {
+            tracing::warn!(%error, "a replaced message was not deleted");
+        }
+        self.leases.release(handle);
+    }
+
     async fn announce(&self, ticket: &Ticket) -> Result<(), StepError> {
         if let Some(reply_to) = &ticket.reply_to {
             self.engine.queue(reply_to).await?.send(vec![announcement(ticket.id)]).await?;

@@ -335,3 +335,33 @@ proptest! {
         );
     }
 }
+
+#[test]
+fn a_function_whose_only_worker_drains_is_starving() {
+    let mut bench = Bench::new(8);
+    bench.dispatch.worker_up(WorkerId(1), Function::Add, 4);
+    bench.dispatch.worker_drains(WorkerId(1));
+    bench.offer([1]);
+    assert_eq!(bench.sent(), []);
+    assert!(bench.dispatch.is_starving(Function::Add));
+    bench.dispatch.worker_up(WorkerId(2), Function::Add, 4);
+    assert!(!bench.dispatch.is_starving(Function::Add));
+    assert_eq!(bench.sent(), [(2, vec![1])]);
+}
+
+#[test]
+fn what_expired_at_a_worker_is_gone_and_not_held_against_the_worker() {
+    let mut bench = Bench::new(8);
+    bench.dispatch.worker_up(WorkerId(1), Function::Add, 1);
+    bench.offer([1]);
+    assert_eq!(bench.sent(), [(1, vec![1])]);
+    let (worker, tag) = bench.tag_of(1);
+    let gone = bench.dispatch.on_outcome(bench.now, worker, tag, Verdict::Expired);
+    assert_eq!(gone.map(|gone| gone.item.payload), Some(1));
+    bench.offer([2]);
+    assert_eq!(bench.sent(), [(1, vec![2])]);
+    // A failure, on the other hand, is.
+    let (worker, tag) = bench.tag_of(2);
+    assert_eq!(bench.dispatch.on_outcome(bench.now, worker, tag, Verdict::Unavailable), None);
+    assert_eq!(bench.sent(), []);
+}

@@ -1,0 +1,160 @@
+//! The cluster service from outside, over a backend whose pods are words.
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use hyper::{Method, StatusCode};
+use quorate::{
+    backend::{Backend, BackendError, PodDaemon, PodEvent, RunningPod, Stop},
+    client::Client,
+    cluster::{self, Setup},
+    config::{Config, Durability, Replication},
+    engine::Engine,
+    pod::{PodSpec, Said, Told},
+    set::SetRecord,
+    sqlite::SqliteEngine,
+};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Pods that are ready as soon as they are ordered.
+struct Words {
+    pods: Mutex<BTreeMap<String, u64>>,
+    events: mpsc::UnboundedSender<PodEvent>,
+}
+
+#[async_trait]
+impl Backend for Words {
+    async fn start(&self, _: PodDaemon, spec: &PodSpec) -> Result<(), BackendError> {
+        let (pod, incarnation) = (spec.pod.clone(), spec.incarnation);
+        self.pods.lock().unwrap().insert(pod.clone(), incarnation);
+        let listening = Said::Listening { address: "127.0.0.1:1".into(), transport: None };
+        self.events.send(PodEvent::Started { pod: pod.clone(), incarnation, pid: None }).unwrap();
+        for said in [listening, Said::Ready] {
+            self.events.send(PodEvent::Said { pod: pod.clone(), incarnation, said }).unwrap();
+        }
+        Ok(())
+    }
+
+    async fn stop(&self, pod: &str, _: Stop) -> Result<(), BackendError> {
+        if let Some(incarnation) = self.pods.lock().unwrap().remove(pod) {
+            let ended = PodEvent::Ended { pod: pod.into(), incarnation, status: "stopped".into() };
+            self.events.send(ended).unwrap();
+        }
+        Ok(())
+    }
+
+    async fn tell(&self, _: &str, _: Told) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    async fn list(&self) -> Result<Vec<RunningPod>, BackendError> {
+        let pods = self.pods.lock().unwrap();
+        let running = |(pod, incarnation): (&String, &u64)| RunningPod {
+            pod: pod.clone(),
+            incarnation: *incarnation,
+            pid: None,
+            said: Vec::new(),
+        };
+        Ok(pods.iter().map(running).collect())
+    }
+}
+
+struct Service {
+    client: Client,
+    engine: Arc<dyn Engine>,
+    end: watch::Sender<bool>,
+    service: tokio::task::JoinHandle<()>,
+    _folder: tempfile::TempDir,
+}
+
+impl Service {
+    /// Over a store in which so many sets of `add` were wanted before.
+    async fn new(wanted_before: u32, change: impl FnOnce(&mut Config)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config { data: folder.path().into(), ..Config::default() };
+        config.functions.add.replication = Replication::None;
+        change(&mut config);
+        let engine: Arc<dyn Engine> =
+            SqliteEngine::open(&folder.path().join("quorate.db"), Durability::Process).unwrap();
+        engine.store().put("desired/add", wanted_before.to_string().into(), None).await.unwrap();
+        let (events, pods) = mpsc::unbounded_channel();
+        let (end, shutdown) = watch::channel(false);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = Client::new(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        let setup = Setup {
+            config: Arc::new(config),
+            state: folder.path().into(),
+            fresh: true,
+            engine: engine.clone(),
+            backend: Arc::new(Words { pods: Mutex::default(), events }),
+            pods,
+            listener,
+            shutdown,
+        };
+        let service = tokio::spawn(async { cluster::run(setup).await.unwrap() });
+        Self { client, engine, end, service, _folder: folder }
+    }
+
+    async fn send(&mut self, method: Method, path: &str) -> (StatusCode, String) {
+        let (status, body) = self.client.send(method, path, &[], Bytes::new(), PATIENCE).await.unwrap();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    /// The names of the sets, once there are so many.
+    async fn sets(&mut self, count: usize) -> Vec<String> {
+        let all = async {
+            loop {
+                let (_, text) = self.send(Method::GET, "/v1/sets").await;
+                let sets: Vec<SetRecord> = serde_json::from_str(&text).unwrap();
+                if sets.len() == count {
+                    return sets.into_iter().map(|set| set.name).collect();
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, all).await.expect("so many sets")
+    }
+
+    async fn stop(self) {
+        self.end.send_replace(true);
+        self.service.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn no_more_sets_are_made_than_pods_max_allows() {
+    let mut service = Service::new(0, |config| config.functions.add.pods_max = 2).await;
+    for name in ["add-0", "add-1"] {
+        let (status, text) = service.send(Method::POST, "/v1/functions/add/sets").await;
+        assert_eq!(status, StatusCode::ACCEPTED, "{text}");
+        assert!(text.contains(name), "{text}");
+    }
+    let (status, text) = service.send(Method::POST, "/v1/functions/add/sets").await;
+    assert_eq!(status, StatusCode::CONFLICT, "{text}");
+    assert!(text.contains("functions.add.pods_max"), "{text}");
+    assert_eq!(service.sets(2).await, ["add-0", "add-1"]);
+    let wanted = service.engine.store().get("desired/add").await.unwrap().unwrap();
+    assert_eq!(wanted.value, "2");
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_wanted_before_is_kept_within_what_is_configured_now() {
+    let mut service = Service::new(5, |config| config.functions.add.pods_max = 1).await;
+    assert_eq!(service.sets(1).await, ["add-0"]);
+    // A further one would be the next that is begun.
+    let (status, _) = service.send(Method::POST, "/v1/functions/add/sets").await;
+    assert_eq!(status, StatusCode::CONFLICT);
+    assert_eq!(service.sets(1).await, ["add-0"]);
+    service.stop().await;
+}
