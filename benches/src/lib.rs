@@ -1,1 +1,0 @@
-//! Process benchmarks and comparisons; figures in README.md.

@@ -1,1 +1,0 @@
-//! Nothing shared yet: every target is a file in fuzz_targets.
