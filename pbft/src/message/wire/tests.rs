@@ -1,0 +1,216 @@
+use proptest::{collection::vec, prelude::*};
+
+use super::*;
+
+fn bytes(max: usize) -> impl Strategy<Value = Bytes> {
+    vec(any::<u8>(), 0..=max).prop_map(Bytes::from)
+}
+
+fn digest() -> impl Strategy<Value = Digest> {
+    any::<[u8; 32]>().prop_map(Digest)
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    let numbers = (any::<u32>(), any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>());
+    (numbers, vec(bytes(40), 1..4), any::<bool>(), any::<bool>()).prop_map(
+        |((client, incarnation, floor, first, replier), operations, read_only, receipt)| Request {
+            client: ClientId(client),
+            incarnation: Incarnation(incarnation),
+            floor: Timestamp(floor),
+            first: Timestamp(first),
+            operations,
+            read_only,
+            receipt,
+            replier: ReplicaId(replier),
+        },
+    )
+}
+
+fn any_batch() -> impl Strategy<Value = Batch> {
+    let relayed = (request(), bytes(64)).prop_map(|(body, tags)| Unverified {
+        sender: Principal::Client(body.client),
+        bytes: encode_request(&body),
+        body,
+        proof: Proof::Authenticator(Authenticator(tags)),
+    });
+    (any::<u64>(), any::<bool>(), vec(relayed, 0..4))
+        .prop_map(|(time, seal, requests)| batch(time, seal, requests.into()))
+}
+
+fn cursor() -> impl Strategy<Value = PageCursor> {
+    (any::<bool>(), any::<u64>()).prop_map(|(service, index)| PageCursor {
+        space: if service { Space::Service } else { Space::Protocol },
+        index,
+    })
+}
+
+fn pages() -> impl Strategy<Value = Vec<Page>> {
+    vec((cursor(), bytes(50)).prop_map(|(at, bytes)| Page { at, bytes }), 0..4)
+}
+
+fn pre_prepare() -> impl Strategy<Value = PrePrepare> {
+    (any::<u64>(), any::<u64>(), any_batch()).prop_map(|(view, sequence, batch)| PrePrepare {
+        view: View(view),
+        sequence: Sequence(sequence),
+        batch,
+    })
+}
+
+fn answer() -> impl Strategy<Value = Answer> {
+    let content = prop_oneof![bytes(30).prop_map(Content::Full), digest().prop_map(Content::Digest)];
+    let ending = prop_oneof![Just(Ending::Done), Just(Ending::Panicked), Just(Ending::NotReadOnly)];
+    (any::<u64>(), any::<u64>(), any::<u64>(), ending, content).prop_map(
+        |(timestamp, sequence, position, ending, content)| Answer {
+            timestamp: Timestamp(timestamp),
+            sequence: Sequence(sequence),
+            position,
+            ending,
+            content,
+        },
+    )
+}
+
+fn message() -> impl Strategy<Value = Message> {
+    let slot = (any::<u64>(), any::<u64>(), digest()).boxed();
+    let path = (any::<u64>(), any::<u64>(), vec(digest(), 0..5))
+        .prop_map(|(timestamp, position, path)| LeafPath { timestamp: Timestamp(timestamp), position, path });
+    prop_oneof![
+        request().prop_map(Message::Request),
+        pre_prepare().prop_map(Message::PrePrepare),
+        slot.clone().prop_map(|(view, sequence, digest)| {
+            Message::Prepare(Prepare { view: View(view), sequence: Sequence(sequence), digest })
+        }),
+        slot.clone().prop_map(|(view, sequence, digest)| {
+            Message::Commit(Commit { view: View(view), sequence: Sequence(sequence), digest })
+        }),
+        (any::<u64>(), any::<u32>(), any::<u64>(), vec(answer(), 0..4)).prop_map(
+            |(view, client, incarnation, answers)| {
+                Message::Reply(Reply {
+                    view: View(view),
+                    client: ClientId(client),
+                    incarnation: Incarnation(incarnation),
+                    answers,
+                })
+            }
+        ),
+        (any::<u32>(), any::<u64>(), any::<u64>()).prop_map(|(client, incarnation, first)| {
+            Message::Busy(Busy {
+                client: ClientId(client),
+                incarnation: Incarnation(incarnation),
+                first: Timestamp(first),
+            })
+        }),
+        (slot.clone(), digest(), bytes(256)).prop_map(|((sequence, size, state), root, signature)| {
+            let (sequence, signature) = (Sequence(sequence), Signature(signature));
+            Message::Checkpoint(Checkpoint { sequence, state, size, root, signature })
+        }),
+        (any::<u32>(), any::<u64>(), slot, bytes(256), vec(path, 0..3)).prop_map(
+            |(client, incarnation, (sequence, size, root), signature, paths)| {
+                Message::Seal(Seal {
+                    client: ClientId(client),
+                    incarnation: Incarnation(incarnation),
+                    sequence: Sequence(sequence),
+                    size,
+                    root,
+                    signature: Signature(signature),
+                    paths,
+                })
+            }
+        ),
+        (any::<u64>(), any::<u64>(), any::<u64>(), bytes(20)).prop_map(|(view, stable, executed, slots)| {
+            let (stable, executed) = (Sequence(stable), Sequence(executed));
+            Message::Status(Status { view: View(view), stable, executed, slots })
+        }),
+        (any::<u64>(), cursor())
+            .prop_map(|(sequence, from)| { Message::Fetch(Fetch { sequence: Sequence(sequence), from }) }),
+        (any::<u64>(), cursor(), pages(), proptest::option::of(cursor())).prop_map(
+            |(sequence, from, pages, next)| {
+                Message::Data(Data { sequence: Sequence(sequence), from, pages, next })
+            }
+        ),
+    ]
+}
+
+fn record() -> impl Strategy<Value = Record> {
+    (0..8, any::<u64>(), any::<u64>(), digest(), pre_prepare(), pages()).prop_map(
+        |(kind, view, sequence, digest, pre_prepare, pages)| {
+            let (view, sequence, state) = (View(view), Sequence(sequence), digest);
+            match kind {
+                0 => Record::PrePrepared(pre_prepare),
+                1 => Record::Prepared { view, sequence, digest },
+                2 => Record::Committed { view, sequence, digest },
+                3 => Record::Checkpoint { sequence, state },
+                4 => Record::Stable { sequence, state },
+                5 => Record::SnapshotBegin { sequence },
+                6 => Record::SnapshotPages { pages },
+                _ => Record::SnapshotEnd { sequence, state },
+            }
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn a_request_under_another_client_s_name_is_refused(batch in any_batch(), shift in 1..u32::MAX) {
+        let mut body = pb::Batch::decode(batch.bytes).unwrap();
+        prop_assume!(!body.requests.is_empty());
+        body.requests[0].client = body.requests[0].client.wrapping_add(shift);
+        prop_assert!(decode_batch(body.encode_to_vec().into()).is_err());
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_message_survives_the_wire(
+        body in message(), client in any::<bool>(), index in any::<u32>(),
+        tag in any::<[u8; 16]>(), tags in bytes(64),
+    ) {
+        let proof = if client {
+            Proof::Tag(Tag(tag))
+        } else {
+            Proof::Authenticator(Authenticator(tags))
+        };
+        let bytes = encode_body(&body);
+        let sent = Unverified { sender: principal_in(client, index), body, bytes, proof };
+        prop_assert_eq!(decode(encode(&sent)), Ok(sent));
+    }
+
+    #[test]
+    fn every_record_survives_the_journal(record in record()) {
+        prop_assert_eq!(decode_record(encode_record(&record)), Ok(record));
+    }
+
+    #[test]
+    fn damaged_bytes_give_a_message_or_an_error(
+        body in message(), at in any::<prop::sample::Index>(), byte in any::<u8>(),
+    ) {
+        let bytes = encode_body(&body);
+        let proof = Proof::Tag(Tag([1; 16]));
+        let sent = Unverified { sender: principal_in(true, 0), body, bytes, proof };
+        let mut bytes = encode(&sent).to_vec();
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        if let Ok(message) = decode(bytes.clone().into()) {
+            prop_assert_eq!(decode(encode(&message)), Ok(message));
+        }
+        bytes.truncate(at);
+        let _ = decode(bytes.into());
+    }
+}
+
+#[test]
+fn fields_out_of_range_are_named() {
+    let envelope = |kind: Kind, body: Vec<u8>| {
+        let proof = Some(pb::envelope::Proof::Tag(vec![0; 16].into()));
+        let kind = kind as u32;
+        pb::Envelope { kind, body: body.into(), proof, ..Default::default() }.encode_to_vec()
+    };
+    let refused = |bytes: Vec<u8>| decode(bytes.into()).map(|_| ()).unwrap_err().to_string();
+    assert_eq!(refused(vec![]), "proof is missing");
+    assert_eq!(refused(envelope(Kind::Batch, vec![])), "kind is 32, which means nothing");
+    assert_eq!(refused(envelope(Kind::Request, vec![])), "operations is missing");
+    assert_eq!(refused(envelope(Kind::Prepare, vec![])), "digest of 0: allowed are 32");
+    let cursor = pb::PageCursor { space: 9, index: 0 };
+    let fetch = pb::Fetch { sequence: 1, from: Some(cursor) }.encode_to_vec();
+    assert_eq!(refused(envelope(Kind::Fetch, fetch)), "space is 9, which means nothing");
+}
