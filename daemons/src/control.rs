@@ -11,7 +11,7 @@ use crate::{
     cluster,
     config::Config,
     engine::Engine,
-    gateway, scheduler,
+    gateway, pod, scheduler,
     set::{DAEMONS, DaemonRecord, Fault},
     shutdown::{self, Shutdown},
     sqlite::SqliteEngine,
@@ -91,12 +91,7 @@ pub async fn run() -> Result<(), Failure> {
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     let Some(brief) = lines.next_line().await? else { return Ok(()) };
     let brief: Brief = serde_json::from_str(&brief)?;
-    #[cfg(target_os = "linux")]
-    {
-        use rustix::process::{Signal, set_parent_process_death_signal};
-        // Refused only where there is no such call; the closing pipe still ends us there.
-        let _ = set_parent_process_death_signal(Some(Signal::KILL));
-    }
+    pod::end_with_parent();
     let (say, to_say) = mpsc::unbounded_channel();
     let saying = tokio::spawn(write_lines(to_say));
     let (reports, told) = mpsc::unbounded_channel();

@@ -191,6 +191,16 @@ pub enum Told {
     },
 }
 
+/// Asks the kernel to end this process with its parent, so that even a stopped one does not outlive it.
+pub(crate) fn end_with_parent() {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{Signal, set_parent_process_death_signal};
+        // Refused only where there is no such call; the closing pipe still ends us there.
+        let _ = set_parent_process_death_signal(Some(Signal::KILL));
+    }
+}
+
 /// The conversation, from inside the pod.
 pub struct Attachment {
     /// Where the replicas' transports listen, as last told.
@@ -204,12 +214,7 @@ impl Attachment {
     /// a stopped pod does not outlive the supervisor.
     #[must_use]
     pub fn new(replicas: u32) -> Self {
-        #[cfg(target_os = "linux")]
-        {
-            use rustix::process::{Signal, set_parent_process_death_signal};
-            // Refused only where there is no such call; the closing pipe still ends us there.
-            let _ = set_parent_process_death_signal(Some(Signal::KILL));
-        }
+        end_with_parent();
         let replicas = usize::try_from(replicas).unwrap_or(usize::MAX);
         let (tell, peers) = watch::channel(vec![None; replicas]);
         let (end, ended) = watch::channel(false);
