@@ -119,21 +119,25 @@ pub async fn run(
         credits,
         scale,
     };
-    let mut core = tokio::spawn(Core::new(around).run(core_events, shutdown.clone()));
-    let served = tokio::select! {
+    // A set of one: what it gave is taken once, by whoever asks first, and then it is empty. The core is told to
+    // end by the same signal as this function, so either may see the other's end first.
+    let mut core = JoinSet::new();
+    core.spawn(Core::new(around).run(core_events, shutdown.clone()));
+    let mut served = tokio::select! {
         served = server => served.map_err(SchedulerError::Server),
         () = shutdown::requested(&mut shutdown) => Ok(()),
         // A scheduler without its core, or without one of those who wait for it, would take requests and
         // let them lie: it ends, and another runs them.
-        Err(panic) = &mut core => Err(SchedulerError::Part(panic)),
+        Some(Err(panic)) = core.join_next() => Err(SchedulerError::Part(panic)),
         Some(Err(panic)) = tasks.join_next() => Err(SchedulerError::Part(panic)),
     };
     tasks.abort_all();
-    if served.is_ok() {
-        core.await.map_err(SchedulerError::Part)?;
-    } else {
-        core.abort();
+    if served.is_ok()
+        && let Some(Err(panic)) = core.join_next().await
+    {
+        served = Err(SchedulerError::Part(panic));
     }
+    core.abort_all();
     inbound.leases().give_back().await;
     layers.give_back().await;
     served
