@@ -28,7 +28,7 @@ use crate::{
 use clap::{Args, Parser, Subcommand};
 use failure::Failure;
 pub use platform::Up;
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,22 +212,29 @@ fn run(cli: Cli) -> Result<(), Failure> {
     }
 }
 
+/// How long what a command has left running may take to end with it.
+const REMAINS: Duration = Duration::from_millis(250);
+
 /// Runs a command that waits for one thing at a time: threads would only make it start later.
 fn wait_for(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(Failure::Runtime)?
-        .block_on(command)
+    run_on(tokio::runtime::Builder::new_current_thread(), command)
 }
 
 /// Runs daemons that have much to do at once.
 fn serve(daemon: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(Failure::Runtime)?
-        .block_on(daemon)
+    run_on(tokio::runtime::Builder::new_multi_thread(), daemon)
+}
+
+fn run_on(
+    mut builder: tokio::runtime::Builder,
+    command: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
+    let runtime = builder.enable_all().build().map_err(Failure::Runtime)?;
+    let outcome = runtime.block_on(command);
+    // A read of standard input lasts until whoever holds the other end closes it. A daemon that has failed
+    // can't wait for that: it is started again only when it has ended.
+    runtime.shutdown_timeout(REMAINS);
+    outcome
 }
 
 impl Global {
