@@ -9,11 +9,12 @@ mod probe;
 
 use crate::{
     config::Config,
-    engine::{Engine, StepError},
-    queue::{Queue, QueueName},
+    engine::Engine,
+    queue::{QueueError, QueueName},
     set::{FAULTS, Fault, Member, MemberState, SETS, SetRecord, SetState},
     shutdown::{self, Shutdown},
     store::{Change, StoreError},
+    trouble::Trouble,
 };
 use std::{
     collections::{BTreeMap, HashMap},
@@ -29,76 +30,37 @@ const REPEAT: Duration = Duration::from_secs(3);
 /// Faults kept in the store for people to look at; the oldest go.
 const HISTORY_MAX: usize = 1000;
 
-/// Why the admin ended.
+/// What the admin could not do; it tries again.
 #[derive(Debug, thiserror::Error)]
-pub enum AdminError {
+enum AdminError {
     /// The store refused.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A queue refused.
+    /// The event bus refused.
     #[error(transparent)]
-    Step(#[from] StepError),
-}
-
-impl From<crate::queue::QueueError> for AdminError {
-    fn from(error: crate::queue::QueueError) -> Self {
-        Self::Step(error.into())
-    }
+    Queue(#[from] QueueError),
 }
 
 /// Runs until shutdown.
-///
-/// # Errors
-/// When an engine is gone.
-pub async fn run(
-    config: Arc<Config>,
-    engine: Arc<dyn Engine>,
-    mut shutdown: Shutdown,
-) -> Result<(), AdminError> {
-    let bus = engine.queue(&QueueName::events()).await?;
+pub async fn run(config: Arc<Config>, engine: Arc<dyn Engine>, mut shutdown: Shutdown) {
     let (missed, mut misses) = mpsc::channel(64);
     let mut admin = Admin {
-        engine: engine.clone(),
-        bus,
+        engine,
         sets: BTreeMap::new(),
         probes: probe::Probes::new(&config.timeouts, missed),
         published: HashMap::new(),
     };
-    let mut again = tokio::time::interval(REPEAT);
-    'list: loop {
-        let (entries, revision) = engine.store().list(SETS).await?;
-        let mut changes = engine.store().watch(SETS, revision.next()).await?;
-        admin.sets = entries
-            .into_iter()
-            .filter_map(|entry| Some((entry.key, serde_json::from_slice(&entry.value).ok()?)))
-            .collect();
-        loop {
-            admin.look().await?;
-            tokio::select! {
-                () = shutdown::requested(&mut shutdown) => return Ok(()),
-                change = changes.recv() => match change {
-                    Some(Ok(Change::Put(entry))) => {
-                        if let Ok(set) = serde_json::from_slice(&entry.value) {
-                            admin.sets.insert(entry.key, set);
-                        }
-                    }
-                    Some(Ok(Change::Deleted { key, .. })) => {
-                        admin.sets.remove(&key);
-                    }
-                    // What was missed is seen by listing again.
-                    Some(Err(StoreError::Compacted(_))) | None => continue 'list,
-                    Some(Err(error)) => return Err(error.into()),
-                },
-                Some(miss) = misses.recv() => admin.on_miss(miss).await?,
-                _ = again.tick() => {}
-            }
+    let mut trouble = Trouble::of("admin");
+    while !*shutdown.borrow() {
+        // What was missed meanwhile is seen by listing again.
+        if let Err(error) = admin.follow(&mut misses, &mut trouble, &mut shutdown).await {
+            trouble.pause(&error, &mut shutdown).await;
         }
     }
 }
 
 struct Admin {
     engine: Arc<dyn Engine>,
-    bus: Arc<dyn Queue>,
     sets: BTreeMap<String, SetRecord>,
     probes: probe::Probes,
     /// Faults of pods that are still down, and when they were last published.
@@ -106,6 +68,44 @@ struct Admin {
 }
 
 impl Admin {
+    /// Lists the sets and follows them, until shutdown or until changes were missed.
+    async fn follow(
+        &mut self,
+        misses: &mut mpsc::Receiver<probe::Miss>,
+        trouble: &mut Trouble,
+        shutdown: &mut Shutdown,
+    ) -> Result<(), AdminError> {
+        let engine = Arc::clone(&self.engine);
+        let (entries, revision) = engine.store().list(SETS).await?;
+        let mut changes = engine.store().watch(SETS, revision.next()).await?;
+        self.sets = entries
+            .into_iter()
+            .filter_map(|entry| Some((entry.key, serde_json::from_slice(&entry.value).ok()?)))
+            .collect();
+        let mut again = tokio::time::interval(REPEAT);
+        loop {
+            self.look().await?;
+            tokio::select! {
+                () = shutdown::requested(shutdown) => return Ok(()),
+                change = changes.recv() => match change {
+                    Some(Ok(Change::Put(entry))) => {
+                        if let Ok(set) = serde_json::from_slice(&entry.value) {
+                            self.sets.insert(entry.key, set);
+                        }
+                    }
+                    Some(Ok(Change::Deleted { key, .. })) => {
+                        self.sets.remove(&key);
+                    }
+                    Some(Err(StoreError::Compacted(_))) | None => return Ok(()),
+                    Some(Err(error)) => return Err(error.into()),
+                },
+                Some(miss) = misses.recv() => self.on_miss(miss).await?,
+                _ = again.tick() => {}
+            }
+            trouble.over();
+        }
+    }
+
     /// Probes those that should answer; publishes those that are down.
     async fn look(&mut self) -> Result<(), AdminError> {
         self.probes.follow(self.sets.values().flat_map(SetRecord::members));
@@ -180,13 +180,13 @@ impl Admin {
             },
         };
         let value = bytes::Bytes::from(serde_json::to_vec(&fault).expect("a fault is plain data"));
-        let first = self.published.insert(key, (Instant::now(), fault.clone())).is_none();
         // Whoever repairs it first, then those who look at it later.
-        self.bus.send(vec![value]).await?;
-        if first {
+        self.engine.queue(&QueueName::events()).await?.send(vec![value]).await?;
+        if !self.published.contains_key(&key) {
             tracing::warn!(%set, pod = %fault.pod, kind = fault.kind, %seen, "fault");
             keep(&*self.engine, &fault).await?;
         }
+        self.published.insert(key, (Instant::now(), fault));
         Ok(())
     }
 

@@ -44,9 +44,6 @@ pub enum AutoscalerError {
         /// Why.
         source: InvalidLimits,
     },
-    /// The store refused.
-    #[error(transparent)]
-    Store(#[from] StoreError),
 }
 
 /// Runs until shutdown.

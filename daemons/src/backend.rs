@@ -12,10 +12,11 @@ use serde::{Deserialize, Serialize};
 /// returns; a pod that ended is not restarted: that is the cluster service's decision.
 #[async_trait]
 pub trait Backend: Send + Sync + 'static {
-    /// Starts a pod. An earlier pod of that name is ended first.
+    /// Starts a pod. An earlier pod of that name is ended first. One that can't be started is told as one
+    /// that has ended.
     ///
     /// # Errors
-    /// When the backend can't be reached or refuses.
+    /// When the backend can't be reached.
     async fn start(&self, daemon: PodDaemon, spec: &PodSpec) -> Result<(), BackendError>;
 
     /// Ends a pod: by closing its lifeline, then by force. One that is not there is no error.
@@ -120,12 +121,4 @@ pub enum BackendError {
     /// Whoever keeps the pods does not answer.
     #[error("the supervisor of the pods is gone")]
     Gone,
-    /// A pod's files can't be written.
-    #[error("can't write the spec of pod {pod}: {source}")]
-    Spec {
-        /// The pod.
-        pod: String,
-        /// Why.
-        source: std::io::Error,
-    },
 }

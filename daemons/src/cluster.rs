@@ -22,6 +22,7 @@ use crate::{
     set::{DESIRED, Fault, MemberState, SETS, SetRecord, SetState},
     shutdown::{self, Shutdown},
     store::{Revision, StoreError},
+    trouble::Trouble,
 };
 use quorate_dag::Function;
 use reconcile::{Change, FUNCTIONS};
@@ -108,10 +109,18 @@ pub enum ClusterError {
     Listen(#[source] std::io::Error),
 }
 
+impl ClusterError {
+    /// Whether it may work when it is tried again. Nothing is lost by that: records say what is true,
+    /// messages come back, and events that were missed are seen by comparing records with what runs.
+    fn may_pass(&self) -> bool {
+        matches!(self, Self::Store(_) | Self::Queue(_))
+    }
+}
+
 /// Runs the service until shutdown.
 ///
 /// # Errors
-/// When an engine or the backend is gone for good, or a record can't be read.
+/// When it can't start, the backend is gone, or a record can't be read.
 pub async fn run(setup: Setup) -> Result<(), ClusterError> {
     let (ask, requests) = mpsc::channel(REQUESTS_MAX);
     let address = setup.listener.local_addr().map_err(ClusterError::Listen)?;
@@ -132,7 +141,7 @@ pub async fn run(setup: Setup) -> Result<(), ClusterError> {
         restarts: HashMap::new(),
         due: Vec::new(),
         started: HashMap::new(),
-        compared: Instant::now(),
+        compared: Some(Instant::now()),
         stock_after: None,
     };
     cluster.load(setup.fresh).await?;
@@ -163,8 +172,8 @@ struct Cluster {
     due: Vec<(Instant, Fault)>,
     /// When a set was last made; `None` once the stock was filled after that.
     stock_after: Option<Instant>,
-    /// When records were last compared with what runs.
-    compared: Instant,
+    /// When records were last compared with what runs; `None` when that has to be done at once.
+    compared: Option<Instant>,
 }
 
 impl Cluster {
@@ -265,24 +274,36 @@ impl Cluster {
             AbortOnDrop(tokio::spawn(receive_faults(bus.clone(), faults, self.config.timeouts.lease)));
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            self.apply_desired().await?;
-            tokio::select! {
-                biased;
-                () = shutdown::requested(&mut shutdown) => return Ok(()),
-                event = pods.recv() => {
-                    let mut events = vec![event.ok_or(BackendError::Gone)?];
-                    while let Ok(event) = pods.try_recv() {
-                        events.push(event);
+        let mut trouble = Trouble::of("cluster");
+        while !*shutdown.borrow() {
+            let step = async {
+                self.apply_desired().await?;
+                tokio::select! {
+                    biased;
+                    () = shutdown::requested(&mut shutdown) => Ok(()),
+                    event = pods.recv() => {
+                        let mut events = vec![event.ok_or(BackendError::Gone)?];
+                        while let Ok(event) = pods.try_recv() {
+                            events.push(event);
+                        }
+                        self.on_pod_events(events).await
                     }
-                    self.on_pod_events(events).await?;
+                    Some((name, keys)) = made.recv() => self.on_keys(&name, keys).await,
+                    Some(request) = requests.recv() => self.on_request(request).await,
+                    Some(message) = fault_messages.recv() => self.on_fault_message(&bus, message).await,
+                    _ = tick.tick() => self.on_tick().await,
                 }
-                Some((name, keys)) = made.recv() => self.on_keys(&name, keys).await?,
-                Some(request) = requests.recv() => self.on_request(request).await?,
-                Some(message) = fault_messages.recv() => self.on_fault_message(&bus, message).await?,
-                _ = tick.tick() => self.on_tick().await?,
+            };
+            match step.await {
+                Ok(()) => trouble.over(),
+                Err(error) if error.may_pass() => {
+                    self.compared = None;
+                    trouble.pause(&error, &mut shutdown).await;
+                }
+                Err(error) => return Err(error),
             }
         }
+        Ok(())
     }
 
     async fn apply_desired(&mut self) -> Result<(), ClusterError> {
@@ -396,8 +417,8 @@ impl Cluster {
         }
         self.stock_identities();
         // Events may be lost on the way when this process does not keep up.
-        if self.compared.elapsed() >= COMPARE {
-            self.compared = now;
+        if self.compared.is_none_or(|compared| compared.elapsed() >= COMPARE) {
+            self.compared = Some(now);
             self.compare(false).await?;
         }
         Ok(())

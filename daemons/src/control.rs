@@ -22,6 +22,7 @@ use crate::{
         lock::LOCKS,
     },
     supervisor::{Brief, FromControl, ToControl},
+    trouble::Trouble,
 };
 use std::{
     net::SocketAddr,
@@ -183,7 +184,11 @@ impl Running {
                 self.spawn(
                     daemon,
                     lead(engine.clone(), daemon, ending, move |ending| {
-                        admin::run(config.clone(), engine.clone(), ending)
+                        let (config, engine) = (config.clone(), engine.clone());
+                        async move {
+                            admin::run(config, engine, ending).await;
+                            Ok::<_, Failure>(())
+                        }
                     }),
                 );
             }
@@ -358,12 +363,20 @@ where
     E: Into<Failure>,
 {
     let instance = instance();
+    let mut trouble = Trouble::of(daemon.name());
     loop {
         let campaign = Leadership::campaign(&engine, daemon.name(), &instance, LEASE);
         let leadership = tokio::select! {
             () = shutdown::requested(&mut ending) => return Ok(()),
-            leadership = campaign => leadership?,
+            leadership = campaign => match leadership {
+                Ok(leadership) => leadership,
+                Err(error) => {
+                    trouble.pause(&error, &mut ending).await;
+                    continue;
+                }
+            },
         };
+        trouble.over();
         tracing::debug!(daemon = daemon.name(), term = leadership.term(), "leads");
         let outcome = tokio::select! {
             () = leadership.lost() => continue,

@@ -34,6 +34,7 @@ pub mod sqlite;
 pub mod store;
 pub mod supervisor;
 pub mod telemetry;
+mod trouble;
 pub mod worker;
 
 /// What the daemons say to each other, generated from `proto/quorate/v1/quorate.proto`.

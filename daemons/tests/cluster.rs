@@ -1,8 +1,12 @@
 //! The cluster service from outside, over a backend whose pods are words.
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[path = "gateway/flaky.rs"]
+mod flaky;
+
 use async_trait::async_trait;
 use bytes::Bytes;
+use flaky::Flaky;
 use hyper::{Method, StatusCode};
 use quorate::{
     backend::{Backend, BackendError, PodDaemon, PodEvent, RunningPod, Stop},
@@ -16,7 +20,10 @@ use quorate::{
 };
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::{
@@ -72,6 +79,8 @@ impl Backend for Words {
 struct Service {
     client: Client,
     engine: Arc<dyn Engine>,
+    /// Whether the engine is away.
+    away: Arc<AtomicBool>,
     end: watch::Sender<bool>,
     service: tokio::task::JoinHandle<()>,
     _folder: tempfile::TempDir,
@@ -84,8 +93,10 @@ impl Service {
         let mut config = Config { data: folder.path().into(), ..Config::default() };
         config.functions.add.replication = Replication::None;
         change(&mut config);
+        let away = Arc::new(AtomicBool::new(false));
+        let engine = SqliteEngine::open(&folder.path().join("quorate.db"), Durability::Process).unwrap();
         let engine: Arc<dyn Engine> =
-            SqliteEngine::open(&folder.path().join("quorate.db"), Durability::Process).unwrap();
+            Arc::new(Flaky { engine, away: away.clone(), refused: watch::channel(0).0 });
         engine.store().put("desired/add", wanted_before.to_string().into(), None).await.unwrap();
         let (events, pods) = mpsc::unbounded_channel();
         let (end, shutdown) = watch::channel(false);
@@ -102,7 +113,7 @@ impl Service {
             shutdown,
         };
         let service = tokio::spawn(async { cluster::run(setup).await.unwrap() });
-        Self { client, engine, end, service, _folder: folder }
+        Self { client, engine, away, end, service, _folder: folder }
     }
 
     async fn send(&mut self, method: Method, path: &str) -> (StatusCode, String) {
@@ -155,6 +166,20 @@ async fn what_was_wanted_before_is_kept_within_what_is_configured_now() {
     // A further one would be the next that is begun.
     let (status, _) = service.send(Method::POST, "/v1/functions/add/sets").await;
     assert_eq!(status, StatusCode::CONFLICT);
+    assert_eq!(service.sets(1).await, ["add-0"]);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_service_whose_store_was_away_goes_on() {
+    let mut service = Service::new(0, |_| ()).await;
+    assert!(service.sets(0).await.is_empty(), "it serves");
+    service.away.store(true, Ordering::SeqCst);
+    let (status, text) = service.send(Method::POST, "/v1/functions/add/sets").await;
+    assert!(status.is_server_error(), "{status}: {text}");
+    service.away.store(false, Ordering::SeqCst);
+    let (status, text) = service.send(Method::POST, "/v1/functions/add/sets").await;
+    assert_eq!(status, StatusCode::ACCEPTED, "{text}");
     assert_eq!(service.sets(1).await, ["add-0"]);
     service.stop().await;
 }

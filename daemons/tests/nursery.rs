@@ -7,7 +7,8 @@ use quorate::{
         Backend, PodDaemon, PodEvent, RunningPod, Stop,
         process::{Nursery, Order, ProcessBackend, Program, Report},
     },
-    pod::{Said, Told},
+    config::{Durability, Replication},
+    pod::{PodSpec, Said, Told},
 };
 use std::{os::unix::fs::PermissionsExt, path::PathBuf, time::Duration};
 
@@ -133,4 +134,35 @@ async fn a_list_of_pods_that_got_lost_is_asked_for_again() {
     let pods = tokio::time::timeout(Duration::from_secs(60), listed).await.expect("in time").unwrap();
     assert_eq!(pods[0].pod, "add-0-worker");
     answering.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_pod_whose_spec_can_t_be_written_is_a_pod_that_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pods");
+    std::fs::write(&file, "no folder").unwrap();
+    let (orders, mut given) = tokio::sync::mpsc::unbounded_channel();
+    let (_reports, told) = tokio::sync::mpsc::unbounded_channel();
+    let (backend, mut events) = ProcessBackend::new(&file, orders, told);
+    let spec = PodSpec {
+        pod: "add-0-worker".into(),
+        set: "add-0".into(),
+        function: "add".into(),
+        index: None,
+        incarnation: 3,
+        replication: Replication::None,
+        genesis: None,
+        identity: None,
+        listen: "127.0.0.1:0".into(),
+        transport: None,
+        data: folder.path().join("data"),
+        resumes: false,
+        durability: Durability::Process,
+        slots: 1,
+    };
+    backend.start(PodDaemon::Worker, &spec).await.unwrap();
+    let Some(PodEvent::Ended { pod, incarnation: 3, status }) = events.recv().await else { panic!() };
+    assert_eq!(pod, "add-0-worker");
+    assert!(status.contains(file.to_str().unwrap()), "{status}");
+    assert!(given.try_recv().is_err(), "nothing is ordered");
 }

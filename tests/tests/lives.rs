@@ -3,7 +3,7 @@
 use quorate_tests::{BYZANTINE, Data, Load, Mix, NONE, Platform, process};
 use rustix::process::Signal;
 use serde_json::json;
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 /// How long processes may live on after the one that they serve was killed.
 const ORPHANED: Duration = Duration::from_secs(5);
@@ -113,6 +113,29 @@ async fn a_second_platform_on_the_same_folder_is_refused() {
     let folder = platform.data.path().to_str().expect("is UTF-8");
     assert!(output.stderr.contains(folder) || output.stderr.contains(&platform.url), "{output:?}");
     assert_eq!(platform.result("1+1").await, "2", "the first one does not mind");
+    platform.stop().await;
+}
+
+#[tokio::test]
+async fn a_folder_in_which_no_pod_can_be_started_ends_no_daemon() {
+    let platform = Platform::up(NONE).await;
+    assert_eq!(platform.result("1+2").await, "3");
+    let gateway = platform.find("the gateway", |s| s.daemon == "gateway").await.process();
+    let pods = platform.data.path().join("platform/pods");
+    let aside = pods.with_extension("aside");
+    fs::rename(&pods, &aside).expect("specs lie there");
+    fs::write(&pods, "in the way").expect("the folder is ours");
+    let accepted = platform.post("/v1/expressions", r#"{"expression": "3*4"}"#).await;
+    assert_eq!(accepted.status, 202, "{accepted:?}");
+    quorate_tests::eventually("a start that failed", || async {
+        platform.log().iter().any(|line| line.contains("can't write its spec")).then_some(())
+    })
+    .await;
+    fs::remove_file(&pods).expect("was written above");
+    fs::rename(&aside, &pods).expect("was put there");
+    assert_eq!(platform.result("3*4").await, "12", "it is started once there is room");
+    let after = platform.find("the gateway", |s| s.daemon == "gateway").await.process();
+    assert_eq!(after, gateway, "and nothing else has ended");
     platform.stop().await;
 }
 

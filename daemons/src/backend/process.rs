@@ -88,6 +88,8 @@ pub enum Report {
 pub struct ProcessBackend {
     folder: PathBuf,
     orders: mpsc::UnboundedSender<Order>,
+    /// For what is known without the supervisor. Weak, so that the events end with its reports.
+    events: mpsc::WeakUnboundedSender<PodEvent>,
     /// The last question and what was answered to it.
     answered: watch::Receiver<(u64, Vec<RunningPod>)>,
     questions: AtomicU64,
@@ -104,6 +106,7 @@ impl ProcessBackend {
     ) -> (Self, mpsc::UnboundedReceiver<PodEvent>) {
         let (answer, answered) = watch::channel((0, Vec::new()));
         let (events, event_list) = mpsc::unbounded_channel();
+        let weak = events.downgrade();
         tokio::spawn(async move {
             while let Some(report) = reports.recv().await {
                 match report {
@@ -118,7 +121,17 @@ impl ProcessBackend {
             }
         });
         let questions = AtomicU64::new(0);
-        (Self { folder: folder.into(), orders, answered, questions }, event_list)
+        (Self { folder: folder.into(), orders, events: weak, answered, questions }, event_list)
+    }
+
+    /// Writes what a pod is to its file, whole or not at all.
+    fn write(&self, spec: &PodSpec) -> std::io::Result<PathBuf> {
+        std::fs::create_dir_all(&self.folder)?;
+        let path = self.folder.join(format!("{}.json", spec.pod));
+        let draft = path.with_extension("draft");
+        std::fs::write(&draft, serde_json::to_vec_pretty(spec).expect("a spec is plain data"))?;
+        std::fs::rename(&draft, &path)?;
+        Ok(path)
     }
 
     fn order(&self, order: Order) -> Result<(), BackendError> {
@@ -129,13 +142,16 @@ impl ProcessBackend {
 #[async_trait]
 impl Backend for ProcessBackend {
     async fn start(&self, daemon: PodDaemon, spec: &PodSpec) -> Result<(), BackendError> {
-        let failed = |source| BackendError::Spec { pod: spec.pod.clone(), source };
-        std::fs::create_dir_all(&self.folder).map_err(failed)?;
-        let path = self.folder.join(format!("{}.json", spec.pod));
-        let draft = path.with_extension("draft");
-        let text = serde_json::to_vec_pretty(spec).expect("a spec is plain data");
-        std::fs::write(&draft, text).and_then(|()| std::fs::rename(&draft, &path)).map_err(failed)?;
-        self.order(Order::Start { daemon, pod: spec.pod.clone(), incarnation: spec.incarnation, spec: path })
+        let (pod, incarnation) = (spec.pod.clone(), spec.incarnation);
+        match self.write(spec) {
+            Ok(spec) => self.order(Order::Start { daemon, pod, incarnation, spec }),
+            // A disk that is full now may have room later: a fault of this pod, and started again as any.
+            Err(error) => {
+                let status = format!("can't write its spec in {}: {error}", self.folder.display());
+                let events = self.events.upgrade().ok_or(BackendError::Gone)?;
+                events.send(PodEvent::Ended { pod, incarnation, status }).map_err(|_| BackendError::Gone)
+            }
+        }
     }
 
     async fn stop(&self, pod: &str, how: Stop) -> Result<(), BackendError> {
