@@ -143,9 +143,10 @@ pub async fn run(setup: Setup) -> Result<(), ClusterError> {
         started: HashMap::new(),
         compared: Some(Instant::now()),
         stock_after: None,
+        shutdown: setup.shutdown,
     };
     cluster.load(setup.fresh).await?;
-    let outcome = cluster.drive(setup.pods, requests, events, making_done, setup.shutdown, address).await;
+    let outcome = cluster.drive(setup.pods, requests, events, making_done, address).await;
     server.abort();
     outcome
 }
@@ -172,6 +173,8 @@ struct Cluster {
     due: Vec<(Instant, Fault)>,
     /// When a set was last made; `None` once the stock was filled after that.
     stock_after: Option<Instant>,
+    /// Becomes true when the service has to end.
+    shutdown: Shutdown,
     /// When records were last compared with what runs; `None` when that has to be done at once.
     compared: Option<Instant>,
 }
@@ -218,7 +221,11 @@ impl Cluster {
     /// Compares the records with what runs: what was said is heard again, what ended unseen has ended.
     /// When nothing can be running, gives back the members to be started instead.
     async fn compare(&mut self, fresh: bool) -> Result<Vec<(String, u64)>, ClusterError> {
-        let running = self.backend.list().await?;
+        let running = tokio::select! {
+            running = self.backend.list() => running?,
+            // Who keeps the pods may be ending too, and answer no more.
+            () = shutdown::requested(&mut self.shutdown) => return Ok(Vec::new()),
+        };
         for pod in &running {
             if self.member(&pod.pod).is_none() {
                 self.backend.stop(&pod.pod, Stop::Now).await?;
@@ -265,7 +272,6 @@ impl Cluster {
         mut requests: mpsc::Receiver<Request>,
         bus: Arc<dyn Queue>,
         mut made: mpsc::UnboundedReceiver<(String, Result<SetKeys, IdentityError>)>,
-        mut shutdown: Shutdown,
         address: SocketAddr,
     ) -> Result<(), ClusterError> {
         tracing::info!(%address, sets = self.sets.len(), "the cluster service serves");
@@ -275,6 +281,7 @@ impl Cluster {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut trouble = Trouble::of("cluster");
+        let mut shutdown = self.shutdown.clone();
         while !*shutdown.borrow() {
             let step = async {
                 self.apply_desired().await?;

@@ -36,6 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Pods that are ready as soon as they are ordered.
 struct Words {
     pods: Mutex<BTreeMap<String, u64>>,
+    /// Told that it was asked for its pods, when it never answers that.
+    silent: Option<mpsc::UnboundedSender<()>>,
     events: mpsc::UnboundedSender<PodEvent>,
 }
 
@@ -65,6 +67,10 @@ impl Backend for Words {
     }
 
     async fn list(&self) -> Result<Vec<RunningPod>, BackendError> {
+        if let Some(asked) = &self.silent {
+            asked.send(()).unwrap();
+            std::future::pending::<()>().await;
+        }
         let pods = self.pods.lock().unwrap();
         let running = |(pod, incarnation): (&String, &u64)| RunningPod {
             pod: pod.clone(),
@@ -89,6 +95,14 @@ struct Service {
 impl Service {
     /// Over a store in which so many sets of `add` were wanted before.
     async fn new(wanted_before: u32, change: impl FnOnce(&mut Config)) -> Self {
+        Self::over(None, wanted_before, change).await
+    }
+
+    async fn over(
+        silent: Option<mpsc::UnboundedSender<()>>,
+        wanted_before: u32,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config { data: folder.path().into(), ..Config::default() };
         config.functions.add.replication = Replication::None;
@@ -107,7 +121,7 @@ impl Service {
             state: folder.path().into(),
             fresh: true,
             engine: engine.clone(),
-            backend: Arc::new(Words { pods: Mutex::default(), events }),
+            backend: Arc::new(Words { pods: Mutex::default(), silent, events }),
             pods,
             listener,
             shutdown,
@@ -182,4 +196,12 @@ async fn a_service_whose_store_was_away_goes_on() {
     assert_eq!(status, StatusCode::ACCEPTED, "{text}");
     assert_eq!(service.sets(1).await, ["add-0"]);
     service.stop().await;
+}
+
+#[tokio::test]
+async fn a_service_that_has_to_end_does_not_wait_for_a_list_of_pods() {
+    let (asked, mut asking) = mpsc::unbounded_channel();
+    let service = Service::over(Some(asked), 1, |_| ()).await;
+    asking.recv().await.unwrap();
+    tokio::time::timeout(PATIENCE, service.stop()).await.expect("it ends");
 }
