@@ -21,6 +21,7 @@ pub mod expression;
 pub mod function;
 pub mod gateway;
 pub mod hex;
+pub mod hold;
 pub mod identity;
 pub mod pod;
 pub mod queue;

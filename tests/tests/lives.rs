@@ -4,6 +4,7 @@ use quorate_tests::{BYZANTINE, Data, Load, Mix, NONE, Platform, process};
 use rustix::process::Signal;
 use serde_json::json;
 use std::{fs, time::Duration};
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 /// How long processes may live on after the one that they serve was killed.
 const ORPHANED: Duration = Duration::from_secs(5);
@@ -114,6 +115,53 @@ async fn a_second_platform_on_the_same_folder_is_refused() {
     assert!(output.stderr.contains(folder) || output.stderr.contains(&platform.url), "{output:?}");
     assert_eq!(platform.result("1+1").await, "2", "the first one does not mind");
     platform.stop().await;
+}
+
+#[tokio::test]
+async fn a_daemon_by_itself_beside_a_platform_is_refused() {
+    let platform = Platform::up(NONE).await;
+    let folder = platform.data.path().to_str().expect("is UTF-8");
+    for daemon in ["cluster", "gateway", "scheduler", "admin", "autoscaler"] {
+        let output = platform.data.run(&[daemon, "--set", "listen=127.0.0.1:0"]).await;
+        assert_eq!(output.code, Some(3), "{daemon}: {output:?}");
+        let said = output.stderr.trim_end();
+        assert!(said.contains(folder) && said.contains("quorate up (process "), "{daemon}: {said}");
+        assert_eq!(said.lines().count(), 1, "{daemon}: {said}");
+    }
+    platform.stop().await;
+}
+
+#[tokio::test]
+async fn five_daemons_by_themselves_are_a_platform_with_one_cluster_service() {
+    let data = Data::new();
+    data.file("quorate.toml", NONE);
+    let arguments = ["--set", "listen=127.0.0.1:0", "--log", "quorate::gateway=info"];
+    let mut daemons = Vec::new();
+    for daemon in ["cluster", "scheduler", "admin", "autoscaler", "gateway"] {
+        daemons.push(data.command(&[&[daemon], &arguments[..]].concat()).spawn().expect("starts"));
+    }
+    let stderr = daemons[4].stderr.take().expect("is piped");
+    let mut lines = BufReader::new(stderr).lines();
+    let url = loop {
+        let line = lines.next_line().await.expect("speaks UTF-8").expect("says where it listens");
+        if let Some((_, address)) = line.split_once("address=") {
+            break format!("http://{}", address.split_whitespace().next().expect("an address"));
+        }
+    };
+    assert_eq!(data.answer(&["eval", "1+2", "--url", &url]).await, "3");
+    for command in ["cluster", "up"] {
+        let second = data.run(&[&[command], &arguments[..2]].concat()).await;
+        assert_eq!(second.code, Some(3), "{command}: {second:?}");
+        assert!(second.stderr.contains(data.path().to_str().expect("is UTF-8")), "{second:?}");
+    }
+    assert_eq!(data.answer(&["eval", "2+2", "--url", &url]).await, "4");
+    for daemon in &daemons {
+        process::signal(daemon.id().expect("runs"), Signal::TERM);
+    }
+    for mut daemon in daemons {
+        assert!(daemon.wait().await.expect("is our child").success());
+    }
+    data.deserted(ORPHANED).await;
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use super::{Failure, Global, Settings};
 use crate::{
     control::{self, Daemon},
+    hold::Hold,
     pod::{Attachment, PodSpec},
     replica, worker,
 };
@@ -27,6 +28,7 @@ pub(crate) struct Pod {
 impl ControlDaemon {
     pub(super) async fn run(self, daemon: Daemon, global: Global) -> Result<(), Failure> {
         let config = self.settings.load(&[])?.config;
+        let _hold = Hold::shared(&config.data, daemon)?;
         control::run_one(daemon, config, global.program()?).await.map_err(Failure::Daemon)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Exit;
 use crate::{
-    api::Problem, client::ClientError, config::ConfigErrors, control, excerpt::Excerpt,
+    api::Problem, client::ClientError, config::ConfigErrors, control, excerpt::Excerpt, hold::HoldError,
     identity::IdentityError, receipt::UnprovenReceipt, supervisor::SupervisorError, telemetry::FilterError,
 };
 use quorate_dag::ExpressionError;
@@ -42,8 +42,8 @@ pub(crate) enum Failure {
     Interrupted,
     #[error("can't start: {0}")]
     Runtime(#[source] io::Error),
-    #[error("a platform runs on the data in {} already; use it, or choose another --data", data.display())]
-    AlreadyUp { data: PathBuf },
+    #[error(transparent)]
+    Hold(#[from] HoldError),
     #[error(transparent)]
     Platform(#[from] SupervisorError),
     #[error("{0}")]
@@ -83,10 +83,11 @@ impl Failure {
                 _ => Exit::Unavailable,
             },
             Self::Client(_) | Self::NoPlatform { .. } | Self::Runtime(_) => Exit::Unavailable,
-            Self::AlreadyUp { .. } | Self::Platform(_) | Self::Daemon(_) | Self::Identity(_) => {
+            Self::Hold(HoldError::Held { .. }) | Self::Platform(_) | Self::Daemon(_) | Self::Identity(_) => {
                 Exit::Unavailable
             }
             Self::Config(_) | Self::Filter(_) | Self::Set { .. } => Exit::Usage,
+            Self::Hold(HoldError::Unusable { .. }) => Exit::Usage,
             Self::Input(_) | Self::Output(_) | Self::Write { .. } => Exit::Usage,
             Self::Read { .. } | Self::Keys { .. } => Exit::Usage,
         }

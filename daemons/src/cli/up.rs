@@ -3,11 +3,11 @@
 use super::{Failure, Global, Settings, platform::Up, print, print_json};
 use crate::{
     control::{asked_to_end, state_folder},
+    hold::Hold,
     supervisor::Platform,
 };
 use clap::Args;
 use std::{
-    fs::{File, TryLockError},
     path::{Path, PathBuf},
     pin::pin,
 };
@@ -36,7 +36,7 @@ impl UpCommand {
         let listen: Vec<_> = self.listen.map(|listen| ("--listen", "listen", listen)).into_iter().collect();
         let config = self.settings.load(&listen)?.config;
         let data = config.data.clone();
-        let _only = Only::on(&data)?;
+        let _hold = Hold::alone(&data)?;
         // Asked for once and from the start, so that no Ctrl-C falls between two waits.
         let mut asked_to_end = pin!(asked_to_end());
         let mut platform = Platform::start(global.program()?, config, &state_folder(&data));
@@ -54,25 +54,6 @@ impl UpCommand {
         tokio::select! {
             ended = platform.ended() => Ok(ended?),
             () = &mut asked_to_end => Ok(platform.stop().await?),
-        }
-    }
-}
-
-/// One platform at a time on one data folder: a lock that ends with the process, however it ends.
-struct Only {
-    _file: File,
-}
-
-impl Only {
-    fn on(data: &Path) -> Result<Self, Failure> {
-        let path = data.join("up.lock");
-        let write = |source| Failure::Write { path: path.clone(), source };
-        std::fs::create_dir_all(data).map_err(write)?;
-        let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(write)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self { _file: file }),
-            Err(TryLockError::WouldBlock) => Err(Failure::AlreadyUp { data: data.into() }),
-            Err(TryLockError::Error(source)) => Err(write(source)),
         }
     }
 }
