@@ -178,6 +178,18 @@ fn a_platform_that_is_not_there_is_exit_3() {
 }
 
 #[test]
+fn what_a_platform_that_was_killed_left_behind_leads_to_nobody() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let somebody = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", somebody.local_addr().expect("bound"));
+    fs::write(folder.path().join("up.json"), format!("{{\"url\": \"{url}\", \"pid\": 1}}")).expect("written");
+    fs::write(folder.path().join("up.lock"), "quorate up (process 1)").expect("written");
+    let Ended { code, out, err } = ended(command(folder.path(), &["status", "--data", "."]));
+    assert_eq!((code, out.as_str()), (3, ""), "{err}");
+    assert!(err.starts_with("error: no platform runs on the data in ."), "{err}");
+}
+
+#[test]
 fn a_configuration_is_explained_with_the_place_of_every_value() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     fs::write(

@@ -6,6 +6,7 @@ use crate::{
     backend::process::Program,
     client::Client,
     config::{Config, Durability},
+    hold::Hold,
     supervisor,
 };
 use indicatif::{ProgressBar, ProgressStyle};
@@ -66,9 +67,12 @@ impl Platform {
         Ok(Self { client, own: Some((own, state)) })
     }
 
-    /// The platform that says in `data` that it runs, if it answers: what a power cut left behind is
-    /// no platform.
+    /// The platform that says in `data` that it runs, if it does: what one that was killed left behind
+    /// names an address at which somebody else may listen by now.
     async fn running(data: &Path) -> Option<Self> {
+        if !Hold::is_alone(data) {
+            return None;
+        }
         let up: Up = serde_json::from_slice(&std::fs::read(data.join("up.json")).ok()?).ok()?;
         let mut client = Client::new(&up.url).ok()?;
         client.connect().await.ok()?;

@@ -37,6 +37,7 @@ impl UpCommand {
         let config = self.settings.load(&listen)?.config;
         let data = config.data.clone();
         let _hold = Hold::alone(&data)?;
+        Sign::remove(&data);
         // Asked for once and from the start, so that no Ctrl-C falls between two waits.
         let mut asked_to_end = pin!(asked_to_end());
         let mut platform = Platform::start(global.program()?, config, &state_folder(&data));
@@ -64,8 +65,17 @@ struct Sign {
 }
 
 impl Sign {
+    /// Removes what a platform that was killed has left.
+    fn remove(data: &Path) {
+        let _ = std::fs::remove_file(Self::path(data));
+    }
+
+    fn path(data: &Path) -> PathBuf {
+        data.join("up.json")
+    }
+
     fn put(data: &Path, up: &Up) -> Result<Self, Failure> {
-        let path = data.join("up.json");
+        let path = Self::path(data);
         let draft = data.join("up.json.draft");
         let text = serde_json::to_vec(up).expect("plain data");
         std::fs::write(&draft, text)
