@@ -136,6 +136,7 @@ pub async fn run(setup: Setup) -> Result<(), ClusterError> {
         sets: BTreeMap::new(),
         desired: BTreeMap::new(),
         making: BTreeMap::new(),
+        refused: BTreeMap::new(),
         made,
         since: HashMap::new(),
         restarts: HashMap::new(),
@@ -163,6 +164,8 @@ struct Cluster {
     /// Sets whose keys are being made.
     making: BTreeMap<String, Function>,
     made: mpsc::UnboundedSender<(String, Result<SetKeys, IdentityError>)>,
+    /// Functions whose last set could not be made.
+    refused: BTreeMap<Function, creation::Refused>,
     /// Since when a set has its state, as far as this service has seen.
     since: HashMap<String, (SetState, Instant)>,
     /// Restarts of each pod that did not stay up, and when the last was or is due.

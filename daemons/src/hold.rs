@@ -89,6 +89,17 @@ impl Hold {
     }
 }
 
+/// Makes sure that a data folder can be worked on, whoever else does: it is made if need be, and written.
+///
+/// # Errors
+/// When it can't be.
+pub fn check(data: &Path) -> Result<(), HoldError> {
+    std::fs::create_dir_all(data)
+        .and_then(|()| tempfile::tempfile_in(data))
+        .map(drop)
+        .map_err(|source| HoldError::Unusable { path: data.to_owned(), source })
+}
+
 fn platform(data: &Path) -> PathBuf {
     data.join("up.lock")
 }

@@ -178,6 +178,20 @@ fn a_platform_that_is_not_there_is_exit_3() {
 }
 
 #[test]
+fn a_data_folder_that_can_t_be_used_is_exit_2_at_once() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    fs::write(folder.path().join("file"), "").expect("written");
+    for data in ["file", "file/below", "/proc/quorate"] {
+        for wanted in [&["eval", "1+1", "--data", data][..], &["up", "--data", data]] {
+            let Ended { code, out, err } = ended(command(folder.path(), wanted));
+            assert_eq!((code, out.as_str()), (2, ""), "{wanted:?}: {err}");
+            assert!(err.starts_with("error: the data folder can't be used") && err.contains(data), "{err}");
+            assert_eq!(err.lines().count(), 1, "{err}");
+        }
+    }
+}
+
+#[test]
 fn what_a_platform_that_was_killed_left_behind_leads_to_nobody() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let somebody = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");

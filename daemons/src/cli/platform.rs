@@ -6,7 +6,7 @@ use crate::{
     backend::process::Program,
     client::Client,
     config::{Config, Durability},
-    hold::Hold,
+    hold::{self, Hold},
     supervisor,
 };
 use indicatif::{ProgressBar, ProgressStyle};
@@ -58,6 +58,8 @@ impl Platform {
 
     /// A platform that keeps nothing but the identities, which others use too.
     async fn start(mut config: Config, program: Program) -> Result<Self, Failure> {
+        // What it is refused for later, a platform would try again until the time is up.
+        hold::check(&config.data)?;
         config.listen = SocketAddr::from(([127, 0, 0, 1], 0));
         config.durability = Durability::Process;
         let state = tempfile::tempdir().map_err(Failure::Runtime)?;

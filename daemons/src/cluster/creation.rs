@@ -17,8 +17,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Before identities that could not be had are tried again.
-const RETRY: Duration = Duration::from_secs(1);
+/// Before identities that could not be had are tried again; doubles each time, up to the second. A folder
+/// that can't be written stays so until somebody mends it.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// Identities of a function's sets could not be had.
+#[derive(Clone, Default)]
+pub(super) struct Refused {
+    /// In a row.
+    times: u32,
+    /// Why, as it was said last.
+    why: String,
+}
+
+impl Refused {
+    fn pause(&self) -> Duration {
+        RETRY.0.saturating_mul(2u32.saturating_pow(self.times)).min(RETRY.1)
+    }
+}
 
 impl Cluster {
     /// Has the keys made on another thread; [`Cluster::on_keys`] goes on. A plain worker needs none.
@@ -27,11 +43,18 @@ impl Cluster {
         self.making.insert(name.clone(), function);
         let (identities, made) = (self.identities.clone(), self.made.clone());
         tracing::info!(set = %name, replicas, "set is made");
-        tokio::task::spawn_blocking(move || {
-            let keys = identities.obtain(&name, replicas);
+        let refused = self.refused.get(&function).cloned().unwrap_or_default();
+        tokio::spawn(async move {
+            let set = name.clone();
+            let obtained = tokio::task::spawn_blocking(move || identities.obtain(&set, replicas));
+            // A panic there is the end of the runtime, or was said.
+            let Ok(keys) = obtained.await else { return };
             if let Err(error) = &keys {
-                tracing::error!(set = %name, %error, "a set's identities can't be had; it is tried again");
-                std::thread::sleep(RETRY);
+                let pause = refused.pause();
+                if refused.why != error.to_string() {
+                    tracing::error!(set = %name, %error, "a set's identities can't be had; it is tried again");
+                }
+                tokio::time::sleep(pause).await;
             }
             // Nobody listens any more: the daemon is ending.
             let _ = made.send((name, keys));
@@ -45,8 +68,16 @@ impl Cluster {
     ) -> Result<(), ClusterError> {
         let Some(function) = self.making.remove(name) else { return Ok(()) };
         self.stock_after = Some(Instant::now());
-        // Said where it happened; the next reconciliation tries again.
-        let Ok(keys) = keys else { return Ok(()) };
+        let keys = match keys {
+            Ok(keys) => keys,
+            // Said where it happened; the next reconciliation tries again.
+            Err(error) => {
+                let refused = self.refused.entry(function).or_default();
+                *refused = Refused { times: refused.times.saturating_add(1), why: error.to_string() };
+                return Ok(());
+            }
+        };
+        self.refused.remove(&function);
         let record = self.new_record(function, &keys)?;
         match self.write(&format!("{SETS}{name}"), &record, None).await {
             Ok(_) => {}
@@ -163,5 +194,18 @@ impl Cluster {
             hex::encode(&digest.as_ref()[..8])
         });
         self.state.join("sets").join(&set.name).join(life)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identities_that_can_t_be_had_are_tried_again_at_longer_and_longer_intervals() {
+        let pauses = (0..40).map(|times| Refused { times, ..Refused::default() }.pause().as_secs());
+        let pauses: Vec<_> = pauses.collect();
+        assert_eq!(pauses[..7], [1, 2, 4, 8, 16, 32, 60]);
+        assert_eq!(pauses[7..], [60; 33]);
     }
 }
