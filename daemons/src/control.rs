@@ -113,6 +113,7 @@ pub async fn run() -> Result<(), Failure> {
 /// # Errors
 /// When it can't start, or failed.
 pub async fn run_one(daemon: Daemon, config: Config, program: Program) -> Result<(), Failure> {
+    let asked_to_end = asked_to_end();
     let state = state_folder(&config.data);
     let engine = open(&state, &config)?;
     let (end, ending) = watch::channel(false);
@@ -129,7 +130,7 @@ pub async fn run_one(daemon: Daemon, config: Config, program: Program) -> Result
         running.start(daemon).await?;
     }
     let outcome = tokio::select! {
-        () = asked_to_end() => Ok(()),
+        () = asked_to_end => Ok(()),
         failed = running.failed() => Err(failed),
     };
     end.send_replace(true);
@@ -411,20 +412,27 @@ async fn keep_pods(
     nursery.end_all().await;
 }
 
-/// Returns when the process is asked to end: Ctrl-C, or SIGTERM as Kubernetes sends it.
-pub async fn asked_to_end() {
+/// Listens from now on for the word to end, Ctrl-C, or SIGTERM as Kubernetes sends it, and comes with it.
+pub fn asked_to_end() -> impl Future<Output = ()> {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+        let listening = [SignalKind::interrupt(), SignalKind::terminate()].map(signal);
+        async move {
+            let [Ok(mut interrupt), Ok(mut terminate)] = listening else {
+                // What is not listened for ends the process by itself.
+                return std::future::pending().await;
+            };
             tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
+                _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
             }
-            return;
         }
     }
-    let _ = tokio::signal::ctrl_c().await;
+    #[cfg(not(unix))]
+    async {
+        let _ = tokio::signal::ctrl_c().await;
+    }
 }
 
 fn open(state: &Path, config: &Config) -> Result<Arc<dyn Engine>, Failure> {

@@ -107,6 +107,25 @@ async fn an_interrupted_eval_leaves_no_process() {
 }
 
 #[tokio::test]
+async fn an_eval_that_is_told_to_end_leaves_no_file() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let data = Data::new();
+        let temporary = data.path().join("temporary");
+        fs::create_dir(&temporary).expect("the folder is ours");
+        let sum = long_sum();
+        let mut eval = data.command(&["eval", &sum]);
+        let mut eval = eval.env("TMPDIR", &temporary).spawn().expect("the binary was just built");
+        let left = || fs::read_dir(&temporary).expect("was just made").count();
+        quorate_tests::eventually("its state", || async { (left() > 0).then_some(()) }).await;
+        process::signal(eval.id().expect("was just started"), signal);
+        let ended = tokio::time::timeout(ORPHANED, eval.wait()).await.expect("it ends");
+        assert_eq!(ended.expect("is our child").code(), Some(4), "{signal:?}");
+        data.deserted(ORPHANED).await;
+        assert_eq!(left(), 0, "{signal:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_second_platform_on_the_same_folder_is_refused() {
     let platform = Platform::up(NONE).await;
     let output = platform.data.run(&["up", "--listen", "127.0.0.1:0"]).await;

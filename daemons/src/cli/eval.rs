@@ -9,11 +9,12 @@ use super::{
 use crate::{
     api::{Parameter, Submission},
     config::parse_time,
+    control::asked_to_end,
     expression,
 };
 use clap::Args;
 use quorate_dag::Expression;
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, pin::pin, time::Duration};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -80,8 +81,13 @@ impl Eval {
             receipt: self.receipt.is_some(),
         };
 
-        let mut platform =
-            Platform::find_or_start(self.at.url.as_deref(), loaded.config, global.program()?).await?;
+        // From before anything is made that would be left behind.
+        let mut asked_to_end = pin!(asked_to_end());
+        let started = Platform::find_or_start(self.at.url.as_deref(), loaded.config, global.program()?);
+        let mut platform = tokio::select! {
+            started = started => started?,
+            () = &mut asked_to_end => return Err(Failure::Interrupted),
+        };
         let asked = async {
             let client = platform.client();
             let answer = {
@@ -97,13 +103,9 @@ impl Eval {
             Ok::<_, Failure>(answer)
         };
         // Whatever came of it, what was started is stopped.
-        let interrupted = async {
-            let _ = tokio::signal::ctrl_c().await;
-            Err(Failure::Interrupted)
-        };
         let asked = tokio::select! {
             asked = asked => asked,
-            interrupted = interrupted => interrupted,
+            () = &mut asked_to_end => Err(Failure::Interrupted),
         };
         platform.stop().await;
         let answer = asked?;
