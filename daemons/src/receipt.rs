@@ -96,6 +96,8 @@ pub struct Evidence<'a> {
 pub struct Verified {
     /// The expression.
     pub expression: String,
+    /// The values of its names, in lowest terms: what the operations were done with.
+    pub parameters: BTreeMap<String, String>,
     /// Its result.
     pub result: String,
     /// Operations, all of them signed.
@@ -292,6 +294,10 @@ impl ExpressionReceipt {
         }
         Ok(Verified {
             expression: self.expression.clone(),
+            parameters: plan
+                .parameters()
+                .filter_map(|name| Some((name.to_owned(), parameters.value(name)?.to_string())))
+                .collect(),
             result: expected,
             operations: values.len(),
             sets: sets.into_keys().map(str::to_owned).collect(),

@@ -59,13 +59,55 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
+/// What is longer than this is not repeated.
+const SHOWN: usize = 200;
+
 fn text(verified: &Verified) -> String {
-    let shown = if verified.expression.chars().count() <= 200 { verified.expression.as_str() } else { "…" };
+    let short = |text: &str| text.chars().count() <= SHOWN;
+    let shown = if short(&verified.expression) { verified.expression.as_str() } else { "…" };
     let how = match (verified.operations, verified.trusted) {
         (0, _) => "nothing was executed: there is nothing to sign".to_owned(),
         (1, true) => format!("1 operation, signed by the replicas of {}", verified.sets.join(", ")),
         (n, true) => format!("{n} operations, each signed by the replicas of {}", verified.sets.join(", ")),
         (n, false) => format!("{n} operations, signed by keys that the receipt itself brings"),
     };
-    format!("{shown} = {}\n{how}\n", verified.result)
+    // Without its parameters the claim is another one.
+    let values: Vec<_> =
+        verified.parameters.iter().map(|(name, value)| format!("{name} = {value}")).collect();
+    let with = match (values.len(), values.join(", ")) {
+        (0, _) => String::new(),
+        (_, values) if short(&values) => format!(" with {values}"),
+        (1, _) => " with the parameter that the receipt names".to_owned(),
+        (n, _) => format!(" with the {n} parameters that the receipt names"),
+    };
+    format!("{shown} = {}{with}\n{how}\n", verified.result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn claims(parameters: &[(&str, &str)], claim: &str) {
+        let verified = Verified {
+            expression: "a*(b+1)".into(),
+            parameters: parameters.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+            result: "8/3".into(),
+            operations: 2,
+            sets: vec!["add-0".into(), "mul-0".into()],
+            trusted: true,
+        };
+        let signed = "2 operations, each signed by the replicas of add-0, mul-0\n";
+        assert_eq!(text(&verified), format!("{claim}\n{signed}"));
+    }
+
+    #[test]
+    fn a_claim_is_made_with_its_parameters() {
+        claims(&[], "a*(b+1) = 8/3");
+        claims(&[("a", "2")], "a*(b+1) = 8/3 with a = 2");
+        claims(&[("a", "2"), ("b", "1/3")], "a*(b+1) = 8/3 with a = 2, b = 1/3");
+        let long = "1".repeat(SHOWN);
+        claims(&[("a", &long)], "a*(b+1) = 8/3 with the parameter that the receipt names");
+        claims(&[("a", &long), ("b", "1")], "a*(b+1) = 8/3 with the 2 parameters that the receipt names");
+    }
 }

@@ -148,6 +148,8 @@ fn a_receipt_verifies_after_travelling() {
     let verified = read.verify(Some(&keys())).expect("proves");
     assert_eq!((verified.result.as_str(), verified.operations, verified.trusted), ("2.000000", 4, true));
     assert_eq!(verified.sets, ["add-0", "div-0", "mul-0"]);
+    let parameters = [("a", "2"), ("b", "1/3")].map(|(name, value)| (name.into(), value.into()));
+    assert_eq!(verified.parameters, BTreeMap::from(parameters), "those that the expression uses");
     assert!(!read.verify(None).expect("is consistent").trusted);
 }
 
