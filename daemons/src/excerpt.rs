@@ -43,7 +43,9 @@ impl Excerpt {
             line,
             column,
             shown: format!("{ellipsis}{head}{rest}{}", if cut_rest { "…" } else { "" })
-                .replace(['\t', '\r'], " "),
+                .chars()
+                .map(visible)
+                .collect(),
             before: width(head) + width(ellipsis),
             marked,
         }
@@ -79,7 +81,16 @@ fn width(text: &str) -> usize {
     text.chars().map(char_width).sum()
 }
 
-/// A control character is shown as one blank.
+/// What a terminal shows for a character and does not obey: the text may be somebody else's.
+fn visible(character: char) -> char {
+    match character {
+        '\t' | '\r' => ' ',
+        _ if character.is_control() => char::REPLACEMENT_CHARACTER,
+        _ => character,
+    }
+}
+
+/// A control character takes one column, as what is shown for it.
 fn char_width(character: char) -> usize {
     character.width().unwrap_or(1)
 }
@@ -136,6 +147,12 @@ mod tests {
     }
 
     #[test]
+    fn control_characters_are_shown_and_not_obeyed() {
+        check("1\t+\r+\x1b[31m", 5..6, "1 | 1 + +\u{fffd}[31m\n  |      ^");
+        check("\0\x07\x7f\u{9b}/0", 5..6, "1 | \u{fffd}\u{fffd}\u{fffd}\u{fffd}/0\n  |     ^");
+    }
+
+    #[test]
     fn only_the_first_line_of_a_span_is_marked() {
         check("(1\n+2", 0..5, "1 | (1\n  | ^^");
     }
@@ -156,6 +173,7 @@ mod tests {
         fn any_span_of_any_text_is_shown(text in ".{0,200}(\n.{0,200})?", start in 0usize..900, length in 0usize..900) {
             let shown = Excerpt::new(&text, start..start + length);
             prop_assert!(shown.to_string().contains('^'));
+            prop_assert!(!shown.to_string().contains(|c: char| c.is_control() && c != '\n'));
         }
     }
 }
