@@ -149,6 +149,7 @@ fn wrong_usage_is_exit_2_and_says_what_is_right() {
         (&["evil", "1"], "eval"),
         (&["eval"], "<EXPRESSION>"),
         (&["eval", "1", "-p", "a"], "usage: -p NAME=VALUE"),
+        (&["eval", "a", "-p", "a=1", "-p", "a=2"], "the parameter `a` is given twice"),
         (&["eval", "1", "--timeout", "5"], "250ms, 10s or 5m"),
         (&["plan", "1", "--cost", "pow=1ms"], "add, sub, mul and div"),
         (&["scale", "pow", "1"], "add, sub, mul, div"),

@@ -442,6 +442,10 @@ async fn repeats_under_one_key_are_one_request_however_many_come_at_once() {
         let (code, text) = bench.send_with(Method::POST, "/v1/expressions", &key, other).await;
         assert_eq!((code.as_u16(), problem(&text).kind.as_str()), (400, "malformed-idempotency-key"));
     }
+    // Which of two is meant can't be known.
+    let keys = ["order 18", "order 19"].map(|key| ("idempotency-key", key.to_owned()));
+    let (code, text) = bench.send_with(Method::POST, "/v1/expressions", &keys, other).await;
+    assert_eq!((code.as_u16(), problem(&text).kind.as_str()), (400, "malformed-idempotency-key"), "{text}");
 }
 
 #[tokio::test]

@@ -14,7 +14,12 @@ use crate::{
 };
 use clap::Args;
 use quorate_dag::Expression;
-use std::{path::PathBuf, pin::pin, time::Duration};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    path::PathBuf,
+    pin::pin,
+    time::Duration,
+};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -61,6 +66,18 @@ fn parameter(text: &str) -> Result<(String, String), String> {
     Ok((name.trim().to_owned(), value.trim().to_owned()))
 }
 
+/// The last of two values is no better than the first.
+fn each_once(given: Vec<(String, String)>) -> Result<BTreeMap<String, Parameter>, Failure> {
+    let mut parameters = BTreeMap::new();
+    for (name, value) in given {
+        match parameters.entry(name) {
+            Entry::Vacant(place) => place.insert(Parameter(value)),
+            Entry::Occupied(place) => return Err(Failure::ParameterTwice { name: place.key().clone() }),
+        };
+    }
+    Ok(parameters)
+}
+
 pub(super) fn time(text: &str) -> Result<Duration, String> {
     parse_time(text).ok_or_else(|| "expected a time such as 250ms, 10s or 5m".to_owned())
 }
@@ -76,7 +93,7 @@ impl Eval {
             .map_err(|error| Failure::of_expression(&error, &text))?;
         let submission = Submission {
             expression: text,
-            parameters: self.parameters.into_iter().map(|(name, value)| (name, Parameter(value))).collect(),
+            parameters: each_once(self.parameters)?,
             digits: self.digits,
             receipt: self.receipt.is_some(),
         };

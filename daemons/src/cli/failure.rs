@@ -20,6 +20,8 @@ pub(crate) enum Failure {
     Filter(#[from] FilterError),
     #[error("`--set {given}`: expected KEY=VALUE, such as limits.nodes=1000")]
     Set { given: String },
+    #[error("the parameter `{name}` is given twice; a name has one value")]
+    ParameterTwice { name: String },
     #[error(transparent)]
     Client(#[from] ClientError),
     #[error("no platform runs on the data in {}; start one with `quorate up`, or name one with --url", data.display())]
@@ -86,7 +88,7 @@ impl Failure {
             Self::Hold(HoldError::Held { .. }) | Self::Platform(_) | Self::Daemon(_) | Self::Identity(_) => {
                 Exit::Unavailable
             }
-            Self::Config(_) | Self::Filter(_) | Self::Set { .. } => Exit::Usage,
+            Self::Config(_) | Self::Filter(_) | Self::Set { .. } | Self::ParameterTwice { .. } => Exit::Usage,
             Self::Hold(HoldError::Unusable { .. }) => Exit::Usage,
             Self::Input(_) | Self::Output(_) | Self::Write { .. } => Exit::Usage,
             Self::Read { .. } | Self::Keys { .. } => Exit::Usage,

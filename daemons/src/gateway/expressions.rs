@@ -177,7 +177,11 @@ async fn read_request(gateway: &Gateway, headers: &HeaderMap, body: Body) -> Res
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
-    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
+    let mut keys = headers.get_all("idempotency-key").iter();
+    let Some(key) = keys.next() else { return Ok(None) };
+    if keys.next().is_some() {
+        return Err(MALFORMED_KEY.with("there is more than one; a request has one key"));
+    }
     let visible = key.to_str().ok().filter(|key| (1..=255).contains(&key.len()));
     visible.map(Some).ok_or_else(|| MALFORMED_KEY.with("it has to be 1 to 255 visible ASCII characters"))
 }
