@@ -130,6 +130,17 @@ impl<'a> Operation<'a> {
         Ok(Self { function, digits_max: u32::from_be_bytes([d0, d1, d2, d3]), left, right })
     }
 
+    /// The most digits that a value may have so that an operation on any two of them is at most so long.
+    #[must_use]
+    pub fn digits_max(bytes: u32) -> u32 {
+        // A value is a tag, the length of its numerator, and both its parts; 10^digits is below
+        // 2^(3.322 * digits), so that a part has at most 3.322/8 bytes for each digit, and one.
+        const FRAMES: u64 = HEADER as u64 + 2 * (1 + 4);
+        let part = (u64::from(bytes).saturating_sub(FRAMES)) / 4;
+        let digits = (part * 8000).saturating_sub(1) / 3322;
+        u32::try_from(digits).unwrap_or(u32::MAX)
+    }
+
     /// Computes it: the same everywhere, for it is exact arithmetic.
     #[must_use]
     pub fn execute(&self) -> Answer {
@@ -231,6 +242,22 @@ mod tests {
         check(Function::Div, "1", "3", Answer::Value(value("1/3").into()));
         check(Function::Div, "1", "0", Answer::DivisionByZero);
         check(Function::Mul, "1e20", "1e20", Answer::Overflow);
+    }
+
+    #[test]
+    fn operations_on_values_of_the_most_digits_fit() {
+        for bytes in [64, 65, 1000, 4096] {
+            let digits = Operation::digits_max(bytes) as usize;
+            // Neighbours have no common divisor.
+            let largest = format!("-{0}9/{0}8", "9".repeat(digits - 1));
+            let largest = value(&largest);
+            let operation =
+                Operation { function: Function::Add, digits_max: 1, left: &largest, right: &largest };
+            let length = operation.to_bytes().len();
+            let most = bytes as usize;
+            assert!((most - 8..=most).contains(&length), "{digits} digits are {length} of {bytes} bytes");
+        }
+        assert_eq!(Operation::digits_max(0), 0);
     }
 
     #[test]

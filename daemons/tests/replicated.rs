@@ -87,7 +87,7 @@ struct Set {
 }
 
 impl Set {
-    async fn start(folder: &Path) -> Self {
+    async fn start(folder: &Path, limits: quorate_pbft::Limits) -> Self {
         let keys: Vec<_> =
             identities().iter().map(|der| Identity::from_pkcs8(der).unwrap().public_key().clone()).collect();
         for (i, der) in identities().iter().enumerate() {
@@ -102,7 +102,7 @@ impl Set {
             digest: Default::default(),
             permutation: Permutation::Seeded,
             history: true,
-            limits: Default::default(),
+            limits,
         };
         let mut set = Self {
             folder: folder.into(),
@@ -215,6 +215,10 @@ struct Platform {
 
 impl Platform {
     async fn start() -> Self {
+        Self::with(quorate_pbft::Limits::default()).await
+    }
+
+    async fn with(group: quorate_pbft::Limits) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let engine: Arc<dyn Engine> =
             SqliteEngine::open(&folder.path().join("quorate.db"), Durability::Process).unwrap();
@@ -234,7 +238,7 @@ impl Platform {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             scheduler::run(Arc::new(config), platform_engine, listener, ending).await.unwrap();
         });
-        let set = Set::start(folder.path()).await;
+        let set = Set::start(folder.path(), group).await;
         let platform = Self { engine, _scheduler: scheduler, set, _folder: folder };
         platform.register(1).await;
         platform
@@ -325,4 +329,15 @@ async fn many_operations_are_in_flight_at_once() {
     let platform = Platform::start().await;
     let text = (1..=1024).map(|term| term.to_string()).collect::<Vec<_>>().join("+");
     assert_eq!(platform.eval(&text).await, Ok((1024 * 1025 / 2).to_string()));
+}
+
+#[tokio::test]
+async fn an_operation_that_the_group_never_takes_fails_at_once_and_says_why() {
+    let limits = quorate_pbft::Limits { operation_bytes_max: 64, ..Default::default() };
+    let platform = Platform::with(limits).await;
+    assert_eq!(platform.eval("1+2").await, Ok("3".into()));
+    let id = platform.submit(&format!("1{}+1", "0".repeat(200)), false).await;
+    let failure = platform.outcome(id).await.result.unwrap_err();
+    assert_eq!(failure.kind, "internal", "{}", failure.detail);
+    assert!(failure.detail.contains("operation_bytes_max (64)"), "{}", failure.detail);
 }

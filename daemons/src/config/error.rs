@@ -114,6 +114,22 @@ pub enum Fault {
         /// The most that is allowed.
         high: String,
     },
+    /// Replicas can't agree on operations that large.
+    #[error(
+        "`{key}` = {value} is over {limit}: two fractions of more digits are over the {bytes} bytes of an \
+         operation that replicas agree on (operation_bytes_max); more is possible only when no function \
+         is replicated"
+    )]
+    OverOperation {
+        /// The key.
+        key: String,
+        /// What it is.
+        value: u32,
+        /// The most that it may be.
+        limit: u32,
+        /// The most bytes of an operation.
+        bytes: u32,
+    },
     /// Two values do not go together.
     #[error("`{key}` = {value} is over `{limit_key}` = {limit}")]
     Over {

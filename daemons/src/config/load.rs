@@ -1,10 +1,11 @@
 //! Layers of configuration, the later over the earlier: defaults, file, environment, flags.
 
 use super::{
-    Config, ConfigError, ConfigErrors, Fault, Place,
+    Config, ConfigError, ConfigErrors, Fault, Place, Replication,
     keys::{self, Given},
 };
-use crate::excerpt::Excerpt;
+use crate::{excerpt::Excerpt, function::Operation};
+use quorate_dag::Function;
 use std::{
     collections::BTreeMap,
     ops::Range,
@@ -238,6 +239,20 @@ impl Layers {
             self.check_over(&low, &high);
         }
         self.check_over("limits.expression_bytes", "limits.body_bytes");
+        self.check_digits();
+    }
+
+    /// A set's group has the limits that consensus has by default.
+    fn check_digits(&mut self) {
+        const KEY: &str = "limits.digits";
+        let config = &self.loaded.config;
+        let bytes = quorate_pbft::Limits::default().operation_bytes_max;
+        let (value, limit) = (config.limits.digits, Operation::digits_max(bytes));
+        let replicated = |function| config.functions.of(function).replication != Replication::None;
+        if value > limit && Function::ALL.into_iter().any(replicated) {
+            let fault = Fault::OverOperation { key: KEY.to_owned(), value, limit, bytes };
+            self.errors.push(ConfigError { place: self.loaded.place(KEY), fault });
+        }
     }
 
     fn check_over(&mut self, key: &str, limit_key: &str) {

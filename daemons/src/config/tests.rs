@@ -165,6 +165,18 @@ fn values_out_of_range_are_refused_with_the_range() {
 }
 
 #[test]
+fn replicas_agree_on_no_more_digits_than_an_operation_holds() {
+    let with = |digits: u32, rest: &str| load(&format!("[limits]\ndigits = {digits}\n{rest}"));
+    let error = with(157_811, "").expect_err("refused");
+    let said = "quorate.toml:2: `limits.digits` = 157811 is over 157810: ";
+    assert!(error.starts_with(said) && error.contains("262144 bytes"), "{error}");
+    with(157_810, "").expect("loads");
+    let plain = "[functions.default]\nreplication = \"none\"\n";
+    with(1_000_000, plain).expect("nothing has to be agreed on");
+    with(1_000_000, &format!("{plain}[functions.div]\nreplication = {{ f = 1 }}")).expect_err("refused");
+}
+
+#[test]
 fn what_is_not_toml_is_shown_where_it_is() {
     refused(
         "listen = \n",

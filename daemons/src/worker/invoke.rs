@@ -185,7 +185,7 @@ impl Stream {
         Ok(Box::pin(async move {
             let outcome = match answer.await {
                 Ok((answer, receipt)) => outcome_of(tag, answer, receipt),
-                Err(detail) => failure(tag, Kind::Unavailable, detail),
+                Err((kind, detail)) => failure(tag, kind, detail),
             };
             drop(slot);
             outcome

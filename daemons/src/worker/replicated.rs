@@ -5,11 +5,12 @@ use crate::{
     function::Answer,
     identity,
     pod::{self, PodSpec, SpecError},
+    proto::failure::Kind,
 };
 use bytes::Bytes;
 use quorate_pbft::{
-    ClientId, Group, Incarnation, Options,
-    runtime::{Client, ClientSetup, ClientStatus},
+    ClientId, Group, Incarnation, Options, SubmitRefused,
+    runtime::{Client, ClientFailed, ClientSetup, ClientStatus},
 };
 use std::time::Duration;
 use tokio::sync::watch;
@@ -57,24 +58,34 @@ impl Replicas {
         }
     }
 
-    /// The answer of 2f+1 replicas and, when asked for, the bytes of a receipt; or why there is none.
+    /// The answer of 2f+1 replicas and, when asked for, the bytes of a receipt; or why there is none, and
+    /// whether it is worth another try.
     pub(super) fn invoke(
         &self,
         operation: Bytes,
         receipt: bool,
         patience: Duration,
-    ) -> impl Future<Output = Result<(Answer, Bytes), String>> + Send + use<> {
+    ) -> impl Future<Output = Result<(Answer, Bytes), (Kind, String)>> + Send + use<> {
         let client = self.client.clone();
         let options = Options { receipt, ..Options::default() };
         async move {
             let invoked = client.invoke_within(operation, options, patience).await;
-            let (reply, receipt) = invoked.map_err(|error| error.to_string())?;
+            let (reply, receipt) = invoked.map_err(|error| (kind_of(&error), error.to_string()))?;
             if reply.disagreed.count() > 0 {
                 let who: Vec<_> = reply.disagreed.iter().map(|replica| replica.0).collect();
                 tracing::warn!(replicas = ?who, sequence = reply.sequence.0, "replicas answered differently");
             }
-            let answer = Answer::from_bytes(&reply.result).map_err(|error| error.to_string())?;
+            let answer =
+                Answer::from_bytes(&reply.result).map_err(|error| (Kind::Unavailable, error.to_string()))?;
             Ok((answer, receipt.map(|receipt| receipt.to_bytes().into()).unwrap_or_default()))
         }
+    }
+}
+
+/// An operation that the group does not take now is tried again; one that it never takes fails at once.
+fn kind_of(error: &ClientFailed) -> Kind {
+    match error {
+        ClientFailed::Refused(SubmitRefused::TooLarge { .. } | SubmitRefused::NoHistory) => Kind::Invalid,
+        _ => Kind::Unavailable,
     }
 }
