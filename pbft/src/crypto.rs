@@ -117,6 +117,14 @@ pub enum Kind {
     MetaData = 15,
     /// BUSY: a request refused by admission.
     Busy = 16,
+    /// STABLE: a certificate for a checkpoint.
+    Stable = 17,
+    /// WANT: asks for a batch of a new view.
+    Want = 18,
+    /// BODY: a batch that was asked for.
+    Body = 19,
+    /// COMMITTED: what a place holds for good.
+    Committed = 20,
     /// An ordered batch, in a PRE-PREPARE or the journal.
     Batch = 32,
     /// One operation.

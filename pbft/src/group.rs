@@ -5,7 +5,8 @@ use std::fmt;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use crate::crypto::{Digest, DigestAlgorithm, PublicKey, PublicKeys, Scope};
+use crate::crypto::{Digest, DigestAlgorithm, PublicKey, PublicKeys, SIGNATURE_BYTES_MAX, Scope};
+use crate::replica::CLAIMS_PER_PLACE_MAX;
 
 /// Defines a number that is never mixed up with another one.
 macro_rules! number {
@@ -48,6 +49,14 @@ number! {
 number! {
     /// A life of a client. A restarted client takes a higher one, which closes the lower ones.
     Incarnation(u64)
+}
+
+impl View {
+    /// The next view; the last of all is followed by itself.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
 }
 
 impl Sequence {
@@ -213,6 +222,14 @@ pub enum InvalidConfiguration {
     },
 }
 
+/// The longest NEW-VIEW, in bytes.
+const NEW_VIEW_BYTES_MAX: u64 = 1 << 26;
+/// Bytes that the certificate and the signature of a VIEW-CHANGE take, with as many votes as there
+/// can be.
+const CERTIFICATE_BYTES: u64 = (REPLICAS_MAX as u64 + 1) * (SIGNATURE_BYTES_MAX as u64 + 16);
+/// Bytes that a VIEW-CHANGE takes for one place, at most: its claims, of 60 bytes each.
+const PLACE_BYTES: u64 = (CLAIMS_PER_PLACE_MAX as u64 + 1) * 60;
+
 /// The most clients that a configuration may register.
 pub const CLIENTS_MAX: usize = 1 << 16;
 
@@ -233,9 +250,11 @@ impl Configuration {
         }
         let limits = &self.limits;
         let period = limits.checkpoint_period;
+        // A NEW-VIEW of all replicas has to fit a frame and a record of the journal.
+        let window_max = (NEW_VIEW_BYTES_MAX / self.replicas.len() as u64 - CERTIFICATE_BYTES) / PLACE_BYTES;
         for (field, value, min, max) in [
             ("checkpoint_period", period, 1, 1 << 20),
-            ("window", limits.window, period.saturating_mul(2), 1 << 21),
+            ("window", limits.window, period.saturating_mul(2), window_max),
             ("batch_operations_max", limits.batch_operations_max.into(), 1, 1 << 16),
             ("batch_bytes_max", limits.batch_bytes_max.into(), 1 << 10, 1 << 26),
             ("operation_bytes_max", limits.operation_bytes_max.into(), 1, u64::from(limits.batch_bytes_max)),
@@ -248,6 +267,13 @@ impl Configuration {
             }
         }
         Ok(())
+    }
+
+    /// The bytes of the longest message between replicas beside batches, replies and pages: a NEW-VIEW.
+    /// A transport that bounds its frames lets it through.
+    #[must_use]
+    pub fn new_view_bytes_max(&self) -> u64 {
+        self.replicas.len() as u64 * (CERTIFICATE_BYTES + self.limits.window * PLACE_BYTES)
     }
 
     /// The number of replicas, `3f + 1`.
@@ -395,6 +421,11 @@ fn read_keys(
         *read = rest;
     }
     Ok(keys)
+}
+
+/// `2f + 1` of a group of `n = 3f + 1` replicas.
+pub(crate) fn quorum_of(n: usize) -> usize {
+    n.saturating_sub(1) / 3 * 2 + 1
 }
 
 /// The arithmetic of a group: sizes of quorums, and who leads a view.

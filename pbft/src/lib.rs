@@ -49,14 +49,16 @@
 //!   order, each exactly once, and only what a registered client sent.
 //! * **Durability**: with a journal, a promise leaves a replica only after its record is durable
 //!   ([`Action::Append`]). What a client was told survives a crash of all replicas at once.
+//! * **Liveness** once the network is timely: a primary that dies, hangs or lies is voted out by the
+//!   others, and what was committed or prepared under it goes on under the next.
 //! * **Bounds**: memory is bounded by the [`Limits`], whatever peers and clients send.
 //!
 //! # What it does not do yet
 //!
-//! There is no view change: a group whose primary is down waits until it comes back from its
-//! journal. A primary that lies by saying nothing stops the group; it cannot make it answer wrongly.
-//! A client that tags a request validly for the primary and invalidly for all backups stops the
-//! group too, as no backup can vouch for it.
+//! A client that tags a request validly for the primary and invalidly for all backups costs the group a
+//! change of the view, each time: backups do not vouch for requests to one another yet, nor remember who
+//! did so. A primary that is slow, but not so slow that a request waits for eight time-outs, is not voted
+//! out. Members of a group cannot be replaced.
 #![forbid(unsafe_code)]
 
 pub mod client;

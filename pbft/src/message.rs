@@ -11,12 +11,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::crypto::{
-    Authenticator, Digest, Domain, Keychain, Kind, Principal, Scope, Signature, Tag, TagRefused,
-};
-use crate::group::{ClientId, Incarnation, ReplicaId, Sequence, Timestamp, View};
+use crate::crypto::{Digest, Domain, Keychain, Kind, Principal, Scope, Signature};
+use crate::group::{ClientId, Incarnation, ReplicaId, Sequence, Timestamp, View, Voters};
 
+mod proof;
 pub mod wire;
+
+pub(crate) use proof::Form;
+pub use proof::{Proof, Refused, Unverified, Verified};
 
 /// Any message of the protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +45,18 @@ pub enum Message {
     Fetch(Fetch),
     /// The answer to a [`Fetch`].
     Data(Data),
+    /// Replica to one that lags.
+    Stable(Certificate),
+    /// Replica to all; anyone may pass it on.
+    ViewChange(ViewChange),
+    /// The new primary to all; anyone may pass it on.
+    NewView(NewView),
+    /// Replica that lacks a batch of a new view to all.
+    Want(Want),
+    /// The answer to a [`Want`].
+    Body(Body),
+    /// Replica to one that lags.
+    Committed(Committed),
 }
 
 impl Message {
@@ -61,6 +75,12 @@ impl Message {
             Self::Status(_) => Kind::Status,
             Self::Fetch(_) => Kind::Fetch,
             Self::Data(_) => Kind::Data,
+            Self::Stable(_) => Kind::Stable,
+            Self::ViewChange(_) => Kind::ViewChange,
+            Self::NewView(_) => Kind::NewView,
+            Self::Want(_) => Kind::Want,
+            Self::Body(_) => Kind::Body,
+            Self::Committed(_) => Kind::Committed,
         }
     }
 
@@ -73,6 +93,8 @@ impl Message {
             Self::Commit(message) => message.view,
             Self::Reply(message) => message.view,
             Self::Status(message) => message.view,
+            Self::ViewChange(message) => message.view,
+            Self::NewView(message) => message.view,
             _ => View(0),
         }
     }
@@ -221,7 +243,7 @@ pub struct Busy {
     pub first: Timestamp,
 }
 
-/// The sender's state after a batch, and its signature under the history's root.
+/// The sender's state after a batch, its signature under that, and one under the history's root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
     /// The batch after which it was taken.
@@ -232,8 +254,105 @@ pub struct Checkpoint {
     pub size: u64,
     /// The history's root.
     pub root: Digest,
-    /// The RSA signature over group, configuration, sequence, size and root.
+    /// The RSA signature over group, configuration, sequence, size and root; empty without a history.
     pub signature: Signature,
+    /// The RSA signature over group, configuration, sequence and state: 2f+1 of them are a
+    /// [`Certificate`].
+    pub vote: Signature,
+}
+
+/// Proof that 2f+1 replicas hold one state after a batch, so that at least f+1 correct ones can
+/// bring it back. It convinces anyone who has the replicas' keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// The batch.
+    pub sequence: Sequence,
+    /// The digest of the whole replicated state after it.
+    pub state: Digest,
+    /// Whose word it rests on, in the order of their indices.
+    pub votes: Arc<[(ReplicaId, Signature)]>,
+}
+
+impl Certificate {
+    /// Whether 2f+1 different replicas signed it.
+    #[must_use]
+    pub fn is_valid(&self, keychain: &Keychain) -> bool {
+        let statement = state_statement(self.sequence, &self.state);
+        let domain = Domain::new(Kind::Checkpoint, 0);
+        let ascending = self.votes.is_sorted_by(|a, b| a.0 < b.0);
+        let signed = |(signer, signature): &(ReplicaId, Signature)| {
+            keychain.verify(Principal::Replica(*signer), domain, &statement, signature).is_ok()
+        };
+        ascending && self.votes.len() >= keychain.quorum() && self.votes.iter().all(signed)
+    }
+
+    /// The replicas that signed it.
+    #[must_use]
+    pub fn voters(&self) -> Voters {
+        self.votes.iter().map(|(voter, _)| *voter).collect()
+    }
+}
+
+/// What a replica takes into a later view (TOCS 4.5): what it held when it left the earlier ones.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ViewChange {
+    /// The view that its sender wants to enter. It votes in no lower one any more.
+    pub view: View,
+    /// Its stable checkpoint; none when that is the beginning.
+    pub stable: Option<Certificate>,
+    /// P: for each place above, the batch that was prepared there last, and in which view.
+    pub prepared: Vec<Claim>,
+    /// Q: for each place above and each batch that was pre-prepared there, in which view last.
+    pub pre_prepared: Vec<Claim>,
+}
+
+/// A batch that was prepared or pre-prepared in a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The place.
+    pub sequence: Sequence,
+    /// In which view.
+    pub view: View,
+    /// The batch.
+    pub digest: Digest,
+}
+
+/// The beginning of a view: what was said about the views before. What belongs to which place
+/// follows from it by one calculation that everybody makes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewView {
+    /// The view.
+    pub view: View,
+    /// VIEW-CHANGEs of 2f+1 replicas or more, as they came.
+    pub view_changes: Vec<Unverified<ViewChange>>,
+}
+
+/// Asks for a batch that a new view has in a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Want {
+    /// The place.
+    pub sequence: Sequence,
+    /// The batch's digest.
+    pub digest: Digest,
+}
+
+/// The sender knows that a place holds a batch for good, whatever the view. f+1 who say so are
+/// enough: one of them is correct.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// The place.
+    pub sequence: Sequence,
+    /// The batch's digest.
+    pub digest: Digest,
+}
+
+/// A batch that was asked for. It carries no authority: it is compared with the digest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Body {
+    /// The place.
+    pub sequence: Sequence,
+    /// What was ordered there.
+    pub batch: Batch,
 }
 
 /// The sender's signature under the history's root after a sealed batch, with the paths of the
@@ -270,11 +389,14 @@ pub struct LeafPath {
 /// How far the sender is: others send again what it lacks (TOCS 5.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
-    /// The sender's view.
+    /// The view that the sender is in, or wants to enter.
     pub view: View,
+    /// The last view that it entered, or knows to have begun: it learns from what is said there.
+    pub active: View,
     /// Its low watermark.
     pub stable: Sequence,
-    /// The last batch it executed.
+    /// The last batch up to which it lacks nothing: it executed them, and in its view, as far as
+    /// that has places for them, they are committed.
     pub executed: Sequence,
     /// What it has for the slots `executed + 1`, `executed + 2`, … as [`Progress`] numbers; slots
     /// beyond the end have nothing. At most L bytes.
@@ -399,6 +521,16 @@ pub fn root_statement(sequence: Sequence, size: u64, root: &Digest) -> [u8; 48] 
     bytes
 }
 
+/// What a replica signs under its state, in a [`Checkpoint`]: the body of a statement in the domain
+/// ([`Kind::Checkpoint`], view 0).
+#[must_use]
+pub fn state_statement(sequence: Sequence, state: &Digest) -> [u8; 40] {
+    let mut bytes = [0; 40];
+    bytes[..8].copy_from_slice(&sequence.0.to_be_bytes());
+    bytes[8..].copy_from_slice(&state.0);
+    bytes
+}
+
 /// A message about one place in the order.
 pub(crate) trait Sequenced {
     fn view(&self) -> View;
@@ -440,161 +572,5 @@ impl Answer {
             Content::Full(result) => result.len(),
             Content::Digest(_) => 32,
         }
-    }
-}
-
-/// What stands behind a message.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Proof {
-    /// One tag per replica.
-    Authenticator(Authenticator),
-    /// One tag for one receiver.
-    Tag(Tag),
-}
-
-/// A message as it travels: what somebody says before anybody checked it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unverified<M> {
-    /// Who claims to have made it.
-    pub sender: Principal,
-    /// The fields; whoever makes the value sees to it that they are what `bytes` say.
-    pub body: M,
-    /// The exact bytes of the body.
-    pub bytes: Bytes,
-    /// What stands behind it.
-    pub proof: Proof,
-}
-
-/// A message whose sender is proven. It can be made by [`Unverified::verify`] only.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verified<M> {
-    message: Unverified<M>,
-    /// Requests of a pre-prepare, by index, that carry no valid tag for this replica. The primary
-    /// vouches for them and its word alone does not count.
-    doubts: Vec<u32>,
-}
-
-/// Why a message is not believed. Nobody is to blame: its sender may be somebody else altogether.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// The kind needs another form of proof.
-    #[error("{0:?} does not carry the form of proof it needs")]
-    Form(Kind),
-    /// Its sender may not send this kind.
-    #[error("{kind:?} does not come from {sender}")]
-    Sender {
-        /// The kind.
-        kind: Kind,
-        /// The claimed sender.
-        sender: Principal,
-    },
-    /// The tag is wrong, or its key is not known (any more).
-    #[error("{kind:?} is not proven: {source}")]
-    Proof {
-        /// The kind.
-        kind: Kind,
-        /// What is wrong with the tag.
-        source: TagRefused,
-    },
-}
-
-impl<M> Verified<M> {
-    /// The sender.
-    #[must_use]
-    pub fn sender(&self) -> Principal {
-        self.message.sender
-    }
-
-    /// The fields.
-    #[must_use]
-    pub fn body(&self) -> &M {
-        &self.message.body
-    }
-
-    /// The message as it came, to be relayed.
-    #[must_use]
-    pub fn as_received(&self) -> &Unverified<M> {
-        &self.message
-    }
-
-    /// Gives the parts back.
-    #[must_use]
-    pub fn into_received(self) -> Unverified<M> {
-        self.message
-    }
-
-    /// The requests of a pre-prepare, by index, that this replica cannot check by itself: their
-    /// client tagged them wrongly, or under a session that a restart ended.
-    #[must_use]
-    pub fn doubts(&self) -> &[u32] {
-        &self.doubts
-    }
-}
-
-impl Unverified<Message> {
-    /// Checks the form of the proof, that the sender may say such a thing, and the proof itself.
-    /// Of a pre-prepare's requests it finds out which ones carry no valid tag of their clients
-    /// ([`Verified::doubts`]): no reason to blame the primary, for whom the tag may be good.
-    ///
-    /// # Errors
-    /// Says which of them failed.
-    pub fn verify(self, keychain: &Keychain) -> Result<Verified<Message>, Refused> {
-        let (kind, sender) = (self.body.kind(), self.sender);
-        let domain = Domain::new(kind, self.body.view().0);
-        match (&self.body, sender) {
-            (Message::Request(request), Principal::Client(client)) if request.client == client => {}
-            (Message::Request(_), _) | (_, Principal::Client(_)) => {
-                return Err(Refused::Sender { kind, sender });
-            }
-            _ => {}
-        }
-        let one_receiver = matches!(kind, Kind::Reply | Kind::Busy | Kind::Seal | Kind::Fetch | Kind::Data);
-        match &self.proof {
-            Proof::Tag(tag) if one_receiver => keychain.check_tag(sender, domain, &self.bytes, *tag),
-            Proof::Authenticator(tags) if !one_receiver => {
-                keychain.check_authenticator(sender, domain, &self.bytes, tags)
-            }
-            _ => return Err(Refused::Form(kind)),
-        }
-        .map_err(|source| Refused::Proof { kind, source })?;
-        let doubts = match &self.body {
-            Message::PrePrepare(pre_prepare) => (0..)
-                .zip(pre_prepare.batch.requests.iter())
-                .filter(|(_, request)| !request.is_authentic(keychain))
-                .map(|(index, _)| index)
-                .collect(),
-            _ => Vec::new(),
-        };
-        Ok(Verified { message: self, doubts })
-    }
-}
-
-impl Unverified<Request> {
-    /// The bytes that the request takes up in a batch, at most. The primary fills batches by it and
-    /// backups measure their bytes: a bound that were too low would set them at odds for good.
-    pub(crate) fn batched_bytes(&self) -> usize {
-        // Four tags with three lengths and a client's index.
-        const FRAMING: usize = 24;
-        let tags = match &self.proof {
-            Proof::Authenticator(tags) => tags.0.len(),
-            Proof::Tag(_) => 0,
-        };
-        self.bytes.len() + tags + FRAMING
-    }
-
-    /// Whether the bytes are more than the fields need. Protobuf skips what it does not know, so
-    /// that a request could be made larger than its operations, and a batch than a frame.
-    pub(crate) fn is_padded(&self) -> bool {
-        const FIELDS: usize = 64;
-        const FRAMING: usize = 6;
-        let operations: usize = self.body.operations.iter().map(|operation| operation.len() + FRAMING).sum();
-        self.bytes.len() > FIELDS + operations
-    }
-
-    /// Whether a request that came inside a batch carries a valid tag of its client.
-    fn is_authentic(&self, keychain: &Keychain) -> bool {
-        let (domain, sender) = (Domain::new(Kind::Request, 0), Principal::Client(self.body.client));
-        let Proof::Authenticator(tags) = &self.proof else { return false };
-        sender == self.sender && keychain.check_authenticator(sender, domain, &self.bytes, tags).is_ok()
     }
 }

@@ -27,6 +27,18 @@ pub enum Mutation {
     ForgetPromises,
     /// A fetched state is taken without comparing its digest.
     TrustFetchedState,
+    /// A new view forgets what was prepared in those before.
+    ForgetPrepared,
+    /// A VIEW-CHANGE says nothing of what was prepared.
+    HidePrepared,
+    /// A VIEW-CHANGE says nothing of what was pre-prepared.
+    HidePrePrepared,
+    /// One view-change of somebody else is reason enough to leave a view.
+    FollowOne,
+    /// A restarted replica does not remember that it left a view.
+    ForgetViewChange,
+    /// A NEW-VIEW is believed whatever is in it.
+    TrustNewView,
     /// A client takes f+1 equal answers.
     AnswerAtWeakQuorum,
 }

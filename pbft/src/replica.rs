@@ -14,8 +14,9 @@
 //! * *upon executing a multiple of K*: write down the state's digest, then send CHECKPOINT.
 //! * *upon 2f+1 matching CHECKPOINTs*, one's own among them: it is stable; move the low watermark
 //!   there and drop what lies below.
-//! * *upon f+1 matching CHECKPOINTs for a batch that cannot be reached any more*: fetch that state.
+//! * *upon the certificate of a checkpoint that cannot be reached any more*: fetch that state.
 //! * *when nothing moves*: tell the others how far one is; they send again what is missing.
+//! * *when requests wait and the primary does nothing*: change the view (`view_change` has its rules).
 //!
 //! "Write down, then send" is one rule: a promise leaves only after the journal holds it, so a
 //! replica that restarts from its journal never contradicts what it said before.
@@ -26,16 +27,18 @@
 //!   tagged them selectively or because a restart ended the session they were made under. The batch
 //!   is accepted when the client sent the same request here with a good tag, or when f backups sent
 //!   PREPARE for it: with the primary that is f+1, so one correct replica checked it first.
+//! * f+1 replicas' word that a batch is committed is enough to execute it (`learning`).
 //! * Replies for consecutive requests of one client share a message.
 //! * A backup counts its own PREPARE when it accepts a pre-prepare, not when the record is durable:
 //!   whatever follows from it has a later record, which is durable no sooner.
-//! * There is one view so far: a primary that dies must come back from its journal.
+//! * CHECKPOINTs carry a signature under the state, so that 2f+1 of them are a certificate that
+//!   anyone can be shown.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::crypto::{Domain, Keychain, Principal};
 use crate::group::{ClientId, Configuration, Group, ReplicaId, Sequence, View};
-use crate::message::{Message, Proof, Unverified, Verified, wire};
+use crate::message::{Form, Message, Proof, Unverified, Verified, wire};
 use crate::service::{Service, State};
 use crate::time::Instant;
 
@@ -43,19 +46,26 @@ mod action;
 mod admission;
 mod batch;
 mod checkpoint;
+mod decision;
 mod durable;
 mod execution;
+mod learning;
 mod log;
 mod normal;
+mod past;
 mod record;
 mod recovery;
 mod settings;
 mod status;
 mod table;
 mod transfer;
+mod view_change;
 
 pub use action::{Action, Ignored, Misbehaviour};
+#[cfg(feature = "sim")]
+pub(crate) use decision::decide;
 pub(crate) use execution::outcome_digest;
+pub(crate) use past::CLAIMS_PER_PLACE_MAX;
 pub use record::{JournalPosition, Record};
 pub use recovery::RecoveryFailed;
 pub use settings::Settings;
@@ -67,6 +77,7 @@ use execution::Execution;
 use log::Log;
 use status::Retransmission;
 use transfer::Transfer;
+use view_change::Views;
 
 /// One replica of a group, without I/O, clock, threads or randomness of its own.
 ///
@@ -99,9 +110,11 @@ pub struct Replica<S> {
     keychain: Keychain,
 
     // The order: what is promised and voted for between the watermarks.
+    /// The view this replica is in, or wants to enter.
     view: View,
+    views: Views,
     log: Log,
-    /// As primary: requests that wait for a place.
+    /// As primary: requests that wait for a place; as backup: those that wait to be executed.
     admission: Admission,
     /// As primary: the last sequence number that was given to a batch.
     last_proposed: Sequence,
@@ -148,6 +161,7 @@ impl<S: Service> Replica<S> {
         assert_eq!(keychain.me(), Principal::Replica(me), "the keychain is this replica's");
         Self {
             view: View(0),
+            views: Views::new(),
             log: Log::new(configuration.limits.window),
             admission: Admission::new(configuration.clients.len(), &configuration.limits),
             last_proposed: Sequence(0),
@@ -168,7 +182,7 @@ impl<S: Service> Replica<S> {
         }
     }
 
-    /// The view this replica is in.
+    /// The view this replica is in, or wants to enter: [`is_changing`](Self::is_changing) tells.
     #[must_use]
     pub fn view(&self) -> View {
         self.view
@@ -274,6 +288,16 @@ impl<S: Service> Replica<S> {
                 Message::Status(message) => self.on_status(from, &message),
                 Message::Fetch(message) => self.on_fetch(from, message),
                 Message::Data(message) => self.on_data(from, message),
+                Message::Stable(certificate) => self.on_stable(certificate),
+                Message::ViewChange(body) => {
+                    self.on_view_change(from, Unverified { sender, body, bytes, proof });
+                }
+                Message::NewView(body) => {
+                    self.on_new_view(from, Unverified { sender, body, bytes, proof });
+                }
+                Message::Want(message) => self.on_want(from, message),
+                Message::Body(message) => self.on_body(message),
+                Message::Committed(message) => self.on_committed(from, message),
                 Message::Request(_) | Message::Reply(_) | Message::Busy(_) | Message::Seal(_) => {
                     self.put_aside(Ignored::NotForUs);
                 }
@@ -295,14 +319,15 @@ impl<S: Service> Replica<S> {
         self.now = now;
         self.on_status_tick();
         self.on_transfer_tick();
+        self.on_view_tick();
         self.assert_invariants();
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
     #[must_use]
     pub fn poll_timeout(&self) -> Instant {
-        let status = self.status_due();
-        self.transfer.due().map_or(status, |due| due.min(status))
+        let others = self.transfer.due().into_iter().chain(self.view_due());
+        others.fold(self.status_due(), Instant::min)
     }
 
     /// The next thing to do, if there is one.
@@ -317,12 +342,8 @@ impl<S: Service> Replica<S> {
     fn send(&mut self, to: Principal, body: Message) {
         let bytes = wire::encode_body(&body);
         let domain = Domain::new(body.kind(), body.view().0);
-        let proof = match body {
-            Message::Reply(_)
-            | Message::Busy(_)
-            | Message::Seal(_)
-            | Message::Fetch(_)
-            | Message::Data(_) => Proof::Tag(self.keychain.tag(to, domain, &bytes)),
+        let proof = match body.form() {
+            Form::Tag => Proof::Tag(self.keychain.tag(to, domain, &bytes)),
             _ => Proof::Authenticator(self.keychain.authenticator(domain, &bytes)),
         };
         let sender = Principal::Replica(self.me);
@@ -354,6 +375,8 @@ impl<S: Service> Replica<S> {
         let (low, high) = (self.log.low(), self.log.high());
         assert!(self.executed() >= low, "what is stable was executed here, or fetched");
         assert!(self.executed() <= high, "nothing is executed above the high watermark");
-        assert!(self.last_proposed <= high, "nothing is proposed above the high watermark");
+        let decided = self.views.decided();
+        assert!(self.last_proposed <= high.max(decided), "nothing is proposed above the high watermark");
+        assert!(self.view >= self.views.active(), "no view is entered that was left");
     }
 }

@@ -169,10 +169,11 @@ impl Default for TransportSettings {
 impl TransportSettings {
     fn frame_bytes_max(&self, configuration: &Configuration) -> usize {
         // A batch of the longest requests in one frame, each with its authenticator, all results
-        // that are kept for a client, or a stretch of the state; twice a batch, and what is added,
-        // leave room for what protobuf adds.
+        // that are kept for a client, a stretch of the state, or a NEW-VIEW; twice a batch, and what
+        // is added, leave room for what protobuf adds.
         let limits = &configuration.limits;
-        let most = (2 * limits.batch_bytes_max as usize).max(limits.reply_bytes_max as usize);
+        let new_view = usize::try_from(configuration.new_view_bytes_max()).unwrap_or(usize::MAX / 2);
+        let most = (2 * limits.batch_bytes_max as usize).max(limits.reply_bytes_max as usize).max(new_view);
         self.frame_bytes_max.unwrap_or(most + (4 << 20))
     }
 }

@@ -9,20 +9,23 @@
 //! stories in text files.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, BinaryHeap};
+use std::collections::BinaryHeap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::client::{Client, ClientAction, ClientSettings, Options, Outcome, RequestId, SubmitRefused};
-use crate::crypto::{DigestAlgorithm, Keychain, Principal, PublicKey};
-use crate::group::{ClientId, Configuration, GroupId, Incarnation, Limits, Permutation, ReplicaId, Sequence};
+use crate::crypto::{DigestAlgorithm, Domain, Keychain, Kind, Principal, PublicKey};
+use crate::group::{
+    ClientId, Configuration, Group, GroupId, Incarnation, Limits, Permutation, ReplicaId, Sequence,
+};
 use crate::message::{Message, Unverified, wire};
-use crate::replica::{Action, JournalPosition, Misbehaviour, Replica, Settings};
+use crate::replica::{Action, JournalPosition, Misbehaviour, Record, Replica, Settings};
 use crate::service::{Context, NotReadOnly, Service, State};
 use crate::time::Instant;
 
+mod adversary;
 pub mod checker;
 mod disk;
 mod ledger;
@@ -35,6 +38,7 @@ pub use ledger::Ledger;
 pub use network::Weather;
 pub use random::Random;
 
+use adversary::Adversary;
 use checker::{Checkers, Violation};
 use disk::Disk;
 use network::Network;
@@ -139,6 +143,10 @@ struct Node<S> {
     syncing: bool,
     wake: Option<Instant>,
     seen: Rc<RefCell<Vec<Executed>>>,
+    /// How it lies, if it does.
+    adversary: Option<Adversary>,
+    /// Somebody else spoke in its name, so that it may be accused.
+    impersonated: bool,
 }
 
 #[derive(Debug)]
@@ -256,8 +264,17 @@ impl<S: Service + Clone> Cluster<S> {
         for id in cluster.replica_ids() {
             let seen = Rc::default();
             let replica = Some(cluster.fresh(id, &seen));
-            let disk = Disk::default();
-            cluster.nodes.push(Node { replica, disk, life: 0, syncing: false, wake: None, seen });
+            let disk = Disk::new(Group::new(&cluster.setup.configuration));
+            cluster.nodes.push(Node {
+                replica,
+                disk,
+                life: 0,
+                syncing: false,
+                wake: None,
+                seen,
+                adversary: None,
+                impersonated: false,
+            });
         }
         for index in 0..u32::try_from(cluster.setup.configuration.clients.len()).expect("few") {
             let client = cluster.fresh_client(ClientId(index), Incarnation(1));
@@ -298,6 +315,19 @@ impl<S: Service + Clone> Cluster<S> {
     /// All replicas.
     pub fn replica_ids(&self) -> impl Iterator<Item = ReplicaId> + use<S> {
         (0..self.setup.configuration.n()).map(ReplicaId)
+    }
+
+    /// Makes a replica lie from now on, in a way that the seed decides. What it executes and says
+    /// is no checker's business any more.
+    pub fn corrupt(&mut self, id: ReplicaId) {
+        let keys = self.keys(Principal::Replica(id));
+        self.nodes[id.index()].adversary = Some(Adversary::some(&mut self.random, keys));
+    }
+
+    /// Whether a replica does not lie.
+    #[must_use]
+    pub fn is_correct(&self, id: ReplicaId) -> bool {
+        self.nodes[id.index()].adversary.is_none()
     }
 
     /// The time.
@@ -400,6 +430,9 @@ impl<S: Service + Clone> Cluster<S> {
 
     /// Sends a message of somebody's own making, as a faulty client or replica might.
     pub fn inject(&mut self, from: Principal, to: Principal, message: Unverified<Message>) {
+        if let Principal::Replica(id) = from {
+            self.nodes[id.index()].impersonated = true;
+        }
         self.transmit(from, to, message);
     }
 
@@ -550,31 +583,62 @@ impl<S: Service + Clone> Cluster<S> {
         {
             match action {
                 Action::Send { to, message } => {
-                    self.check_promise(id, &message.body);
+                    self.check_promise(id, &message);
                     self.transmit(me, to, message);
                 }
                 Action::Broadcast { message } => {
-                    self.check_promise(id, &message.body);
+                    self.check_promise(id, &message);
                     for to in self.replica_ids().filter(|to| *to != id) {
                         self.transmit(me, Principal::Replica(to), message.clone());
                     }
                 }
                 Action::Append { position, record } => {
+                    self.check_committed(id, &record);
                     self.nodes[id.index()].disk.append(position, record);
                 }
                 Action::Truncate { before } => self.nodes[id.index()].disk.truncate(before),
-                Action::Evidence(misbehaviour) => self.evidence.push((id, misbehaviour)),
+                Action::Evidence(misbehaviour) => self.accused(id, misbehaviour),
             }
         }
         self.begin_sync(id);
         let seen: Vec<_> = self.nodes[id.index()].seen.borrow_mut().drain(..).collect();
-        self.checkers.executed(id, seen);
+        if self.is_correct(id) {
+            self.checkers.executed(id, seen);
+        }
         self.set_alarm(id);
     }
 
-    fn check_promise(&mut self, id: ReplicaId, message: &Message) {
+    fn check_committed(&mut self, id: ReplicaId, record: &Record) {
+        let scope = self.setup.configuration.scope();
+        let (sequence, digest) = match record {
+            Record::Committed { sequence, digest, .. } => (*sequence, *digest),
+            Record::Learned { sequence, batch } => {
+                (*sequence, scope.digest(Domain::new(Kind::Batch, 0), &[&batch.bytes]))
+            }
+            _ => return,
+        };
+        if self.is_correct(id) {
+            self.checkers.committed(id, sequence, &digest);
+        }
+    }
+
+    /// Nobody correct is ever accused by somebody correct.
+    fn accused(&mut self, accuser: ReplicaId, misbehaviour: Misbehaviour) {
+        if let Some(culprit) = misbehaviour.culprit()
+            && self.is_correct(accuser)
+        {
+            let correct = self.is_correct(culprit) && !self.nodes[culprit.index()].impersonated;
+            self.checkers.accused(accuser, culprit, correct);
+        }
+        self.evidence.push((accuser, misbehaviour));
+    }
+
+    fn check_promise(&mut self, id: ReplicaId, message: &Unverified<Message>) {
+        if message.sender != Principal::Replica(id) || !self.is_correct(id) {
+            return; // passed on, or of somebody who may say anything
+        }
         let journal = self.setup.settings.journal.then(|| &self.nodes[id.index()].disk);
-        self.checkers.says(id, message, journal);
+        self.checkers.says(id, (&message.body, &message.bytes), journal);
     }
 
     /// One sync at a time; the next one covers all that came meanwhile.
@@ -630,6 +694,15 @@ impl<S: Service + Clone> Cluster<S> {
     }
 
     fn transmit(&mut self, from: Principal, to: Principal, message: Unverified<Message>) {
+        let adversary = match from {
+            Principal::Replica(id) => self.nodes[id.index()].adversary.as_mut(),
+            Principal::Client(_) => None,
+        };
+        let message = match adversary {
+            Some(adversary) => adversary.twist(to, message),
+            None => Some(message),
+        };
+        let Some(message) = message else { return };
         if let Some(sent) = &mut self.sent {
             let cut = self.network.is_cut(from, to);
             sent.push(Sent { at: self.now, from, to, cut, message: message.body.clone() });
@@ -655,17 +728,6 @@ impl<S: Service + Clone> Cluster<S> {
         for byte in rest {
             self.note(&[u64::from(*byte)]);
         }
-    }
-
-    /// Whether every replica is up, executed the same batches, and has the same state.
-    #[must_use]
-    pub fn is_converged(&self) -> bool {
-        let places: BTreeSet<_> = self
-            .nodes
-            .iter()
-            .map(|node| node.replica.as_ref().map(|replica| (replica.executed(), replica.history_size())))
-            .collect();
-        places.len() == 1 && places.iter().all(Option::is_some)
     }
 }
 

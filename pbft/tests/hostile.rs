@@ -70,7 +70,8 @@ fn status_with_any_numbers_does_no_harm() {
     for numbers in [u64::MAX, u64::MAX - 1, 1 << 40] {
         cluster.run_for(Duration::from_millis(500)); // not right after a STATUS of its own
         let (view, slots) = (View(0), Bytes::from_static(&[9; 300]));
-        let status = Status { view, stable: Sequence(numbers), executed: Sequence(numbers), slots };
+        let status =
+            Status { view, active: view, stable: Sequence(numbers), executed: Sequence(numbers), slots };
         let body = Message::Status(status);
         let bytes = wire::encode_body(&body);
         cluster.inject(replica(3), replica(0), to_all(&configuration, replica(3), body, bytes));

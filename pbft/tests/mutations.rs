@@ -73,6 +73,34 @@ fn forgetting_promises_in_a_crash_is_noticed() {
 }
 
 #[test]
+fn forgetting_what_was_prepared_is_noticed() {
+    seeds_notice(Mutation::ForgetPrepared);
+    story_notices(Mutation::ForgetPrepared, "view_change");
+}
+
+#[test]
+fn hiding_what_was_prepared_is_noticed() {
+    seeds_notice(Mutation::HidePrepared);
+    story_notices(Mutation::HidePrepared, "view_change");
+}
+
+#[test]
+fn hiding_what_was_pre_prepared_is_noticed() {
+    story_notices(Mutation::HidePrePrepared, "view_change");
+}
+
+#[test]
+fn following_one_view_change_is_noticed() {
+    story_notices(Mutation::FollowOne, "view_change_alone");
+}
+
+#[test]
+fn forgetting_that_a_view_was_left_is_noticed() {
+    seeds_notice(Mutation::ForgetViewChange);
+    story_notices(Mutation::ForgetViewChange, "view_change_crash");
+}
+
+#[test]
 fn taking_f_plus_one_answers_is_noticed() {
     story_notices(Mutation::AnswerAtWeakQuorum, "normal_case");
 }

@@ -53,4 +53,13 @@ scripts! {
     votes,
     doubted_requests,
     lying_transfer,
+    view_change,
+    view_change_twice,
+    view_change_alone,
+    view_change_crash,
+    view_change_gap,
+    view_change_censor,
+    view_change_scattered,
+    view_change_doubt,
+    view_change_fetched,
 }

@@ -14,19 +14,22 @@ fn seeds(default: std::ops::Range<u64>) -> std::ops::Range<u64> {
 
 /// Four stretches, so that a runner with several threads uses them.
 fn agree_and_lose_nothing(seeds: std::ops::Range<u64>) {
-    let (mut crashes, mut receipts, mut answered) = (0, 0, 0);
+    let (mut crashes, mut receipts, mut answered, mut views, mut liars) = (0, 0, 0, 0, 0);
     for seed in seeds {
         match run::seed(seed, 25) {
             Ok(report) => {
                 crashes += report.crashes;
                 receipts += report.receipts;
                 answered += report.answered;
+                views += report.views;
+                liars += report.liars;
             }
             Err(failed) => panic!("{failed}"),
         }
     }
-    println!("{answered} answers, {receipts} receipts, {crashes} crashes");
-    assert!(crashes > 0 && receipts > 0 && answered > 0, "the runs did what they are for");
+    println!("{answered} answers, {receipts} receipts, {crashes} crashes, {views} views, {liars} liars");
+    let counts = [crashes, receipts, answered, views, liars];
+    assert!(counts.iter().all(|count| *count > 0), "the runs did what they are for: {counts:?}");
 }
 
 #[test]

@@ -15,8 +15,9 @@ use prost::Message as _;
 use thiserror::Error;
 
 use super::{
-    Answer, Batch, Busy, Checkpoint, Commit, Content, Data, Ending, Fetch, LeafPath, Message, Page,
-    PageCursor, PrePrepare, Prepare, Proof, Reply, Request, Seal, Space, Status, Unverified,
+    Answer, Batch, Body, Busy, Certificate, Checkpoint, Claim, Commit, Committed, Content, Data, Ending,
+    Fetch, LeafPath, Message, NewView, Page, PageCursor, PrePrepare, Prepare, Proof, Reply, Request, Seal,
+    Space, Status, Unverified, ViewChange, Want,
 };
 use crate::{
     crypto::{
@@ -34,6 +35,8 @@ use generated as pb;
 /// Elements that a repeated field may have. Every one takes two bytes of the input at least, so
 /// that this bounds memory only beside the limit on the length of a frame.
 pub const ELEMENTS_MAX: usize = 1 << 16;
+/// Claims that a VIEW-CHANGE may make of either kind. Each takes 36 bytes of the input at least.
+pub const CLAIMS_MAX: usize = 1 << 20;
 /// Digests on a leaf's path: its siblings and the other peaks of the history.
 pub const PATH_DIGESTS_MAX: usize = 128;
 
@@ -89,6 +92,7 @@ fn envelope(message: &Unverified<Message>) -> pb::Envelope {
     let proof = match &message.proof {
         Proof::Tag(tag) => pb::envelope::Proof::Tag(Bytes::copy_from_slice(&tag.0)),
         Proof::Authenticator(tags) => pb::envelope::Proof::Authenticator(tags.0.clone()),
+        Proof::Signature(signature) => pb::envelope::Proof::Signature(signature.0.clone()),
     };
     pb::Envelope {
         from_client,
@@ -108,6 +112,7 @@ pub fn decode(bytes: Bytes) -> Result<Unverified<Message>, Malformed> {
     let proof = match envelope.proof.ok_or(Malformed::Missing { field: "proof" })? {
         pb::envelope::Proof::Tag(tag) => Proof::Tag(Tag(exactly("tag", &tag)?)),
         pb::envelope::Proof::Authenticator(tags) => Proof::Authenticator(authenticator(tags)?),
+        pb::envelope::Proof::Signature(signature) => Proof::Signature(signature_in(signature)?),
     };
     Ok(Unverified {
         sender: principal_in(envelope.from_client, envelope.sender),
@@ -137,16 +142,50 @@ pub fn encode_body(message: &Message) -> Bytes {
         }
         Message::Checkpoint(body) => checkpoint_out(body).encode_to_vec().into(),
         Message::Seal(body) => seal_out(body).encode_to_vec().into(),
-        Message::Status(Status { view, stable, executed, slots }) => {
-            let (stable, executed, slots) = (stable.0, executed.0, slots.clone());
-            pb::Status { view: view.0, stable, executed, slots }.encode_to_vec().into()
+        Message::Status(Status { view, active, stable, executed, slots }) => {
+            let (active, stable, executed, slots) = (active.0, stable.0, executed.0, slots.clone());
+            pb::Status { view: view.0, stable, executed, slots, active }.encode_to_vec().into()
         }
         Message::Fetch(Fetch { sequence, from }) => {
             let from = Some(cursor_out(*from));
             pb::Fetch { sequence: sequence.0, from }.encode_to_vec().into()
         }
         Message::Data(body) => data_out(body).encode_to_vec().into(),
+        Message::Stable(body) => certificate_out(body).encode_to_vec().into(),
+        Message::ViewChange(body) => encode_view_change(body),
+        Message::NewView(body) => encode_new_view(body),
+        Message::Want(Want { sequence, digest }) => {
+            pb::Want { sequence: sequence.0, digest: digest_out(digest) }.encode_to_vec().into()
+        }
+        Message::Committed(Committed { sequence, digest }) => {
+            pb::Committed { sequence: sequence.0, digest: digest_out(digest) }.encode_to_vec().into()
+        }
+        Message::Body(Body { sequence, batch }) => {
+            pb::Body { sequence: sequence.0, batch: batch.bytes.clone() }.encode_to_vec().into()
+        }
     }
+}
+
+/// The bytes of a VIEW-CHANGE's body: what its signature covers.
+pub fn encode_view_change(body: &ViewChange) -> Bytes {
+    let claim = |claim: &Claim| pb::Claim {
+        sequence: claim.sequence.0,
+        view: claim.view.0,
+        digest: digest_out(&claim.digest),
+    };
+    let body = pb::ViewChange {
+        view: body.view.0,
+        stable: body.stable.as_ref().map(certificate_out),
+        prepared: body.prepared.iter().map(claim).collect(),
+        pre_prepared: body.pre_prepared.iter().map(claim).collect(),
+    };
+    body.encode_to_vec().into()
+}
+
+/// The bytes of a NEW-VIEW's body: what its signature covers.
+pub fn encode_new_view(body: &NewView) -> Bytes {
+    let view_changes = body.view_changes.iter().map(signed_view_change_out).collect();
+    pb::NewView { view: body.view.0, view_changes }.encode_to_vec().into()
 }
 
 /// The bytes of a request's body.
@@ -174,7 +213,7 @@ pub fn batch(time: u64, seal: bool, requests: Arc<[Unverified<Request>]>) -> Bat
         body: request.bytes.clone(),
         authenticator: match &request.proof {
             Proof::Authenticator(tags) => tags.0.clone(),
-            Proof::Tag(_) => Bytes::new(), // void: requests are proven by authenticators
+            Proof::Tag(_) | Proof::Signature(_) => Bytes::new(), // void: requests carry authenticators
         },
     });
     let body = pb::Batch { time, seal, requests: relayed.collect() };
@@ -243,14 +282,22 @@ pub fn encode_record(record: &Record) -> Bytes {
             Kind::Committed(pb::Commit { view: view.0, sequence: sequence.0, digest })
         }
         Record::Checkpoint { sequence, state } => Kind::Checkpoint(state_at(*sequence, state)),
-        Record::Stable { sequence, state } => Kind::Stable(state_at(*sequence, state)),
+        Record::Stable(certificate) => Kind::Stable(certificate_out(certificate)),
+        Record::Learned { sequence, batch } => {
+            Kind::Learned(pb::Body { sequence: sequence.0, batch: batch.bytes.clone() })
+        }
+        Record::ViewChange(own) => Kind::ViewChange(signed_view_change_out(own)),
+        Record::NewView(message) => {
+            let (replica, signature) = signed_out(message);
+            Kind::NewView(pb::SignedNewView { replica, body: message.bytes.clone(), signature })
+        }
         Record::SnapshotBegin { sequence } => {
             Kind::SnapshotBegin(pb::StateAt { sequence: sequence.0, state: Bytes::new() })
         }
         Record::SnapshotPages { pages } => {
             Kind::SnapshotPages(pb::Pages { pages: pages.iter().map(page_out).collect() })
         }
-        Record::SnapshotEnd { sequence, state } => Kind::SnapshotEnd(state_at(*sequence, state)),
+        Record::SnapshotEnd(certificate) => Kind::SnapshotEnd(certificate_out(certificate)),
     };
     pb::Record { record: Some(kind) }.encode_to_vec().into()
 }
@@ -277,14 +324,20 @@ pub fn decode_record(bytes: Bytes) -> Result<Record, Malformed> {
         Kind::Checkpoint(body) => {
             Record::Checkpoint { sequence: Sequence(body.sequence), state: digest_in("state", &body.state)? }
         }
-        Kind::Stable(body) => {
-            Record::Stable { sequence: Sequence(body.sequence), state: digest_in("state", &body.state)? }
+        Kind::Stable(body) => Record::Stable(certificate_in(body)?),
+        Kind::Learned(body) => {
+            Record::Learned { sequence: Sequence(body.sequence), batch: decode_batch(body.batch)? }
         }
+        Kind::ViewChange(body) => Record::ViewChange(signed_view_change_in(body)?),
+        Kind::NewView(body) => Record::NewView(Unverified {
+            sender: Principal::Replica(ReplicaId(body.replica)),
+            body: new_view_in(read("new-view", body.body.clone())?)?,
+            bytes: body.body,
+            proof: Proof::Signature(signature_in(body.signature)?),
+        }),
         Kind::SnapshotBegin(body) => Record::SnapshotBegin { sequence: Sequence(body.sequence) },
         Kind::SnapshotPages(body) => Record::SnapshotPages { pages: pages_in(body.pages)? },
-        Kind::SnapshotEnd(body) => {
-            Record::SnapshotEnd { sequence: Sequence(body.sequence), state: digest_in("state", &body.state)? }
-        }
+        Kind::SnapshotEnd(body) => Record::SnapshotEnd(certificate_in(body)?),
     })
 }
 
@@ -304,6 +357,12 @@ pub fn decode_body(kind: u32, bytes: Bytes) -> Result<Message, Malformed> {
     const STATUS: u32 = Kind::Status as u32;
     const FETCH: u32 = Kind::Fetch as u32;
     const DATA: u32 = Kind::Data as u32;
+    const STABLE: u32 = Kind::Stable as u32;
+    const VIEW_CHANGE: u32 = Kind::ViewChange as u32;
+    const NEW_VIEW: u32 = Kind::NewView as u32;
+    const WANT: u32 = Kind::Want as u32;
+    const BODY: u32 = Kind::Body as u32;
+    const COMMITTED: u32 = Kind::Committed as u32;
     Ok(match kind {
         REQUEST => Message::Request(request_in(bytes)?),
         PRE_PREPARE => Message::PrePrepare(pre_prepare_in(read("pre-prepare", bytes)?)?),
@@ -329,9 +388,9 @@ pub fn decode_body(kind: u32, bytes: Bytes) -> Result<Message, Malformed> {
         CHECKPOINT => Message::Checkpoint(checkpoint_in(read("checkpoint", bytes)?)?),
         SEAL => Message::Seal(seal_in(read("seal", bytes)?)?),
         STATUS => {
-            let pb::Status { view, stable, executed, slots } = read("status", bytes)?;
+            let pb::Status { view, stable, executed, slots, active } = read("status", bytes)?;
             let (stable, executed) = (Sequence(stable), Sequence(executed));
-            Message::Status(Status { view: View(view), stable, executed, slots })
+            Message::Status(Status { view: View(view), active: View(active), stable, executed, slots })
         }
         FETCH => {
             let pb::Fetch { sequence, from } = read("fetch", bytes)?;
@@ -339,6 +398,22 @@ pub fn decode_body(kind: u32, bytes: Bytes) -> Result<Message, Malformed> {
             Message::Fetch(Fetch { sequence: Sequence(sequence), from })
         }
         DATA => Message::Data(data_in(read("data", bytes)?)?),
+        STABLE => Message::Stable(certificate_in(read("certificate", bytes)?)?),
+        VIEW_CHANGE => Message::ViewChange(view_change_in(read("view-change", bytes)?)?),
+        NEW_VIEW => Message::NewView(new_view_in(read("new-view", bytes)?)?),
+        WANT => {
+            let pb::Want { sequence, digest } = read("want", bytes)?;
+            Message::Want(Want { sequence: Sequence(sequence), digest: digest_in("digest", &digest)? })
+        }
+        COMMITTED => {
+            let pb::Committed { sequence, digest } = read("committed", bytes)?;
+            let digest = digest_in("digest", &digest)?;
+            Message::Committed(Committed { sequence: Sequence(sequence), digest })
+        }
+        BODY => {
+            let pb::Body { sequence, batch } = read("body", bytes)?;
+            Message::Body(Body { sequence: Sequence(sequence), batch: decode_batch(batch)? })
+        }
         value => return Err(Malformed::Unknown { field: "kind", value }),
     })
 }
@@ -426,6 +501,7 @@ fn checkpoint_out(body: &Checkpoint) -> pb::Checkpoint {
         size: body.size,
         root: digest_out(&body.root),
         signature: body.signature.0.clone(),
+        vote: body.vote.0.clone(),
     }
 }
 
@@ -436,7 +512,80 @@ fn checkpoint_in(body: pb::Checkpoint) -> Result<Checkpoint, Malformed> {
         size: body.size,
         root: digest_in("root", &body.root)?,
         signature: signature_in(body.signature)?,
+        vote: signature_in(body.vote)?,
     })
+}
+
+fn certificate_out(body: &Certificate) -> pb::Certificate {
+    let vote = |(voter, signature): &(ReplicaId, Signature)| pb::Vote {
+        replica: voter.0,
+        signature: signature.0.clone(),
+    };
+    pb::Certificate {
+        sequence: body.sequence.0,
+        state: digest_out(&body.state),
+        votes: body.votes.iter().map(vote).collect(),
+    }
+}
+
+fn certificate_in(body: pb::Certificate) -> Result<Certificate, Malformed> {
+    at_most("votes", body.votes.len(), REPLICAS_MAX as usize)?;
+    let vote = |vote: pb::Vote| Ok((ReplicaId(vote.replica), signature_in(vote.signature)?));
+    Ok(Certificate {
+        sequence: Sequence(body.sequence),
+        state: digest_in("state", &body.state)?,
+        votes: body.votes.into_iter().map(vote).collect::<Result<_, Malformed>>()?,
+    })
+}
+
+fn view_change_in(body: pb::ViewChange) -> Result<ViewChange, Malformed> {
+    let claims = |field, claims: Vec<pb::Claim>| {
+        at_most(field, claims.len(), CLAIMS_MAX)?;
+        let claim = |claim: pb::Claim| {
+            Ok(Claim {
+                sequence: Sequence(claim.sequence),
+                view: View(claim.view),
+                digest: digest_in("digest", &claim.digest)?,
+            })
+        };
+        claims.into_iter().map(claim).collect::<Result<_, Malformed>>()
+    };
+    Ok(ViewChange {
+        view: View(body.view),
+        stable: body.stable.map(certificate_in).transpose()?,
+        prepared: claims("prepared", body.prepared)?,
+        pre_prepared: claims("pre_prepared", body.pre_prepared)?,
+    })
+}
+
+fn new_view_in(body: pb::NewView) -> Result<NewView, Malformed> {
+    at_most("view_changes", body.view_changes.len(), REPLICAS_MAX as usize)?;
+    let view_changes = body.view_changes.into_iter().map(signed_view_change_in);
+    Ok(NewView { view: View(body.view), view_changes: view_changes.collect::<Result<_, _>>()? })
+}
+
+fn signed_view_change_out(message: &Unverified<ViewChange>) -> pb::SignedViewChange {
+    let (replica, signature) = signed_out(message);
+    pb::SignedViewChange { replica, body: message.bytes.clone(), signature }
+}
+
+fn signed_view_change_in(body: pb::SignedViewChange) -> Result<Unverified<ViewChange>, Malformed> {
+    Ok(Unverified {
+        sender: Principal::Replica(ReplicaId(body.replica)),
+        body: view_change_in(read("view-change", body.body.clone())?)?,
+        bytes: body.body,
+        proof: Proof::Signature(signature_in(body.signature)?),
+    })
+}
+
+/// The signer, by index, and the signature.
+fn signed_out<M>(message: &Unverified<M>) -> (u32, Bytes) {
+    let (_, replica) = principal_out(message.sender);
+    let signature = match &message.proof {
+        Proof::Signature(signature) => signature.0.clone(),
+        Proof::Tag(_) | Proof::Authenticator(_) => Bytes::new(), // void: these are signed
+    };
+    (replica, signature)
 }
 
 fn seal_out(body: &Seal) -> pb::Seal {

@@ -16,9 +16,10 @@ use crate::message::{Message, Unverified};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Send to one principal. Nothing need be durable any more: a message that is a promise
-    /// (PRE-PREPARE, PREPARE, COMMIT, CHECKPOINT) only comes out after its record was durable, and
-    /// the others (REPLY, BUSY, SEAL, STATUS, FETCH, DATA, a relayed REQUEST) promise nothing: a
-    /// REPLY tells of a batch that 2f+1 replicas hold prepared on their disks.
+    /// (PRE-PREPARE, PREPARE, COMMIT, CHECKPOINT, VIEW-CHANGE, NEW-VIEW) only comes out after its
+    /// record was durable, and the others (REPLY, BUSY, SEAL, STATUS, FETCH, DATA, STABLE, WANT, BODY,
+    /// a relayed REQUEST) promise nothing: a REPLY tells of a batch that 2f+1 replicas hold prepared
+    /// on their disks.
     Send {
         /// The receiver.
         to: Principal,
@@ -49,8 +50,8 @@ pub enum Action {
     Evidence(Misbehaviour),
 }
 
-/// What somebody did wrong. All of it is local evidence: it rests on MACs, which convince only the
-/// replica that checked them.
+/// What somebody did wrong. All of it is local evidence: most of it rests on MACs, which convince
+/// only the replica that checked them, and what was signed is not kept.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Misbehaviour {
     /// The primary proposed two batches for one place.
@@ -95,6 +96,30 @@ pub enum Misbehaviour {
         /// Which limit.
         field: &'static str,
     },
+    /// A replica signed two different view-changes for one view.
+    #[error("replica {replica} sent two view-changes for view {view}")]
+    ConflictingViewChanges {
+        /// Who did.
+        replica: ReplicaId,
+        /// For which view.
+        view: View,
+    },
+    /// A replica signed a view-change that no correct one sends.
+    #[error("replica {replica} sent a view-change for view {view} that contradicts itself")]
+    WrongViewChange {
+        /// Who did.
+        replica: ReplicaId,
+        /// For which view.
+        view: View,
+    },
+    /// A primary signed a new-view that does not follow from the view-changes in it.
+    #[error("replica {primary} began view {view} with too few view-changes, or with wrong ones")]
+    WrongNewView {
+        /// Who did.
+        primary: ReplicaId,
+        /// Which view.
+        view: View,
+    },
     /// A replica sent pages that do not make up the state that was asked for.
     #[error("replica {replica} sent a wrong state for checkpoint {sequence}")]
     WrongState {
@@ -114,6 +139,24 @@ pub enum Misbehaviour {
         /// The quorum's.
         theirs: Digest,
     },
+}
+
+impl Misbehaviour {
+    /// Who did wrong; none when it is this replica's own state that is wrong.
+    #[must_use]
+    pub fn culprit(&self) -> Option<ReplicaId> {
+        match self {
+            Self::ConflictingPrePrepares { primary, .. }
+            | Self::OversizedBatch { primary, .. }
+            | Self::WrongNewView { primary, .. } => Some(*primary),
+            Self::ConflictingVotes { replica, .. }
+            | Self::ConflictingCheckpoints { replica, .. }
+            | Self::ConflictingViewChanges { replica, .. }
+            | Self::WrongViewChange { replica, .. }
+            | Self::WrongState { replica, .. } => Some(*replica),
+            Self::Diverged { .. } => None,
+        }
+    }
 }
 
 /// Why a message was put aside; counted, and nobody's fault unless it grows.

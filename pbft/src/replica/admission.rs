@@ -2,14 +2,16 @@
 //!
 //! Everything here is forgotten in a crash; clients send again.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
 
-use super::table::Known;
+use super::table::{Known, Table};
 use super::{Ignored, Replica};
 use crate::crypto::{Digest, DigestAlgorithm, Principal};
 use crate::group::{ClientId, Incarnation, Limits, Sequence, Timestamp};
-use crate::message::{Answer, Busy, Content, Message, Reply, Request, Seal, Unverified};
+use crate::message::{Answer, Batch, Busy, Content, Message, Reply, Request, Seal, Unverified};
 use crate::service::Service;
+use crate::time::Instant;
 
 /// Requests that wait for a place in the order, fairly: each client in turn.
 #[derive(Debug)]
@@ -34,12 +36,16 @@ struct Lane {
     floor: Timestamp,
     /// Digests of requests that came from the client itself with a good tag; the latest few.
     checked: VecDeque<Digest>,
+    /// When a request that was passed on before may be passed on again.
+    relay_due: Instant,
     /// Seals that were made for the client; the latest few, to be sent again.
     seals: VecDeque<Seal>,
 }
 
 /// Checked requests remembered for each client.
 const CHECKED_MAX: usize = 64;
+/// Bytes of waiting requests that a backup passes on when a view begins.
+const RELAY_BYTES: usize = 1 << 20;
 /// Seals remembered for each client.
 const SEALS_MAX: usize = 16;
 
@@ -124,6 +130,54 @@ impl Admission {
         request
     }
 
+    /// A request that has waited about as long as any: its client, and its first timestamp.
+    pub(super) fn oldest(&self) -> Option<(ClientId, Timestamp)> {
+        let client = *self.turns.front()?;
+        let first = self.clients[client.index()].waiting.front()?;
+        Some((client, first.body.first))
+    }
+
+    /// Whether a client's request waits.
+    pub(super) fn waits(&self, client: ClientId, first: Timestamp) -> bool {
+        let mut waiting = self.clients[client.index()].waiting.iter();
+        waiting.any(|request| request.body.first == first)
+    }
+
+    /// Forgets what was given a place, and hands out all that waits.
+    fn take_all(&mut self) -> Vec<Unverified<Request>> {
+        self.turns.clear();
+        let mut waiting = Vec::new();
+        for lane in &mut self.clients {
+            lane.taken.clear();
+            lane.waiting_bytes = 0;
+            waiting.extend(lane.waiting.drain(..));
+        }
+        waiting
+    }
+
+    /// Whether it is time to pass a request on again.
+    fn may_relay(&mut self, client: ClientId, now: Instant, period: Duration) -> bool {
+        let due = &mut self.clients[client.index()].relay_due;
+        let is_due = *due <= now;
+        if is_due {
+            *due = now + period;
+        }
+        is_due
+    }
+
+    /// Drops a client's waiting requests that are done with.
+    fn prune(&mut self, client: ClientId, is_open: impl Fn(&Request) -> bool) {
+        let Some(lane) = self.clients.get_mut(client.index()) else { return };
+        if lane.waiting.is_empty() {
+            return;
+        }
+        lane.waiting.retain(|request| is_open(&request.body));
+        lane.waiting_bytes = lane.waiting.iter().map(Unverified::batched_bytes).sum();
+        if lane.waiting.is_empty() {
+            self.turns.retain(|other| *other != client);
+        }
+    }
+
     /// Whether the client itself sent this request here with a good tag.
     pub(super) fn has_checked(&self, request: &Unverified<Request>) -> bool {
         let lane = self.clients.get(request.body.client.index());
@@ -160,6 +214,12 @@ impl Admission {
     }
 }
 
+/// Whether something that a request asks for can still be executed.
+fn is_open(table: &Table, request: &Request) -> bool {
+    let Request { client, incarnation, floor, .. } = *request;
+    request.iter().any(|(timestamp, _)| table.look(client, incarnation, floor, timestamp) == Known::New)
+}
+
 /// Tells a request's bytes from others; never leaves this replica.
 fn fingerprint(request: &Unverified<Request>) -> Digest {
     Digest::of(DigestAlgorithm::Sha256, &[&request.bytes])
@@ -178,7 +238,7 @@ impl<S: Service> Replica<S> {
             return self.on_read(&request.body);
         }
         let Request { incarnation, floor, receipt, .. } = request.body;
-        let (mut answers, mut open, mut seals) = (Vec::new(), false, Vec::new());
+        let (mut answers, mut open, mut fresh, mut seals) = (Vec::new(), false, false, Vec::new());
         for (timestamp, _) in request.body.iter() {
             match self.execution.table().look(client, incarnation, floor, timestamp) {
                 Known::Closed => return self.put_aside(Ignored::OldIncarnation),
@@ -195,7 +255,9 @@ impl<S: Service> Replica<S> {
                 }
                 Known::Answered => {}
                 Known::New => {
-                    open |= !self.is_primary() || !self.admission.is_taken(client, incarnation, timestamp);
+                    let taken = self.admission.is_taken(client, incarnation, timestamp);
+                    fresh |= !taken;
+                    open |= !self.is_primary() || !taken;
                 }
             }
         }
@@ -216,21 +278,86 @@ impl<S: Service> Replica<S> {
         }
         self.retransmission.wake(self.now);
         if self.is_primary() {
-            self.enqueue(client, request);
-        } else {
+            return self.enqueue(client, request);
+        }
+        if fresh {
+            self.enqueue(client, request.clone());
+        }
+        // What was passed on once is passed on again now and then: two replicas that take each other
+        // for the primary would else send it round for ever.
+        if fresh || self.admission.may_relay(client, self.now, self.settings.status_period) {
             self.relay(request);
         }
+        self.start_view_timer();
     }
 
+    /// Keeps a request until it has a place; as backup, until it is executed: it is what the view
+    /// timer waits for, and the next primary may be this replica.
     fn enqueue(&mut self, client: ClientId, request: Unverified<Request>) {
         let lane = &self.admission.clients[client.index()];
         let full = lane.waiting.len() >= self.settings.queue_requests_max
             || lane.waiting_bytes >= self.settings.queue_bytes_max;
-        if full {
+        if !full {
+            self.admission.enqueue(request);
+        } else if self.is_primary() {
             let Request { incarnation, first, .. } = request.body;
-            return self.send_to_client(client, Message::Busy(Busy { client, incarnation, first }));
+            self.send_to_client(client, Message::Busy(Busy { client, incarnation, first }));
         }
-        self.admission.enqueue(request);
+    }
+
+    /// Drops waiting requests of the batch's clients that it, or one before, answered. What waits at
+    /// the primary has no place yet.
+    pub(super) fn prune_requests(&mut self, batch: &Batch) {
+        if self.is_primary() || self.admission.is_empty() {
+            return;
+        }
+        let table = self.execution.table();
+        let clients = batch.requests.iter().map(|request| request.body.client);
+        let clients: BTreeSet<_> = clients.collect();
+        for client in clients {
+            self.admission.prune(client, |request| is_open(table, request));
+        }
+    }
+
+    /// Another state took the place of the own one: drops all that was answered in it.
+    pub(super) fn prune_all_requests(&mut self) {
+        let table = self.execution.table();
+        for client in (0..).map(ClientId).take(self.configuration.clients.len()) {
+            self.admission.prune(client, |request| is_open(table, request));
+        }
+    }
+
+    /// Begins a view's bookkeeping: what the view has a place for is taken, the rest waits. What
+    /// earlier views had a place for and this one has not, comes back. As backup, passes all of it
+    /// on to the new primary, as far as `RELAY_BYTES` go: clients ask again by themselves.
+    pub(super) fn sort_requests(&mut self) {
+        let mut waiting = self.admission.take_all();
+        for (sequence, slot) in self.log.slots() {
+            match &slot.proposal {
+                Some(proposal) => {
+                    let requests = proposal.pre_prepare.batch.requests.iter();
+                    requests.for_each(|request| self.admission.take(&request.body));
+                }
+                None if sequence > self.execution.executed() => {
+                    waiting.extend(slot.past.batches().flat_map(|batch| batch.requests.iter().cloned()));
+                }
+                None => {}
+            }
+        }
+        let mut bytes_left = RELAY_BYTES;
+        for request in waiting {
+            let Request { client, incarnation, .. } = request.body;
+            let taken = |(timestamp, _)| self.admission.is_taken(client, incarnation, timestamp);
+            if !is_open(self.execution.table(), &request.body) || request.body.iter().all(taken) {
+                continue;
+            }
+            self.enqueue(client, request.clone());
+            let bytes = request.batched_bytes();
+            if !self.is_primary() && bytes <= bytes_left {
+                bytes_left -= bytes;
+                self.relay(request);
+            }
+        }
     }
 
     /// Sends a client's request on to the primary, as it came: the client's authenticator holds a
@@ -270,7 +397,7 @@ impl<S: Service> Replica<S> {
         if answers.is_empty() {
             return;
         }
-        let reply = Reply { view: self.view, client, incarnation: request.incarnation, answers };
+        let reply = Reply { view: self.views.active(), client, incarnation: request.incarnation, answers };
         self.send_to_client(client, Message::Reply(reply));
     }
 

@@ -1,7 +1,6 @@
 //! The primary's queue becomes ordered batches.
 
 use super::Replica;
-use crate::group::Sequence;
 use crate::message::{Batch, PrePrepare, wire};
 use crate::service::Service;
 
@@ -9,7 +8,7 @@ impl<S: Service> Replica<S> {
     /// Gives all that waits a place in the order, as far as batches may be on their way: an idle
     /// group orders at once, a busy one gathers while earlier batches are on their way.
     pub(super) fn propose(&mut self) {
-        if !self.is_primary() || self.transfer.is_active() {
+        if !self.is_primary() || self.is_changing() || self.transfer.is_active() {
             return;
         }
         while !self.admission.is_empty() {
@@ -48,14 +47,11 @@ impl<S: Service> Replica<S> {
         self.settings.unix_at_zero.saturating_add(self.now.0)
     }
 
-    /// Goes on after the last batch that this primary proposed before a crash.
-    pub(super) fn resume_proposing(&mut self, last: Sequence) {
-        self.last_proposed = last.max(self.log.low());
-        let log = &self.log;
-        for (_, _, proposal) in log.proposals() {
-            for request in proposal.pre_prepare.batch.requests.iter() {
-                self.admission.take(&request.body);
-            }
-        }
+    /// Goes on behind the last batch that has a place in this view.
+    pub(super) fn resume_proposing(&mut self) {
+        let bound = self.log.proposals().map(|(sequence, ..)| sequence).max();
+        let last = bound.into_iter().chain([self.views.decided(), self.log.low()]).max();
+        self.last_proposed = last.unwrap_or_default();
+        self.sort_requests();
     }
 }

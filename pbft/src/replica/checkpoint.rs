@@ -9,7 +9,9 @@ use super::record::Record;
 use super::{Ignored, Misbehaviour, Replica};
 use crate::crypto::{Digest, Domain, Kind, Principal, Signature};
 use crate::group::{Configuration, ReplicaId, Sequence, Voters};
-use crate::message::{Checkpoint, Message, Page, PageCursor, Space, root_statement};
+use crate::message::{
+    Certificate, Checkpoint, Message, Page, PageCursor, Space, root_statement, state_statement,
+};
 use crate::mutation::{self, Mutation};
 use crate::service::Service;
 
@@ -21,9 +23,14 @@ pub(super) struct Checkpoints {
     own: VecDeque<Own>,
     /// What replicas vouch for; of each at most `votes_max`, its highest.
     votes: BTreeMap<Sequence, Ballot>,
+    /// Others' signatures under it.
+    signatures: BTreeMap<(Sequence, ReplicaId), Signature>,
     /// L / K + 2: a correct replica vouches for no more that another one could still need.
     votes_max: usize,
-    stable: Sequence,
+    /// The certificate of the low watermark; none for the beginning.
+    stable: Option<Certificate>,
+    /// A certificate for a state that this replica has not reached.
+    ahead: Option<Certificate>,
     /// The state here is not the quorum's.
     diverged: bool,
     /// A fetched state that the journal does not hold yet.
@@ -35,8 +42,8 @@ pub(super) struct Checkpoints {
 #[derive(Debug)]
 struct Own {
     image: Image,
-    /// Made when it is first sent.
-    signature: Option<Signature>,
+    /// Made when they are first needed: under the history's root, and under the state.
+    signatures: Option<(Signature, Signature)>,
     durable: bool,
 }
 
@@ -50,8 +57,10 @@ impl Checkpoints {
         Self {
             own: VecDeque::new(),
             votes: BTreeMap::new(),
+            signatures: BTreeMap::new(),
             votes_max: usize::try_from(kept).expect("L is at most 2^21"),
-            stable: Sequence(0),
+            stable: None,
+            ahead: None,
             diverged: false,
             fetched: None,
             replaying: false,
@@ -64,6 +73,16 @@ impl Checkpoints {
 
     pub(super) fn set_replaying(&mut self, replaying: bool) {
         self.replaying = replaying;
+    }
+
+    /// The certificate of the low watermark; none for the beginning.
+    pub(super) fn stable(&self) -> Option<&Certificate> {
+        self.stable.as_ref()
+    }
+
+    /// A certificate for a state that was not reached when it came.
+    pub(super) fn ahead(&self) -> Option<&Certificate> {
+        self.ahead.as_ref()
     }
 
     pub(super) fn has_diverged(&self) -> bool {
@@ -82,17 +101,24 @@ impl Checkpoints {
     }
 
     fn push(&mut self, image: Image, durable: bool) {
-        self.own.push_back(Own { image, signature: None, durable });
+        self.own.push_back(Own { image, signatures: None, durable });
     }
 
     /// Takes the place of all own ones.
-    pub(super) fn restart_from(&mut self, image: Image, durable: bool) {
+    pub(super) fn restart_from(&mut self, image: Image, certificate: Certificate, durable: bool) {
         self.own.clear();
-        self.stable = image.sequence;
         self.diverged = false;
         self.fetched = (!durable).then_some(image.sequence);
         self.push(image, durable);
-        self.votes = self.votes.split_off(&self.stable);
+        self.move_up(certificate);
+    }
+
+    fn move_up(&mut self, certificate: Certificate) {
+        let stable = certificate.sequence;
+        self.votes = self.votes.split_off(&stable);
+        self.signatures = self.signatures.split_off(&(stable, ReplicaId(0)));
+        self.ahead.take_if(|ahead| ahead.sequence <= stable);
+        self.stable = Some(certificate);
     }
 
     /// Counts this replica's own vote for all that it may vouch for.
@@ -117,6 +143,8 @@ impl Checkpoints {
             {
                 lowest.withdraw(voter);
                 self.votes.retain(|_, ballot| !ballot.is_empty());
+                let theirs = self.signatures.keys().find(|(_, by)| *by == voter).copied();
+                theirs.and_then(|lowest| self.signatures.remove(&lowest));
             }
         }
         vote
@@ -133,11 +161,10 @@ impl Checkpoints {
     }
 
     /// Moves up to a stable checkpoint; the one before stays, for whoever is fetching it.
-    pub(super) fn settle(&mut self, stable: Sequence) {
-        let before = self.stable;
+    pub(super) fn settle(&mut self, certificate: Certificate) {
+        let before = self.stable.as_ref().map_or(Sequence(0), |stable| stable.sequence);
         self.own.retain(|own| own.image.sequence >= before);
-        self.stable = stable;
-        self.votes = self.votes.split_off(&stable);
+        self.move_up(certificate);
     }
 }
 
@@ -191,16 +218,40 @@ impl<S: Service> Replica<S> {
             self.broadcast(message);
         }
         self.checkpoints.record(me, sequence, &state);
-        self.check_stable(sequence);
+        match self.checkpoints.ahead.take_if(|ahead| ahead.sequence == sequence) {
+            Some(certificate) => self.learn(certificate),
+            None => self.check_stable(sequence),
+        }
     }
 
     fn checkpoint_message(&mut self, sequence: Sequence) -> Option<Message> {
         let image = self.checkpoints.image(sequence)?;
         let (state, size, root) = (image.digest, image.size, image.root);
-        let known = self.checkpoints.own_mut(sequence)?.signature.clone();
-        let signature = known.unwrap_or_else(|| self.sign_root(sequence, size, &root));
-        self.checkpoints.own_mut(sequence)?.signature = Some(signature.clone());
-        Some(Message::Checkpoint(Checkpoint { sequence, state, size, root, signature }))
+        let known = self.checkpoints.own_mut(sequence)?.signatures.clone();
+        let signatures = known
+            .unwrap_or_else(|| (self.sign_root(sequence, size, &root), self.sign_state(sequence, &state)));
+        self.checkpoints.own_mut(sequence)?.signatures = Some(signatures.clone());
+        let (signature, vote) = signatures;
+        Some(Message::Checkpoint(Checkpoint { sequence, state, size, root, signature, vote }))
+    }
+
+    /// What certificates are made of.
+    fn sign_state(&self, sequence: Sequence, state: &Digest) -> Signature {
+        self.keychain.sign(Domain::new(Kind::Checkpoint, 0), &state_statement(sequence, state))
+    }
+
+    /// The certificate that some replicas' votes make, this one's perhaps among them.
+    fn certificate(&self, sequence: Sequence, state: Digest, voters: Voters) -> Certificate {
+        let own = self.checkpoints.own.iter().find(|own| own.image.sequence == sequence);
+        let signature = |voter: ReplicaId| {
+            if voter != self.me {
+                return self.checkpoints.signatures.get(&(sequence, voter)).cloned();
+            }
+            let made = own.and_then(|own| own.signatures.as_ref()).map(|(_, vote)| vote.clone());
+            Some(made.unwrap_or_else(|| self.sign_state(sequence, &state)))
+        };
+        let votes = voters.iter().filter_map(|voter| Some((voter, signature(voter)?)));
+        Certificate { sequence, state, votes: votes.collect() }
     }
 
     /// What receipts are made of. Without a history there is nothing to sign.
@@ -211,9 +262,16 @@ impl<S: Service> Replica<S> {
         self.keychain.sign(Domain::new(Kind::Seal, 0), &root_statement(sequence, size, root))
     }
 
-    /// Sends the own checkpoints above a sequence number to one replica again.
+    /// Sends to one replica what it needs to follow: the certificate of the low watermark, and the
+    /// own checkpoints above that.
     pub(super) fn send_checkpoints(&mut self, to: ReplicaId, above: Sequence) {
-        for sequence in self.checkpoints.sendable(above) {
+        let stable = self.log.low();
+        if above < stable
+            && let Some(certificate) = self.checkpoints.stable.clone()
+        {
+            self.send(Principal::Replica(to), Message::Stable(certificate));
+        }
+        for sequence in self.checkpoints.sendable(above.max(stable)) {
             if let Some(message) = self.checkpoint_message(sequence) {
                 self.send(Principal::Replica(to), message);
             }
@@ -232,6 +290,7 @@ impl<S: Service> Replica<S> {
         }
         match self.checkpoints.record(from, sequence, &state) {
             Vote::Counted => {
+                self.checkpoints.signatures.insert((sequence, from), message.vote.clone());
                 self.retransmission.wake(self.now);
                 self.check_stable(sequence);
             }
@@ -247,48 +306,87 @@ impl<S: Service> Replica<S> {
         let Some(ballot) = self.checkpoints.votes.get(&sequence) else { return };
         let alone = mutation::is_on(Mutation::CollectTooEarly);
         let needed = if alone { 1 } else { self.group.quorum() };
-        let Some((theirs, voters)) = ballot.winner(needed) else { return };
+        let Some((state, voters)) = ballot.winner(needed) else { return };
+        if self.checkpoints.own.iter().any(|own| own.image.sequence == sequence) {
+            let certificate = self.certificate(sequence, state, voters);
+            self.learn(certificate);
+        }
+        // Else not there yet, or left behind: the status timer finds out.
+    }
+
+    /// Takes in the proof that 2f+1 replicas hold a state.
+    pub(super) fn on_stable(&mut self, certificate: Certificate) {
+        if certificate.sequence <= self.log.low() && !self.checkpoints.diverged {
+            return self.put_aside(Ignored::Stale);
+        }
+        self.learn(certificate);
+    }
+
+    /// Makes a state stable that is here too; else remembers where the others are.
+    pub(super) fn learn(&mut self, certificate: Certificate) {
+        let sequence = certificate.sequence;
         let Some(own) = self.checkpoints.own.iter().find(|own| own.image.sequence == sequence) else {
-            return; // not there yet, or left behind: the status timer finds out
+            let news = self.checkpoints.ahead.as_ref().is_none_or(|ahead| ahead.sequence < sequence);
+            if sequence > self.executed() && news {
+                self.checkpoints.ahead = Some(certificate);
+                self.retransmission.wake(self.now);
+            }
+            return;
         };
-        let (ours, durable) = (own.image.digest, own.durable);
+        let (ours, theirs, durable) = (own.image.digest, certificate.state, own.durable);
         if ours != theirs {
             if !self.checkpoints.diverged {
                 self.checkpoints.diverged = true;
                 self.accuse(Misbehaviour::Diverged { sequence, ours, theirs });
-                self.start_transfer(sequence, theirs, voters);
+                self.start_transfer(certificate);
             }
             return;
         }
         if durable && sequence > self.log.low() {
-            self.make_stable(sequence, theirs);
+            self.make_stable(certificate);
         }
     }
 
+    /// The highest state above the own one that 2f+1 replicas hold.
+    pub(super) fn left_behind(&self) -> Option<Certificate> {
+        let executed = self.executed();
+        let vouched = self.checkpoints.vouched(executed, self.group.quorum());
+        let vouched = vouched.map(|(sequence, state, voters)| self.certificate(sequence, state, voters));
+        let known = self.checkpoints.ahead.clone().filter(|ahead| ahead.sequence > executed);
+        vouched.into_iter().chain(known).max_by_key(|certificate| certificate.sequence)
+    }
+
     /// Lets go of what lies at or below a checkpoint that 2f+1 replicas can bring back.
-    fn make_stable(&mut self, sequence: Sequence, state: Digest) {
-        self.append(Record::Stable { sequence, state }, None);
-        self.checkpoints.settle(sequence);
+    fn make_stable(&mut self, certificate: Certificate) {
+        let sequence = certificate.sequence;
+        self.append(Record::Stable(certificate.clone()), None);
+        self.checkpoints.settle(certificate);
         self.log.advance(sequence);
         self.retransmission.moved();
         let due = self.settings.snapshot_bytes_min.max(self.outbox.snapshot_bytes);
         if self.outbox.bytes_since_snapshot >= due {
-            self.write_snapshot(sequence);
+            self.write_snapshot();
         }
+        self.adopt_chosen();
     }
 
-    /// Writes a copy of the state at the low watermark into the journal. Once it is durable, what
-    /// stands before it can go, but for proposals above it: they lead on from the copy, and are
-    /// promises still. Which ones is decided now: by then their slots may be empty.
-    pub(super) fn write_snapshot(&mut self, sequence: Sequence) {
+    /// Writes a copy of the state at the low watermark into the journal, with the proof that it is
+    /// stable, and of the view. Once it is durable, what stands before it can go, but for records of
+    /// places above: they lead on from the copy, and are promises still. Which ones is decided now:
+    /// by then their slots may be empty.
+    pub(super) fn write_snapshot(&mut self) {
         if !self.outbox.has_journal() {
             return;
         }
+        let certificate = self.checkpoints.stable.clone().expect("what is copied is stable");
+        let sequence = certificate.sequence;
         let image = self.checkpoints.image(sequence).expect("the stable checkpoint is kept").clone();
         self.outbox.bytes_since_snapshot = 0;
         let begin = self.append(Record::SnapshotBegin { sequence }, None);
-        let above = self.log.proposals().map(|(_, slot, _)| slot.position);
-        let before = above.min().map_or(begin, |first| first.min(begin));
+        let before = self.log.first_position().map_or(begin, |first| first.min(begin));
+        if let Some(record) = self.views.record() {
+            self.append(record, None);
+        }
         let mut cursor = Some(PageCursor::default());
         while let Some(from) = cursor {
             let (pages, next) = image.pages(from, PAGES_BYTES);
@@ -296,8 +394,7 @@ impl<S: Service> Replica<S> {
             cursor = next;
         }
         self.outbox.snapshot_bytes = std::mem::take(&mut self.outbox.bytes_since_snapshot);
-        let end = Record::SnapshotEnd { sequence, state: image.digest };
-        self.append(end, Some(Then::Truncate(before)));
+        self.append(Record::SnapshotEnd(certificate), Some(Then::Truncate(before)));
     }
 }
 

@@ -4,17 +4,23 @@ use std::collections::VecDeque;
 
 use super::record::{JournalPosition, Record};
 use super::{Action, Replica};
-use crate::group::Sequence;
+use crate::group::{Sequence, View};
 use crate::mutation::{self, Mutation};
 use crate::service::Service;
 
 /// What may happen once a record is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Then {
-    /// As primary, send the PRE-PREPARE; as backup, the PREPARE.
-    SendProposal(Sequence),
-    /// Send the COMMIT, and count it.
-    SendCommit(Sequence),
+    /// As primary, send the PRE-PREPARE; as backup, the PREPARE. Void once the view is left.
+    SendProposal(View, Sequence),
+    /// Send the COMMIT, and count it. Void once the view is left.
+    SendCommit(View, Sequence),
+    /// Execute a batch that others committed: what is answered must not be taken back by a crash.
+    Execute(Sequence),
+    /// Send the VIEW-CHANGE, and count it.
+    SendViewChange(View),
+    /// Pass the NEW-VIEW on; as its primary, send it to all.
+    SendNewView(View),
     /// Send the CHECKPOINT, and count it.
     SendCheckpoint(Sequence),
     /// Let go of what a copy of the state supersedes.
@@ -29,7 +35,7 @@ pub(super) struct Outbox {
     /// Of the last record.
     last: JournalPosition,
     /// In the order of their positions. At most two for each slot and one for each checkpoint
-    /// between the watermarks, beside those of slots that were dropped since.
+    /// between the watermarks and for each view, beside those of slots that were dropped since.
     waiting: VecDeque<(JournalPosition, Then)>,
     /// Bytes appended since the last copy of the state, about.
     pub(super) bytes_since_snapshot: u64,
@@ -61,22 +67,23 @@ impl Outbox {
 impl<S: Service> Replica<S> {
     /// Hands a record to the journal, and holds back what must not happen before it is durable.
     pub(super) fn append(&mut self, record: Record, then: Option<Then>) -> JournalPosition {
-        if !self.outbox.journal {
-            if let Some(then) = then {
-                self.act(then);
-            }
-            return JournalPosition(0);
+        if self.outbox.journal {
+            self.outbox.last = self.outbox.last.next();
+            self.outbox.bytes_since_snapshot += record.weight();
+            self.actions.push_back(Action::Append { position: self.outbox.last, record });
         }
-        let position = self.outbox.last.next();
-        self.outbox.last = position;
-        self.outbox.bytes_since_snapshot += record.weight();
-        self.actions.push_back(Action::Append { position, record });
-        match then {
-            Some(then) if mutation::is_on(Mutation::SkipDurableWait) => self.act(then),
-            Some(then) => self.outbox.waiting.push_back((position, then)),
-            None => {}
+        if let Some(then) = then {
+            self.once_durable(then);
         }
-        position
+        self.outbox.last
+    }
+
+    /// Holds something back until the last record that was appended is durable.
+    pub(super) fn once_durable(&mut self, then: Then) {
+        if !self.outbox.journal || mutation::is_on(Mutation::SkipDurableWait) {
+            return self.act(then);
+        }
+        self.outbox.waiting.push_back((self.outbox.last, then));
     }
 
     pub(super) fn on_durable(&mut self, position: JournalPosition) {
@@ -92,8 +99,11 @@ impl<S: Service> Replica<S> {
 
     fn act(&mut self, then: Then) {
         match then {
-            Then::SendProposal(sequence) => self.proposal_is_durable(sequence),
-            Then::SendCommit(sequence) => self.prepared_is_durable(sequence),
+            Then::SendProposal(view, sequence) => self.proposal_is_durable(view, sequence),
+            Then::SendCommit(view, sequence) => self.prepared_is_durable(view, sequence),
+            Then::Execute(sequence) => self.learned_is_durable(sequence),
+            Then::SendViewChange(view) => self.view_change_is_durable(view),
+            Then::SendNewView(view) => self.new_view_is_durable(view),
             Then::SendCheckpoint(sequence) => self.checkpoint_is_durable(sequence),
             Then::Truncate(before) => self.actions.push_back(Action::Truncate { before }),
         }

@@ -1,9 +1,10 @@
 //! The slots between the watermarks, and the votes that make certificates.
 
+use super::past::Past;
 use super::record::JournalPosition;
 use crate::crypto::Digest;
 use crate::group::{ReplicaId, Sequence, Voters};
-use crate::message::{PrePrepare, Progress};
+use crate::message::{Batch, PrePrepare, Progress};
 use crate::mutation::{self, Mutation};
 
 /// A ring of L slots: the one for `sequence` is at `sequence mod L`, so memory is bounded by L
@@ -33,8 +34,29 @@ pub(super) struct Slot {
     pub(super) proposal_durable: bool,
     /// The record of the prepared certificate is durable: COMMIT may be sent, and sent again.
     pub(super) prepared_durable: bool,
-    /// Where the journal holds the proposal.
-    pub(super) position: JournalPosition,
+    /// What f+1 or 2f+1 others proved to be committed here, whatever was accepted here.
+    pub(super) learned: Learned,
+    /// What was committed or learned here, in whatever view.
+    pub(super) known: Option<Digest>,
+    /// Others' word on what is committed here, in whatever view.
+    pub(super) attested: Ballot,
+    /// What was accepted here in this view and in those before.
+    pub(super) past: Past,
+    /// The first record that speaks of this place, if there is one: it is needed as long as the
+    /// place is above the low watermark.
+    position: Option<JournalPosition>,
+}
+
+/// A committed batch that others told of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Learned {
+    /// None.
+    #[default]
+    Nothing,
+    /// It is being written down.
+    Written(Batch),
+    /// It survives a crash, and may be executed.
+    Durable(Batch),
 }
 
 /// A batch in its place.
@@ -101,6 +123,21 @@ impl Log {
         places.filter(|place| self.slot(*place).is_some_and(|slot| slot.doubted.is_some()))
     }
 
+    /// A view begins: nobody has said anything in it. What places held in earlier ones stays.
+    pub(super) fn begin_view(&mut self) {
+        self.slots.iter_mut().for_each(Slot::begin_view);
+    }
+
+    /// The slots between the watermarks, lowest first.
+    pub(super) fn slots(&self) -> impl Iterator<Item = (Sequence, &Slot)> {
+        (self.low.0 + 1..=self.high().0).map(Sequence).filter_map(|place| Some((place, self.slot(place)?)))
+    }
+
+    /// The first record that is still needed.
+    pub(super) fn first_position(&self) -> Option<JournalPosition> {
+        self.slots().filter_map(|(_, slot)| slot.position).min()
+    }
+
     /// The slots that have a proposal, lowest first.
     pub(super) fn proposals(&self) -> impl Iterator<Item = (Sequence, &Slot, &Proposal)> {
         (self.low.0 + 1..=self.high().0).filter_map(|sequence| {
@@ -112,9 +149,30 @@ impl Log {
 
 impl Slot {
     fn clear(&mut self) {
+        self.begin_view();
+        self.past.clear();
+        self.position = None;
+        self.learned = Learned::Nothing;
+        self.known = None;
+        self.attested = Ballot::default();
+    }
+
+    fn begin_view(&mut self) {
         let mut old = std::mem::take(self);
         self.prepares.reuse(&mut old.prepares);
         self.commits.reuse(&mut old.commits);
+        (self.past, self.position) = (old.past, old.position);
+        (self.learned, self.known, self.attested) = (old.learned, old.known, old.attested);
+    }
+
+    /// Whether the batch of this place is known to be committed.
+    pub(super) fn is_settled(&self) -> bool {
+        self.committed || self.learned != Learned::Nothing
+    }
+
+    /// A record at `position` speaks of this place.
+    pub(super) fn note_position(&mut self, position: JournalPosition) {
+        self.position.get_or_insert(position);
     }
 
     /// Whether 2f backups' votes stand behind the proposal.
@@ -126,12 +184,12 @@ impl Slot {
     /// Whether 2f+1 replicas say that they prepared the proposal.
     pub(super) fn has_commit_quorum(&self, needed: u32) -> bool {
         let digest = self.proposal.as_ref().map(|proposal| &proposal.digest);
-        self.prepared && digest.is_some_and(|digest| self.commits.count(digest) >= needed)
+        digest.is_some_and(|digest| self.commits.count(digest) >= needed)
     }
 
     /// How far the slot has come.
     pub(super) fn progress(&self) -> Progress {
-        match (self.proposal.is_some(), self.prepared, self.committed) {
+        match (self.proposal.is_some(), self.prepared, self.is_settled()) {
             (_, _, true) => Progress::Committed,
             (_, true, _) => Progress::Prepared,
             (true, ..) => Progress::PrePrepared,
@@ -143,6 +201,7 @@ impl Slot {
     pub(super) fn is_touched(&self) -> bool {
         self.proposal.is_some()
             || self.doubted.is_some()
+            || self.attested.voters.count() > 0
             || self.prepares.voters.count() > 0
             || self.commits.voters.count() > 0
     }
@@ -211,6 +270,12 @@ impl Ballot {
     /// Whether the replica has voted.
     pub(super) fn has_voter(&self, voter: ReplicaId) -> bool {
         self.voters.has(voter)
+    }
+
+    /// Counts what a voter says last: where only one thing can be true, it may correct itself.
+    pub(super) fn replace(&mut self, voter: ReplicaId, digest: &Digest) {
+        self.withdraw(voter);
+        self.record(voter, digest);
     }
 
     pub(super) fn is_empty(&self) -> bool {

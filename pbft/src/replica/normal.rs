@@ -2,11 +2,11 @@
 
 use super::durable::Then;
 use super::execution::Fresh;
-use super::log::{Proposal, Vote};
+use super::log::{Learned, Proposal, Vote};
 use super::record::Record;
 use super::{Ignored, Misbehaviour, Replica};
 use crate::crypto::{Digest, Domain, Kind};
-use crate::group::{ClientId, ReplicaId, Sequence};
+use crate::group::{ClientId, ReplicaId, Sequence, View};
 use crate::message::{
     Answer, Batch, Commit, LeafPath, Message, PrePrepare, Prepare, Reply, Seal, Sequenced, Speaker, wire,
 };
@@ -24,6 +24,12 @@ impl<S: Service> Replica<S> {
         }
         let PrePrepare { view, sequence, ref batch } = message;
         let digest = self.batch_digest(batch);
+        if self.is_changing() {
+            return self.overhear(message, digest);
+        }
+        if sequence <= self.views.decided() {
+            return self.on_chosen(from, sequence, digest, message.batch);
+        }
         let slot = self.log.slot(sequence).expect("checked to be between the watermarks");
         if let Some(known) = &slot.proposal {
             if known.digest == digest {
@@ -57,13 +63,21 @@ impl<S: Service> Replica<S> {
     }
 
     /// Whether a message is of this view, of whom may send it, and about a place that is open.
+    ///
+    /// Whoever has left a view and not entered the next one listens on: what 2f+1 others committed
+    /// is committed, and this replica need not fall behind while it waits.
     fn is_ours<M: Sequenced>(&mut self, from: ReplicaId, message: &M) -> bool {
+        let view = self.views.active();
+        let primary = self.group.primary(view);
         let may_speak = match M::SPEAKER {
-            Speaker::Primary => from == self.primary(),
-            Speaker::Backup => from != self.primary(),
+            Speaker::Primary => from == primary,
+            Speaker::Backup => {
+                let chosen = message.sequence() <= self.views.decided();
+                (from != primary || chosen) && !self.is_changing()
+            }
             Speaker::Anyone => true,
         };
-        let reason = if message.view() != self.view && !mutation::is_on(Mutation::AcceptWrongView) {
+        let reason = if message.view() != view && !mutation::is_on(Mutation::AcceptWrongView) {
             Ignored::WrongView
         } else if !may_speak {
             Ignored::NotForUs
@@ -102,12 +116,26 @@ impl<S: Service> Replica<S> {
         Ok(())
     }
 
+    /// Keeps a batch of the view that this replica has left, in case 2f+1 others commit it.
+    fn overhear(&mut self, message: PrePrepare, digest: Digest) {
+        let sequence = message.sequence;
+        let slot = self.log.slot_mut(sequence).expect("checked to be between the watermarks");
+        if slot.proposal.is_some() {
+            return self.put_aside(Ignored::Repeated);
+        }
+        slot.proposal = Some(Proposal { pre_prepare: message, digest });
+        self.check_committed(sequence);
+    }
+
     /// Accepts a pre-prepare whose requests this replica could not all check, as soon as it may.
     ///
     /// Either their client sent the same bytes here with a good tag; or f backups prepared the
     /// batch: with the primary that makes f+1, one of them correct, and the first correct one to
     /// prepare it had nobody's word but its own keys'.
     pub(super) fn settle_doubts(&mut self, sequence: Sequence) {
+        if self.is_changing() {
+            return; // nothing is promised in a view that was left
+        }
         let Some(slot) = self.log.slot(sequence) else { return };
         let Some((message, digest, doubts)) = &slot.doubted else { return };
         let vouched = slot.prepares.count(digest) >= self.group.f();
@@ -126,34 +154,47 @@ impl<S: Service> Replica<S> {
     /// Binds a place to a batch. From here on this replica never takes another one there in this
     /// view, also after a crash: so the record comes before the word.
     pub(super) fn accept(&mut self, pre_prepare: PrePrepare, digest: Digest) {
-        let sequence = pre_prepare.sequence;
-        let (me, is_primary) = (self.me, self.is_primary());
-        let slot = self.log.slot_mut(sequence).expect("between the watermarks");
-        assert!(slot.proposal.is_none(), "a place is bound once in a view");
-        slot.doubted = None;
-        slot.proposal = Some(Proposal { pre_prepare: pre_prepare.clone(), digest });
-        if !is_primary {
-            // Counted already: whatever follows from it has its record after this one.
-            slot.prepares.record(me, &digest);
-        }
-        let record = Record::PrePrepared(pre_prepare);
-        let position = self.append(record, Some(Then::SendProposal(sequence)));
-        if let Some(slot) = self.log.slot_mut(sequence) {
-            slot.position = position;
-        }
+        let PrePrepare { view, sequence, .. } = pre_prepare;
+        self.bind(pre_prepare.clone(), digest);
+        let position = self.append(Record::PrePrepared(pre_prepare), None);
+        self.log.slot_mut(sequence).expect("just bound").note_position(position);
+        self.once_durable(Then::SendProposal(view, sequence));
         self.check_prepared(sequence);
     }
 
+    /// What [`accept`](Self::accept) does, for a batch whose record the caller writes.
+    pub(super) fn bind(&mut self, pre_prepare: PrePrepare, digest: Digest) {
+        let PrePrepare { view, sequence, .. } = pre_prepare;
+        let (me, votes) = (self.me, !self.is_primary() || sequence <= self.views.decided());
+        assert!(view == self.view && !self.is_changing(), "nothing is promised in a view that was left");
+        let slot = self.log.slot_mut(sequence).expect("between the watermarks");
+        assert!(slot.proposal.is_none(), "a place is bound once in a view");
+        slot.doubted = None;
+        slot.past.pre_prepare(view, digest, &pre_prepare.batch);
+        slot.proposal = Some(Proposal { pre_prepare, digest });
+        if votes {
+            // Counted already: whatever follows from it has its record after this one.
+            slot.prepares.record(me, &digest);
+        }
+        self.views.accepted(sequence);
+        self.start_view_timer();
+    }
+
     /// The record of the proposal is durable.
-    pub(super) fn proposal_is_durable(&mut self, sequence: Sequence) {
+    pub(super) fn proposal_is_durable(&mut self, view: View, sequence: Sequence) {
+        if (self.view, self.views.active()) != (view, view) {
+            return;
+        }
+        // What a NEW-VIEW chose, everybody prepares.
+        let chosen = sequence <= self.views.decided();
         let Some(slot) = self.log.slot_mut(sequence) else { return };
         let Some(Proposal { pre_prepare, digest }) = &slot.proposal else { return };
         slot.proposal_durable = true;
-        let (view, digest) = (pre_prepare.view, *digest);
-        let message = if self.group.primary(view) == self.me {
-            Message::PrePrepare(pre_prepare.clone())
-        } else {
+        let digest = *digest;
+        let message = if chosen || self.group.primary(view) != self.me {
             Message::Prepare(Prepare { view, sequence, digest })
+        } else {
+            Message::PrePrepare(pre_prepare.clone())
         };
         self.broadcast(message);
     }
@@ -179,7 +220,10 @@ impl<S: Service> Replica<S> {
     /// that restarted without it could leave it out of a view change, and a new view could then
     /// drop a committed batch (TOCS 4.5).
     fn check_prepared(&mut self, sequence: Sequence) {
-        let needed = self.group.prepare_quorum();
+        // A NEW-VIEW is nobody's word that the batch is there: where it chose, 2f+1 have to say so, so that
+        // f+1 correct ones can bring it into later views (condition A2).
+        let chosen = sequence <= self.views.decided();
+        let needed = if chosen { self.group.quorum() } else { self.group.prepare_quorum() };
         let Some(slot) = self.log.slot_mut(sequence) else { return };
         if slot.prepared || !slot.has_prepare_quorum(needed) {
             return;
@@ -187,18 +231,22 @@ impl<S: Service> Replica<S> {
         slot.prepared = true;
         let proposal = slot.proposal.as_ref().expect("a certificate has a proposal");
         let (view, digest) = (proposal.pre_prepare.view, proposal.digest);
+        slot.past.prepare(view, digest);
         let record = Record::Prepared { view, sequence, digest };
-        self.append(record, Some(Then::SendCommit(sequence)));
+        self.append(record, Some(Then::SendCommit(view, sequence)));
     }
 
     /// The record of the prepared certificate is durable. Only now may this replica's own commit
     /// count: a committed batch must be on the disks of f+1 correct replicas.
-    pub(super) fn prepared_is_durable(&mut self, sequence: Sequence) {
+    pub(super) fn prepared_is_durable(&mut self, view: View, sequence: Sequence) {
         let me = self.me;
+        if (self.view, self.views.active()) != (view, view) {
+            return;
+        }
         let Some(slot) = self.log.slot_mut(sequence) else { return };
         let Some(proposal) = &slot.proposal else { return };
         slot.prepared_durable = true;
-        let (view, digest) = (proposal.pre_prepare.view, proposal.digest);
+        let digest = proposal.digest;
         slot.commits.record(me, &digest);
         self.broadcast(Message::Commit(Commit { view, sequence, digest }));
         self.check_committed(sequence);
@@ -224,20 +272,30 @@ impl<S: Service> Replica<S> {
         }
     }
 
-    /// Upon 2f+1 matching commits and a prepared certificate: committed-local.
-    fn check_committed(&mut self, sequence: Sequence) {
+    /// Upon 2f+1 matching commits and a prepared certificate: committed-local. Whoever has left the
+    /// view has no vote of its own in it, and needs none.
+    pub(super) fn check_committed(&mut self, sequence: Sequence) {
         let (mut needed, me) = (self.group.quorum(), self.me);
         if mutation::is_on(Mutation::CommitAtTwoF) {
             needed -= 1;
         }
+        let changing = self.is_changing();
         let Some(slot) = self.log.slot_mut(sequence) else { return };
-        if slot.committed || !slot.prepared_durable || !slot.has_commit_quorum(needed) {
+        if slot.committed || !slot.has_commit_quorum(needed) {
             return;
         }
         let proposal = slot.proposal.as_ref().expect("a certificate has a proposal");
-        assert!(slot.commits.voters_for(&proposal.digest).has(me), "one's own commit is counted first");
-        slot.committed = true;
         let (view, digest) = (proposal.pre_prepare.view, proposal.digest);
+        if !slot.prepared_durable {
+            if changing {
+                let batch = proposal.pre_prepare.batch.clone();
+                self.learn_batch(sequence, digest, batch);
+            }
+            return;
+        }
+        assert!(slot.commits.voters_for(&digest).has(me), "one's own commit is counted first");
+        slot.committed = true;
+        slot.known = Some(digest);
         // Nobody waits for it: whoever loses it asks again.
         self.append(Record::Committed { view, sequence, digest }, None);
         self.execute_committed();
@@ -253,11 +311,15 @@ impl<S: Service> Replica<S> {
                 sequence = committed.map_or(sequence, |(place, ..)| place);
             }
             let Some(slot) = self.log.slot(sequence) else { return };
-            let (true, Some(proposal)) = (slot.committed, &slot.proposal) else { return };
-            let batch = proposal.pre_prepare.batch.clone();
+            let batch = match (&slot.learned, &slot.proposal) {
+                (Learned::Durable(batch), _) => batch.clone(),
+                (_, Some(proposal)) if slot.committed => proposal.pre_prepare.batch.clone(),
+                _ => return,
+            };
             let mut fresh = Vec::with_capacity(batch.requests.len());
             self.execution.execute(sequence, &batch, &mut fresh);
             self.retransmission.moved();
+            self.on_progress(&batch);
             if !self.checkpoints.is_replaying() && self.may_answer() {
                 self.reply(&batch, &fresh);
                 if batch.seal {
@@ -301,7 +363,7 @@ impl<S: Service> Replica<S> {
             return;
         }
         let incarnation = self.execution.table().incarnation(client);
-        let reply = Reply { view: self.view, client, incarnation, answers };
+        let reply = Reply { view: self.views.active(), client, incarnation, answers };
         self.send_to_client(client, Message::Reply(reply));
     }
 

@@ -2,7 +2,7 @@
 
 use crate::crypto::Digest;
 use crate::group::{Sequence, View};
-use crate::message::{Page, PrePrepare};
+use crate::message::{Batch, Certificate, NewView, Page, PrePrepare, Unverified, ViewChange};
 
 /// The place of a record in the journal: records are counted from 1, and 0 is before all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,6 +40,13 @@ pub enum Record {
         /// The batch's digest.
         digest: Digest,
     },
+    /// Others committed this batch: it may be executed. No promise.
+    Learned {
+        /// The sequence number.
+        sequence: Sequence,
+        /// The batch.
+        batch: Batch,
+    },
     /// The state after this batch had this digest: the promise behind a CHECKPOINT, that the state
     /// can be brought back from what stands before in the journal.
     Checkpoint {
@@ -49,12 +56,13 @@ pub enum Record {
         state: Digest,
     },
     /// 2f+1 replicas vouch for this state: the low watermark.
-    Stable {
-        /// The last batch in the state.
-        sequence: Sequence,
-        /// The digest of the whole replicated state.
-        state: Digest,
-    },
+    Stable(Certificate),
+    /// This replica left the views below: the promise behind a VIEW-CHANGE, to vote in them no more
+    /// and to say nothing else about them.
+    ViewChange(Unverified<ViewChange>),
+    /// This replica entered the view: all that the NEW-VIEW chose is pre-prepared here as far as
+    /// its batches are known.
+    NewView(Unverified<NewView>),
     /// A copy of the whole state begins.
     SnapshotBegin {
         /// The last batch in the state.
@@ -65,13 +73,9 @@ pub enum Record {
         /// Pages that are not empty.
         pages: Vec<Page>,
     },
-    /// The copy is complete; when this is durable, nothing before its beginning is needed for it.
-    SnapshotEnd {
-        /// The last batch in the state.
-        sequence: Sequence,
-        /// The digest of the whole replicated state.
-        state: Digest,
-    },
+    /// The copy is complete, and proven to be stable; when this is durable, nothing before its
+    /// beginning is needed for it.
+    SnapshotEnd(Certificate),
 }
 
 impl Record {
@@ -79,6 +83,9 @@ impl Record {
     pub(super) fn weight(&self) -> u64 {
         64 + match self {
             Self::PrePrepared(pre_prepare) => pre_prepare.batch.bytes.len() as u64,
+            Self::Learned { batch, .. } => batch.bytes.len() as u64,
+            Self::ViewChange(message) => message.bytes.len() as u64,
+            Self::NewView(message) => message.bytes.len() as u64,
             Self::SnapshotPages { pages } => pages.iter().map(|page| page.bytes.len() as u64 + 16).sum(),
             _ => 0,
         }

@@ -1,12 +1,12 @@
 //! Coming back from the journal with everything that was promised.
 
 use super::Replica;
-use super::log::Proposal;
+use super::log::{Proposal, Slot};
 use super::record::{JournalPosition, Record};
 use super::settings::Settings;
 use crate::crypto::{Digest, Keychain};
-use crate::group::{Configuration, ReplicaId, Sequence};
-use crate::message::{PrePrepare, Space};
+use crate::group::{Configuration, ReplicaId, Sequence, View};
+use crate::message::{Certificate, PrePrepare, Space};
 use crate::mutation::{self, Mutation};
 use crate::service::{Service, State};
 
@@ -47,6 +47,12 @@ pub enum RecoveryFailed {
         /// What came out now.
         now: Digest,
     },
+    /// A NEW-VIEW decides nothing.
+    #[error("journal record {position} begins a view from too few view-changes")]
+    View {
+        /// The record.
+        position: JournalPosition,
+    },
     /// Records are not in order, or something is missing between them.
     #[error("journal record {position} does not follow {previous}")]
     Gap {
@@ -67,8 +73,8 @@ impl<S: Service> Replica<S> {
     /// A replica that comes back with what its journal holds: all records from the last
     /// [`Action::Truncate`](super::Action::Truncate) on, or from the first, in order.
     ///
-    /// It holds every promise that it made before, and asks the others for what it missed. A
-    /// primary goes on as primary.
+    /// It holds every promise that it made before, and asks the others for what it missed, a later
+    /// view among it. The primary of the view that it was in goes on as such.
     ///
     /// # Errors
     /// When the records cannot be what this replica wrote.
@@ -94,22 +100,21 @@ impl<S: Service> Replica<S> {
         replica.checkpoints.set_replaying(true);
         let copied = replica.install_last_snapshot(&records)?;
         let mut last = JournalPosition(0);
-        let mut highest = Sequence(0);
         for (position, record) in records {
             last = position;
             replica.outbox.bytes_since_snapshot += record.weight();
-            highest = highest.max(replica.replay(position, record, copied)?);
+            replica.replay(position, record, copied)?;
         }
         replica.checkpoints.set_replaying(false);
         replica.outbox.resume(last);
         if mutation::is_on(Mutation::ForgetPromises) {
             replica.log.forget_uncommitted();
-            highest = replica.executed();
         }
         // What was executed was prepared, and that is durable; that it was committed may be lost.
-        let prepared = replica.log.proposals().filter(|(_, slot, _)| slot.prepared);
-        replica.reads_from = prepared.map(|(sequence, ..)| sequence).max().unwrap_or_default();
-        replica.resume_proposing(highest);
+        let prepared = replica.log.slots().filter(|(_, slot)| slot.past.is_prepared());
+        replica.reads_from = prepared.map(|(sequence, _)| sequence).max().unwrap_or_default();
+        replica.resume_view();
+        replica.resume_proposing();
         replica.resume_checkpoints();
         replica.assert_invariants();
         Ok(replica)
@@ -120,7 +125,7 @@ impl<S: Service> Replica<S> {
         &mut self,
         records: &[(JournalPosition, Record)],
     ) -> Result<JournalPosition, RecoveryFailed> {
-        let end = records.iter().rposition(|(_, record)| matches!(record, Record::SnapshotEnd { .. }));
+        let end = records.iter().rposition(|(_, record)| matches!(record, Record::SnapshotEnd(_)));
         let Some(end) = end else {
             // Records go only when a copy of the state supersedes them.
             return match records.first() {
@@ -130,9 +135,8 @@ impl<S: Service> Replica<S> {
                 _ => Ok(JournalPosition(0)),
             };
         };
-        let Record::SnapshotEnd { sequence, state } = records[end].1 else {
-            unreachable!("found as one above")
-        };
+        let Record::SnapshotEnd(certificate) = &records[end].1 else { unreachable!("found as one above") };
+        let Certificate { sequence, state, .. } = *certificate;
         let damaged = RecoveryFailed::Snapshot { sequence };
         let begin = records[..end]
             .iter()
@@ -150,32 +154,43 @@ impl<S: Service> Replica<S> {
         }
         let goal = (sequence, state);
         let image = self.execution.install(&self.configuration, goal, protocol, service).ok_or(damaged)?;
-        self.checkpoints.restart_from(image, true);
+        self.checkpoints.restart_from(image, certificate.clone(), true);
         self.checkpoints.vote_again(self.me);
         self.log.advance(sequence);
         Ok(records[begin].0)
     }
 
-    /// Does again what a record says was done; gives back the place it is about.
+    /// Does again what a record says was done.
     fn replay(
         &mut self,
         position: JournalPosition,
         record: Record,
         copied: JournalPosition,
-    ) -> Result<Sequence, RecoveryFailed> {
+    ) -> Result<(), RecoveryFailed> {
         match record {
-            Record::PrePrepared(pre_prepare) => self.replay_proposal(position, pre_prepare),
-            Record::Prepared { sequence, digest, .. } => {
-                self.replay_vote(position, sequence, digest, false)?;
-                Ok(sequence)
+            Record::PrePrepared(pre_prepare) => self.replay_proposal(position, pre_prepare)?,
+            Record::Prepared { view, sequence, digest } => {
+                let me = self.me;
+                if let Some(slot) = self.replay_slot(position, view, sequence, &digest)? {
+                    slot.past.prepare(view, digest);
+                    slot.prepared = true;
+                    slot.prepared_durable = true;
+                    slot.commits.record(me, &digest);
+                }
             }
-            Record::Committed { sequence, digest, .. } => {
-                self.replay_vote(position, sequence, digest, true)?;
+            Record::Committed { view, sequence, digest } => {
+                if let Some(slot) = self.replay_slot(position, view, sequence, &digest)? {
+                    slot.committed = true;
+                    slot.known = Some(digest);
+                }
                 self.execute_committed();
-                Ok(sequence)
+            }
+            Record::Learned { sequence, batch } => {
+                self.replay_learned(position, sequence, batch);
+                self.execute_committed();
             }
             // From before the copy: of a state that was perhaps replaced because it was wrong.
-            Record::Checkpoint { sequence, .. } if position < copied => Ok(sequence),
+            Record::Checkpoint { .. } if position < copied => {}
             Record::Checkpoint { sequence, state } => {
                 if let Some(image) = self.checkpoints.image(sequence)
                     && image.digest != state
@@ -184,68 +199,81 @@ impl<S: Service> Replica<S> {
                     return Err(RecoveryFailed::Diverged { sequence, before: state, now });
                 }
                 self.replay_checkpoint(sequence, &state);
-                Ok(sequence)
             }
-            Record::Stable { sequence, .. } => {
+            Record::Stable(certificate) => {
+                let sequence = certificate.sequence;
                 if sequence > self.log.low() {
                     if sequence > self.executed() {
                         return Err(RecoveryFailed::MissingBatch { position, sequence });
                     }
-                    self.checkpoints.settle(sequence);
+                    self.checkpoints.settle(certificate);
                     self.log.advance(sequence);
                 }
-                Ok(sequence)
             }
-            Record::SnapshotBegin { .. } | Record::SnapshotPages { .. } => Ok(Sequence(0)),
-            Record::SnapshotEnd { sequence, .. } => Ok(sequence),
+            Record::ViewChange(own) => self.replay_view_change(own),
+            Record::NewView(message) => {
+                self.replay_new_view(position, message).ok_or(RecoveryFailed::View { position })?;
+            }
+            Record::SnapshotBegin { .. } | Record::SnapshotPages { .. } | Record::SnapshotEnd(_) => {}
         }
+        Ok(())
     }
 
     fn replay_proposal(
         &mut self,
         position: JournalPosition,
         pre_prepare: PrePrepare,
-    ) -> Result<Sequence, RecoveryFailed> {
-        let sequence = pre_prepare.sequence;
+    ) -> Result<(), RecoveryFailed> {
+        let PrePrepare { view, sequence, .. } = pre_prepare;
         let digest = self.batch_digest(&pre_prepare.batch);
-        let (me, is_primary) = (self.me, self.is_primary());
+        self.replay_view(view);
         if sequence <= self.log.low() {
-            return Ok(sequence); // in the copy of the state already
+            return Ok(()); // in the copy of the state already
         }
         let slot = self.log.slot_mut(sequence).ok_or(RecoveryFailed::MissingBatch { position, sequence })?;
-        if slot.proposal.as_ref().is_some_and(|known| known.digest != digest) {
-            return Err(RecoveryFailed::Contradiction { position, sequence });
+        slot.note_position(position);
+        match &slot.proposal {
+            Some(known) if known.digest != digest => {
+                return Err(RecoveryFailed::Contradiction { position, sequence });
+            }
+            Some(_) => {}
+            None => self.replay_bound(pre_prepare, digest),
         }
-        slot.proposal = Some(Proposal { pre_prepare, digest });
-        slot.proposal_durable = true;
-        slot.position = position;
-        if !is_primary {
-            slot.prepares.record(me, &digest);
-        }
-        Ok(sequence)
+        Ok(())
     }
 
-    fn replay_vote(
+    /// Binds a place to a batch, as it was before.
+    pub(super) fn replay_bound(&mut self, pre_prepare: PrePrepare, digest: Digest) {
+        let PrePrepare { view, sequence, .. } = pre_prepare;
+        let votes = self.group.primary(view) != self.me || sequence <= self.views.decided();
+        let me = self.me;
+        let Some(slot) = self.log.slot_mut(sequence) else { return };
+        slot.past.pre_prepare(view, digest, &pre_prepare.batch);
+        slot.proposal = Some(Proposal { pre_prepare, digest });
+        slot.proposal_durable = true;
+        if votes {
+            slot.prepares.record(me, &digest);
+        }
+    }
+
+    /// The slot that a vote was about; none when a copy of the state has it already.
+    fn replay_slot(
         &mut self,
         position: JournalPosition,
+        view: View,
         sequence: Sequence,
-        digest: Digest,
-        committed: bool,
-    ) -> Result<(), RecoveryFailed> {
-        let me = self.me;
+        digest: &Digest,
+    ) -> Result<Option<&mut Slot>, RecoveryFailed> {
+        self.replay_view(view);
         if sequence <= self.log.low() {
-            return Ok(());
+            return Ok(None);
         }
         let missing = RecoveryFailed::MissingBatch { position, sequence };
         let slot = self.log.slot_mut(sequence).ok_or(missing)?;
         let proposal = slot.proposal.as_ref().ok_or(missing)?;
-        if proposal.digest != digest {
+        if proposal.digest != *digest {
             return Err(RecoveryFailed::Contradiction { position, sequence });
         }
-        slot.prepared = true;
-        slot.prepared_durable = true;
-        slot.committed |= committed;
-        slot.commits.record(me, &digest);
-        Ok(())
+        Ok(Some(slot))
     }
 }

@@ -24,6 +24,12 @@ pub struct Settings {
     pub status_period: Duration,
     /// How often others are told how far this replica is when all is quiet.
     pub status_idle: Duration,
+    /// How long a backup waits for a request to be executed, with nothing executed meanwhile, before
+    /// it wants another primary. Longer than a batch takes on a bad day: changing a view too often
+    /// costs more than changing it late. Doubles with each view that comes to nothing.
+    pub view_timeout: Duration,
+    /// The longest such wait.
+    pub view_timeout_max: Duration,
     /// How long an answer to FETCH may take before it is asked for again, or elsewhere.
     pub fetch_timeout: Duration,
     /// A copy of the state goes into the journal when this many bytes, and at least as many as the
@@ -44,6 +50,8 @@ impl Default for Settings {
             queue_bytes_max: 8 << 20,
             status_period: Duration::from_millis(50),
             status_idle: Duration::from_secs(1),
+            view_timeout: Duration::from_millis(250),
+            view_timeout_max: Duration::from_secs(8),
             fetch_timeout: Duration::from_millis(500),
             snapshot_bytes_min: 8 << 20,
             transfer_bytes_max: 1 << 34,

@@ -9,7 +9,7 @@ use super::settings::Settings;
 use super::{Ignored, Replica};
 use crate::crypto::Principal;
 use crate::group::{Group, ReplicaId, Sequence};
-use crate::message::{Commit, Message, Prepare, Progress, Status};
+use crate::message::{Commit, Committed, Message, Prepare, Progress, Status};
 use crate::service::Service;
 use crate::time::Instant;
 
@@ -51,6 +51,12 @@ impl Retransmission {
         self.moved = true;
     }
 
+    /// Others may know what is missing: ask them at once.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        self.patience = self.period;
+        self.due = self.due.min(now + self.period);
+    }
+
     /// Something has begun that should not take long.
     pub(super) fn wake(&mut self, now: Instant) {
         self.due = self.due.min(now + self.patience);
@@ -81,38 +87,54 @@ impl<S: Service> Replica<S> {
             pace.patience = (pace.patience * 2).min(pace.idle);
         }
         self.check_left_behind();
+        self.ask_for_chosen();
+        self.start_view_timer();
         let status = self.status();
         self.broadcast(Message::Status(status));
     }
 
     /// Whether something has begun that is not finished.
     fn waits(&self) -> bool {
-        let next = self.executed().next();
+        let next = self.settled().next();
         let above = next.0..=self.log.high().0;
         self.transfer.is_active()
+            || self.is_changing()
+            || self.checkpoints.ahead().is_some()
             || self.retransmission.ahead > self.executed()
             || self.checkpoints.vouched(self.log.low(), 1).is_some()
             || !self.admission.is_empty()
             || above.into_iter().any(|place| self.log.slot(Sequence(place)).is_some_and(Slot::is_touched))
     }
 
-    fn status(&self) -> Status {
+    /// The last place up to which nothing is left to do: what a new view chose has to be agreed on
+    /// again, also by those that executed it before. Others may need their votes.
+    fn settled(&self) -> Sequence {
         let executed = self.executed();
+        if self.is_changing() {
+            return executed;
+        }
+        let base = self.log.low().max(self.views.base().min(executed));
+        let committed = |place: &u64| self.log.slot(Sequence(*place)).is_some_and(|slot| slot.is_settled());
+        Sequence((base.0 + 1..=executed.0).take_while(committed).last().unwrap_or(base.0))
+    }
+
+    fn status(&self) -> Status {
+        let executed = self.settled();
         let mut slots: Vec<u8> = (executed.0 + 1..=self.log.high().0)
             .map(|place| self.log.slot(Sequence(place)).map_or(0, |slot| slot.progress() as u8))
             .collect();
         while slots.last() == Some(&0) {
             slots.pop();
         }
-        Status { view: self.view, stable: self.log.low(), executed, slots: Bytes::from(slots) }
+        let (view, active, stable) = (self.view, self.views.active(), self.log.low());
+        Status { view, active, stable, executed, slots: Bytes::from(slots) }
     }
 
-    /// Batches below a checkpoint that f+1 vouch for, one of them correct, may be gone everywhere
-    /// soon. Nothing moved for a while, so they do not come by themselves: fetch that state.
+    /// Batches below a checkpoint that 2f+1 hold may be gone everywhere. Nothing moved for a while,
+    /// so they do not come by themselves: fetch that state.
     fn check_left_behind(&mut self) {
-        let needed = self.group.weak_quorum();
-        if let Some((sequence, digest, voters)) = self.checkpoints.vouched(self.executed(), needed) {
-            self.start_transfer(sequence, digest, voters);
+        if let Some(certificate) = self.left_behind() {
+            self.start_transfer(certificate);
         }
     }
 
@@ -124,9 +146,6 @@ impl<S: Service> Replica<S> {
             return self.put_aside(Ignored::TooOften);
         }
         *answered = Some(self.now);
-        if message.view != self.view {
-            return self.put_aside(Ignored::WrongView);
-        }
         // What the sender has heard of and this replica has not: reason to ask, for a while.
         let heard = message.executed.0.saturating_add(message.slots.len() as u64);
         let ahead = Sequence(heard.min(self.log.high().0));
@@ -134,16 +153,30 @@ impl<S: Service> Replica<S> {
             pace.ahead = ahead;
             pace.wake(self.now);
         }
+        self.help_with_view(from, message);
         self.send_checkpoints(from, message.stable);
         if message.executed >= self.log.high() {
             return; // it lacks nothing that is here, or says any number
         }
+        // Whoever has left this view may still learn from it what was committed.
+        let together = message.active == self.view && !self.is_changing();
         let mut bytes_left = PRE_PREPARE_BYTES;
         let first = message.executed.max(self.log.low()).next();
         for place in first.0..=self.log.high().0 {
             let offset = usize::try_from(place - message.executed.0 - 1).unwrap_or(usize::MAX);
             let has = message.slots.get(offset).copied().unwrap_or(Progress::Empty as u8);
-            self.send_again(from, Sequence(place), has, &mut bytes_left);
+            self.attest(from, Sequence(place), has);
+            if together {
+                self.send_again(from, Sequence(place), has, &mut bytes_left);
+            }
+        }
+    }
+
+    /// Tells a replica what a place holds for good, whatever its view.
+    fn attest(&mut self, to: ReplicaId, sequence: Sequence, has: u8) {
+        let known = self.log.slot(sequence).and_then(|slot| slot.known);
+        if let Some(digest) = known.filter(|_| has < Progress::Committed as u8) {
+            self.send(Principal::Replica(to), Message::Committed(Committed { sequence, digest }));
         }
     }
 
@@ -152,11 +185,14 @@ impl<S: Service> Replica<S> {
         let Some(proposal) = &slot.proposal else { return };
         let (view, digest) = (proposal.pre_prepare.view, proposal.digest);
         let (promised, prepared) = (slot.proposal_durable, slot.prepared_durable);
+        let lacks_batch = promised && self.is_primary() && has == Progress::Empty as u8;
+        let pre_prepare = lacks_batch.then(|| proposal.pre_prepare.clone());
         let to = Principal::Replica(to);
-        if promised && !self.is_primary() && has < Progress::Prepared as u8 {
+        let votes = !self.is_primary() || sequence <= self.views.decided();
+        if promised && votes && has < Progress::Prepared as u8 {
             self.send(to, Message::Prepare(Prepare { view, sequence, digest }));
-        } else if promised && self.is_primary() && has == Progress::Empty as u8 {
-            let pre_prepare = proposal.pre_prepare.clone();
+        }
+        if let Some(pre_prepare) = pre_prepare {
             let bytes = pre_prepare.batch.bytes.len();
             // At least one: a single batch may be larger than the bound.
             if bytes <= *bytes_left || *bytes_left == PRE_PREPARE_BYTES {

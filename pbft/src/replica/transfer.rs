@@ -4,9 +4,9 @@
 use super::checkpoint::PAGES_BYTES;
 use super::record::Record;
 use super::{Ignored, Misbehaviour, Replica};
-use crate::crypto::{Digest, Principal};
+use crate::crypto::Principal;
 use crate::group::{ReplicaId, Sequence, Voters};
-use crate::message::{Data, Fetch, Message, PageCursor, Space};
+use crate::message::{Certificate, Data, Fetch, Message, PageCursor, Space};
 use crate::service::{PAGE_BYTES_MAX, Service, State};
 use crate::time::Instant;
 
@@ -21,9 +21,8 @@ pub(super) struct Transfer {
 
 #[derive(Debug)]
 struct Active {
-    /// What f+1 replicas vouch for.
-    sequence: Sequence,
-    digest: Digest,
+    /// What 2f+1 replicas hold.
+    certificate: Certificate,
     /// Those that have not failed us yet.
     sources: Voters,
     source: ReplicaId,
@@ -52,20 +51,24 @@ impl Transfer {
     }
 
     pub(super) fn sequence(&self) -> Option<Sequence> {
-        self.active.as_ref().map(|active| active.sequence)
+        self.active.as_ref().map(|active| active.certificate.sequence)
     }
 }
 
 impl<S: Service> Replica<S> {
-    /// Begins to fetch a state that at least one correct replica vouches for.
-    pub(super) fn start_transfer(&mut self, sequence: Sequence, digest: Digest, sources: Voters) {
-        if self.transfer.sequence().is_some_and(|current| current >= sequence) {
+    /// Begins to fetch a state that f+1 correct replicas can bring back at least.
+    pub(super) fn start_transfer(&mut self, certificate: Certificate) {
+        let sources = certificate.voters();
+        self.start_transfer_from(certificate, sources);
+    }
+
+    fn start_transfer_from(&mut self, certificate: Certificate, sources: Voters) {
+        if self.transfer.sequence().is_some_and(|current| current >= certificate.sequence) {
             return;
         }
         let sources: Voters = sources.iter().filter(|source| *source != self.me).collect();
         self.transfer.active = self.pick(sources).map(|source| Active {
-            sequence,
-            digest,
+            certificate,
             sources,
             source,
             cursor: PageCursor::default(),
@@ -92,7 +95,8 @@ impl<S: Service> Replica<S> {
         let Some(active) = &mut self.transfer.active else { return };
         active.times += 1;
         (active.asked, active.due) = (now, now + timeout);
-        let (source, fetch) = (active.source, Fetch { sequence: active.sequence, from: active.cursor });
+        let sequence = active.certificate.sequence;
+        let (source, fetch) = (active.source, Fetch { sequence, from: active.cursor });
         self.send(Principal::Replica(source), Message::Fetch(fetch));
     }
 
@@ -112,7 +116,7 @@ impl<S: Service> Replica<S> {
     fn leave_source(&mut self) {
         let Some(active) = self.transfer.active.take() else { return };
         let left = active.sources.iter().filter(|source| *source != active.source).collect();
-        self.start_transfer(active.sequence, active.digest, left);
+        self.start_transfer_from(active.certificate, left);
     }
 
     /// Serves a stretch of a checkpoint that is still here; else says which ones are.
@@ -134,10 +138,10 @@ impl<S: Service> Replica<S> {
     pub(super) fn on_data(&mut self, from: ReplicaId, message: Data) {
         let limit = self.settings.transfer_bytes_max;
         let Some(active) = &mut self.transfer.active else { return self.put_aside(Ignored::Stale) };
-        if (from, message.sequence, message.from) != (active.source, active.sequence, active.cursor) {
+        let sequence = active.certificate.sequence;
+        if (from, message.sequence, message.from) != (active.source, sequence, active.cursor) {
             return self.put_aside(Ignored::Stale);
         }
-        let sequence = active.sequence;
         let mut at = active.cursor;
         let before = active.bytes;
         let in_order = message.pages.iter().all(|page| {
@@ -173,27 +177,28 @@ impl<S: Service> Replica<S> {
     /// All pages are here: they are the state that was asked for, or their sender lied.
     fn finish_transfer(&mut self) {
         let Some(active) = self.transfer.active.take() else { return };
-        if active.sequence <= self.executed() && !self.checkpoints.has_diverged() {
+        let Certificate { sequence, state, .. } = active.certificate;
+        if sequence <= self.executed() && !self.checkpoints.has_diverged() {
             return; // caught up by itself meanwhile
         }
-        let (sequence, digest) = (active.sequence, active.digest);
         let (protocol, service) = (active.protocol.clone(), active.service.clone());
-        let goal = (sequence, digest);
+        let goal = (sequence, state);
         let Some(image) = self.execution.install(&self.configuration, goal, protocol, service) else {
             self.accuse(Misbehaviour::WrongState { replica: active.source, sequence });
             self.transfer.active = Some(active);
             return self.leave_source();
         };
-        self.checkpoints.restart_from(image, false);
+        self.checkpoints.restart_from(image, active.certificate, false);
         if sequence > self.log.low() {
             self.log.advance(sequence);
         }
         // The copy comes before anything that is promised on top of it.
-        self.write_snapshot(sequence);
+        self.write_snapshot();
         let then = super::durable::Then::SendCheckpoint(sequence);
-        self.append(Record::Checkpoint { sequence, state: digest }, Some(then));
-        self.append(Record::Stable { sequence, state: digest }, None);
+        self.append(Record::Checkpoint { sequence, state }, Some(then));
         self.retransmission.moved();
+        self.prune_all_requests();
+        self.adopt_chosen();
         self.execute_committed();
     }
 }

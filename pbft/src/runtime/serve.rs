@@ -107,8 +107,10 @@ pub enum ServeFailed {
 /// What a running replica tells about itself.
 #[derive(Clone, Debug, Default)]
 pub struct ReplicaStatus {
-    /// The view it is in.
+    /// The view it is in, or wants to enter.
     pub view: View,
+    /// Whether it has left the view before and not entered that one yet.
+    pub changing: bool,
     /// The primary of that view.
     pub primary: ReplicaId,
     /// The last batch it executed.
@@ -398,6 +400,7 @@ impl<S: Service> Inner<S> {
         let connected = (0..).map(ReplicaId).zip(&self.routes.replicas);
         let status = ReplicaStatus {
             view: replica.view(),
+            changing: replica.is_changing(),
             primary: replica.primary(),
             last_executed: replica.executed(),
             stable: replica.stable(),

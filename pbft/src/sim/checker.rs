@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::disk::Disk;
 use super::{Executed, Setup};
 use crate::client::Outcome;
+use crate::crypto::Digest;
 use crate::group::{ClientId, ReplicaId, Sequence};
 use crate::message::Message;
 
@@ -77,6 +78,14 @@ pub enum Violation {
         /// The batch.
         sequence: Sequence,
     },
+    /// A correct replica called another correct one faulty.
+    #[error("evidence: replica {accuser} accuses replica {accused}, which did nothing wrong")]
+    Slander {
+        /// Who did.
+        accuser: ReplicaId,
+        /// Whom.
+        accused: ReplicaId,
+    },
     /// A replica contradicted what it had said before.
     #[error("promise: replica {replica} sent two different {what} for {sequence}")]
     Contradiction {
@@ -145,15 +154,31 @@ impl Checkers {
         }
     }
 
+    /// A correct replica has evidence against another one.
+    pub(super) fn accused(&mut self, accuser: ReplicaId, accused: ReplicaId, correct: bool) {
+        self.note(if correct { Err(Violation::Slander { accuser, accused }) } else { Ok(()) });
+    }
+
     /// A client has an outcome.
     pub(super) fn answered(&mut self, client: ClientId, outcome: &Outcome) {
         let verdict = self.durability.check(client, outcome, &self.agreement);
         self.note(verdict);
     }
 
+    /// A correct replica writes down what is committed in a place.
+    pub(super) fn committed(&mut self, replica: ReplicaId, sequence: Sequence, digest: &Digest) {
+        let verdict = self.agreement.check_batch(replica, sequence, digest);
+        self.note(verdict);
+    }
+
     /// A replica sends something.
-    pub(super) fn says(&mut self, replica: ReplicaId, message: &Message, disk: Option<&Disk>) {
-        let verdict = self.promises.check(replica, message, disk);
+    pub(super) fn says(
+        &mut self,
+        replica: ReplicaId,
+        (message, bytes): (&Message, &[u8]),
+        disk: Option<&Disk>,
+    ) {
+        let verdict = self.promises.check(replica, message, bytes, disk);
         self.note(verdict);
         if let Message::Checkpoint(checkpoint) = message {
             let verdict = self.agreement.check_state(replica, checkpoint.sequence, &checkpoint.state);

@@ -3,17 +3,20 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::random::Random;
-use crate::group::Sequence;
-use crate::replica::{JournalPosition, Record};
+use crate::crypto::Digest;
+use crate::group::{Group, Sequence, View};
+use crate::message::Certificate;
+use crate::replica::{JournalPosition, Record, decide};
 
 /// One replica's journal.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Disk {
+    group: Group,
     records: VecDeque<(JournalPosition, Record)>,
     durable: JournalPosition,
     last: JournalPosition,
     /// Where the record behind each promise is, or was before something superseded it.
-    promises: BTreeMap<(Promise, Sequence), JournalPosition>,
+    promises: BTreeMap<(Promise, View, Sequence), JournalPosition>,
 }
 
 /// What a replica must not say before its record is durable.
@@ -25,23 +28,48 @@ pub(super) enum Promise {
     Prepared,
     /// CHECKPOINT.
     Checkpoint,
+    /// VIEW-CHANGE.
+    ViewChange,
+    /// NEW-VIEW.
+    NewView,
 }
 
 impl Disk {
+    pub(super) fn new(group: Group) -> Self {
+        Self {
+            group,
+            records: VecDeque::new(),
+            durable: JournalPosition(0),
+            last: JournalPosition(0),
+            promises: BTreeMap::new(),
+        }
+    }
+
     pub(super) fn append(&mut self, position: JournalPosition, record: Record) {
         assert_eq!(position, self.last.next(), "records come in order and without gaps");
         self.last = position;
-        let promise = match &record {
-            Record::PrePrepared(pre_prepare) => Some((Promise::Proposal, pre_prepare.sequence)),
-            Record::Prepared { sequence, .. } => Some((Promise::Prepared, *sequence)),
-            // A copy of the state is as good as the record that it can be brought back.
-            Record::Checkpoint { sequence, .. } | Record::SnapshotEnd { sequence, .. } => {
-                Some((Promise::Checkpoint, *sequence))
-            }
-            _ => None,
+        let nowhere = Sequence(0);
+        let mut promise = |promise, view, sequence| {
+            self.promises.entry((promise, view, sequence)).or_insert(position);
         };
-        if let Some(promise) = promise {
-            self.promises.entry(promise).or_insert(position);
+        match &record {
+            Record::PrePrepared(m) => promise(Promise::Proposal, m.view, m.sequence),
+            Record::Prepared { view, sequence, .. } => promise(Promise::Prepared, *view, *sequence),
+            // A copy of the state is as good as the record that it can be brought back.
+            Record::Checkpoint { sequence, .. } | Record::SnapshotEnd(Certificate { sequence, .. }) => {
+                promise(Promise::Checkpoint, View(0), *sequence);
+            }
+            Record::ViewChange(m) => promise(Promise::ViewChange, m.body.view, nowhere),
+            Record::NewView(m) => {
+                let view = m.body.view;
+                promise(Promise::NewView, view, nowhere);
+                let set: Vec<_> = m.body.view_changes.iter().map(|one| &one.body).collect();
+                let decision = decide(&self.group, Digest([0; 32]), &set).expect("it was decided");
+                for (sequence, _) in decision.chosen {
+                    promise(Promise::Proposal, view, sequence);
+                }
+            }
+            _ => {}
         }
         self.records.push_back((position, record));
     }
@@ -80,7 +108,7 @@ impl Disk {
     }
 
     /// Whether a crash cannot take the record behind a promise away.
-    pub(super) fn holds(&self, promise: Promise, sequence: Sequence) -> bool {
-        self.promises.get(&(promise, sequence)).is_some_and(|position| *position <= self.durable)
+    pub(super) fn holds(&self, promise: Promise, view: View, sequence: Sequence) -> bool {
+        self.promises.get(&(promise, view, sequence)).is_some_and(|position| *position <= self.durable)
     }
 }

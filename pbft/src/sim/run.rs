@@ -1,6 +1,6 @@
 //! A whole run with faults from one seed, to its verdict.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
@@ -26,8 +26,12 @@ pub struct Report {
     pub crashes: u64,
     /// Batches that were executed.
     pub batches: u64,
+    /// The highest view that a replica ended in.
+    pub views: u64,
     /// Receipts that were given.
     pub receipts: u64,
+    /// Replicas that lied.
+    pub liars: u64,
 }
 
 /// Why a run failed.
@@ -111,6 +115,7 @@ fn setup(random: &mut Random, seed: u64) -> Setup {
         batches_in_flight: 1 + random.below(4),
         snapshot_bytes_min: random.below(20_000),
         status_idle: Duration::from_millis(500),
+        view_timeout: Duration::from_millis(60 + random.below(400)),
         fetch_timeout: Duration::from_millis(100),
         ..Settings::default()
     };
@@ -142,6 +147,8 @@ struct Run {
     /// What each client waits for, by timestamp in its present life.
     waiting: Vec<BTreeMap<u64, u64>>,
     incarnations: Vec<u64>,
+    /// Replicas that stay away in the end.
+    away: BTreeSet<ReplicaId>,
     /// Acknowledged operations.
     done: Vec<(ClientId, u64)>,
     report: Report,
@@ -161,14 +168,25 @@ pub fn seed(seed: u64, operations: u64) -> Result<Report, Failed> {
         next_name: 0,
         waiting: vec![BTreeMap::new(); clients],
         incarnations: vec![1; clients],
+        away: BTreeSet::new(),
         done: Vec::new(),
-        report: Report { hash: 0, submitted: 0, answered: 0, crashes: 0, batches: 0, receipts: 0 },
+        report: Report {
+            hash: 0,
+            submitted: 0,
+            answered: 0,
+            crashes: 0,
+            batches: 0,
+            views: 0,
+            receipts: 0,
+            liars: 0,
+        },
     };
     run.whole(operations).map_err(|reason| Failed { seed, operations, reason })
 }
 
 impl Run {
     fn whole(mut self, operations: u64) -> Result<Report, Reason> {
+        self.corrupt_some();
         while self.report.submitted < operations {
             self.work();
             self.harm();
@@ -177,15 +195,33 @@ impl Run {
             self.collect()?;
         }
         self.heal();
-        for _ in 0..600 {
+        for tenth in 1..=600 {
             self.cluster.run_for(Duration::from_millis(100));
             self.collect()?;
-            if self.open() == 0 && self.cluster.is_converged() {
+            if self.open() == 0 && self.is_converged() {
                 return self.finish();
+            }
+            // Without f replicas, whoever stayed behind may have to wait for the next request: nobody has
+            // a reason to change the view for what no client asks for.
+            let few = self.report.liars > 0 || !self.away.is_empty();
+            if self.open() == 0 && few && tenth % 10 == 0 {
+                self.submit(ClientId(0));
             }
         }
         let places = self.cluster.replica_ids().map(|id| Some(self.cluster.replica(id)?.executed().0));
         Err(Reason::Stuck { open: self.open(), places: places.collect() })
+    }
+
+    /// Up to f replicas lie, from the beginning.
+    fn corrupt_some(&mut self) {
+        let f = self.cluster.setup.configuration.f.into();
+        if self.random.chance(500) {
+            for _ in 0..=self.random.below(f) {
+                let id = self.some_replica();
+                self.report.liars += u64::from(self.cluster.is_correct(id));
+                self.cluster.corrupt(id);
+            }
+        }
     }
 
     fn open(&self) -> usize {
@@ -206,16 +242,9 @@ impl Run {
     fn work(&mut self) {
         let client = self.some_client();
         for _ in 0..self.random.below(8) {
-            let mut operation = BytesMut::new();
-            operation.put_u64(self.next_name);
-            let size = usize::try_from(self.random.below(100)).expect("small");
-            operation.put_bytes(0x2e, size);
-            let receipt = self.cluster.setup.configuration.history && self.random.chance(100);
-            let options = Options { read_only: false, receipt };
-            let Ok(id) = self.cluster.submit(client, operation.freeze(), options) else { return };
-            self.waiting[client.index()].insert(id.0.0, self.next_name);
-            self.next_name += 1;
-            self.report.submitted += 1;
+            if !self.submit(client) {
+                return;
+            }
         }
         if self.random.chance(100) {
             let options = Options { read_only: true, receipt: false };
@@ -227,6 +256,21 @@ impl Run {
                 self.waiting[client.index()].insert(id.0.0, READ);
             }
         }
+    }
+
+    /// A client submits an operation, if its window has room.
+    fn submit(&mut self, client: ClientId) -> bool {
+        let mut operation = BytesMut::new();
+        operation.put_u64(self.next_name);
+        let size = usize::try_from(self.random.below(100)).expect("small");
+        operation.put_bytes(0x2e, size);
+        let receipt = self.cluster.setup.configuration.history && self.random.chance(100);
+        let options = Options { read_only: false, receipt };
+        let Ok(id) = self.cluster.submit(client, operation.freeze(), options) else { return false };
+        self.waiting[client.index()].insert(id.0.0, self.next_name);
+        self.next_name += 1;
+        self.report.submitted += 1;
+        true
     }
 
     /// Something may go wrong, or get better.
@@ -300,6 +344,30 @@ impl Run {
         self.cluster.mend();
         self.cluster.set_weather(Weather::calm());
         self.restart_all();
+        // The group has to do without f replicas: those that lie, and others that stay away.
+        let away = u64::from(self.cluster.setup.configuration.f) - self.report.liars;
+        if self.random.chance(300) {
+            for _ in 0..away {
+                let id = self.some_replica();
+                self.cluster.crash(id);
+                self.away.insert(id);
+            }
+        }
+    }
+
+    /// Those that are neither away nor lie.
+    fn good(&self) -> impl Iterator<Item = ReplicaId> {
+        let all = self.cluster.replica_ids();
+        all.filter(|id| self.cluster.is_correct(*id) && !self.away.contains(id))
+    }
+
+    /// Whether they have executed the same batches.
+    fn is_converged(&self) -> bool {
+        let place = |id| {
+            let replica = self.cluster.replica(id).expect("all others are up");
+            (replica.executed(), replica.history_size())
+        };
+        self.good().map(place).collect::<BTreeSet<_>>().len() == 1
     }
 
     /// Looks at what came out.
@@ -331,9 +399,10 @@ impl Run {
     }
 
     fn finish(mut self) -> Result<Report, Reason> {
-        for id in self.cluster.replica_ids() {
-            let replica = self.cluster.replica(id).expect("all are up");
+        for id in self.good().collect::<Vec<_>>() {
+            let replica = self.cluster.replica(id).expect("all others are up");
             self.report.batches = replica.executed().0;
+            self.report.views = self.report.views.max(replica.view().0);
             for (client, name) in &self.done {
                 if Ledger::count(replica.state(), *client, *name) != 1 {
                     return Err(Reason::Forgotten { replica: id.0, client: client.0, name: *name });

@@ -7,7 +7,8 @@
 //! Commands (`R` is a replica's index, `*` all of them, `C` a client's):
 //!
 //! ```text
-//! group f=1 clients=1 k=4 l=8 …   begins; further: in-flight, batch, window, history, snapshot, journal
+//! group f=1 clients=1 k=4 l=8 …   begins; further: in-flight, batch, window, history, snapshot,
+//!                                 view-timeout, journal
 //! request C name…                 submits operations in one bundle; a read ends in `all?`
 //! receipt C name                  submits an operation and asks for a receipt
 //! settle                          what is under way happens; no timer fires
@@ -34,7 +35,7 @@ use crate::client::Options;
 use crate::crypto::{Authenticator, Digest, Domain, Keychain, Kind, Principal, TAG_BYTES};
 use crate::group::{ClientId, Incarnation, ReplicaId, Sequence, Timestamp, View};
 use crate::message::{
-    Commit, Content, Data, Ending, Message, Page, PageCursor, PrePrepare, Prepare, Proof, Request,
+    Claim, Commit, Content, Data, Ending, Message, Page, PageCursor, PrePrepare, Prepare, Proof, Request,
     Unverified, wire,
 };
 
@@ -121,6 +122,7 @@ fn group(words: &[&str]) -> Option<Cluster<Ledger>> {
     limits.client_window = small("window", limits.client_window)?;
     setup.settings.batches_in_flight = number("in-flight", 4)?;
     setup.settings.snapshot_bytes_min = number("snapshot", 1 << 20)?;
+    setup.settings.view_timeout = Duration::from_millis(number("view-timeout", 250)?);
     setup.settings.journal = number("journal", 1)? == 1;
     let mut cluster = Cluster::new(setup, Ledger);
     cluster.run_for(Duration::from_millis(10));
@@ -297,8 +299,13 @@ fn places(cluster: &Cluster<Ledger>, out: &mut String) {
             Some(replica) => {
                 let (executed, stable) = (replica.executed(), replica.stable());
                 let leaves = replica.history_size();
+                let view = match replica.view() {
+                    View(0) => String::new(),
+                    view if replica.is_changing() => format!(" wants view={view}"),
+                    view => format!(" view={view}"),
+                };
                 let mark = if replica.is_transferring() { "  transferring" } else { "" };
-                writeln!(out, "{id}  executed={executed} stable={stable} leaves={leaves}{mark}")
+                writeln!(out, "{id}  executed={executed} stable={stable} leaves={leaves}{view}{mark}")
             }
         };
     }
@@ -417,6 +424,12 @@ fn describe(message: &Message) -> String {
         Message::Status(_) => "STATUS",
         Message::Fetch(_) => "FETCH",
         Message::Data(_) => "DATA",
+        Message::Stable(_) => "STABLE",
+        Message::ViewChange(_) => "VIEW-CHANGE",
+        Message::NewView(_) => "NEW-VIEW",
+        Message::Want(_) => "WANT",
+        Message::Body(_) => "BODY",
+        Message::Committed(_) => "COMMITTED",
     };
     let fields = match message {
         Message::Request(m) => {
@@ -450,13 +463,36 @@ fn describe(message: &Message) -> String {
         Message::Status(m) => {
             let slots: String =
                 m.slots.iter().map(|slot| ["-", "p", "P", "C"][usize::from(*slot & 3)]).collect();
-            format!("stable={} executed={} {slots}", m.stable, m.executed)
+            let view = match (m.view, m.active) {
+                (View(0), _) => String::new(),
+                (view, active) if view == active => format!("v={view} "),
+                (view, active) => format!("v={active}→{view} "),
+            };
+            format!("{view}stable={} executed={} {slots}", m.stable, m.executed)
         }
         Message::Fetch(m) => format!("n={} from {:?}:{}", m.sequence, m.from.space, m.from.index),
         Message::Data(m) => {
             let more = if m.next.is_some() { " and more" } else { "" };
             format!("n={} {} pages{more}", m.sequence, m.pages.len())
         }
+        Message::Stable(m) => format!("n={} d={}", m.sequence, short(&m.state)),
+        Message::ViewChange(m) => {
+            let stable = m.stable.as_ref().map_or(Sequence(0), |stable| stable.sequence);
+            let claims = |claims: &[Claim]| {
+                let claim =
+                    |claim: &Claim| format!("{}={}@{}", claim.sequence, short(&claim.digest), claim.view);
+                claims.iter().map(claim).collect::<Vec<_>>().join(" ")
+            };
+            let (p, q) = (claims(&m.prepared), claims(&m.pre_prepared));
+            format!("v={} stable={stable} P[{p}] Q[{q}]", m.view)
+        }
+        Message::NewView(m) => {
+            let senders: Vec<_> = m.view_changes.iter().map(|one| one.sender).collect();
+            format!("v={} by {}", m.view, names(&senders))
+        }
+        Message::Want(m) => format!("n={} d={}", m.sequence, short(&m.digest)),
+        Message::Committed(m) => format!("n={} d={}", m.sequence, short(&m.digest)),
+        Message::Body(m) => format!("n={} of {} bytes", m.sequence, m.batch.bytes.len()),
     };
     format!("{kind} {fields}").trim_end().to_owned()
 }

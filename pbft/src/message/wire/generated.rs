@@ -11,7 +11,7 @@ pub struct Envelope {
     pub kind: u32,
     #[prost(bytes = "bytes", tag = "4")]
     pub body: ::prost::bytes::Bytes,
-    #[prost(oneof = "envelope::Proof", tags = "5, 6")]
+    #[prost(oneof = "envelope::Proof", tags = "5, 6, 7")]
     pub proof: ::core::option::Option<envelope::Proof>,
 }
 /// Nested message and enum types in `Envelope`.
@@ -24,6 +24,9 @@ pub mod envelope {
         /// A tag for each replica.
         #[prost(bytes, tag = "6")]
         Authenticator(::prost::bytes::Bytes),
+        /// RSA, so that anyone may pass the message on.
+        #[prost(bytes, tag = "7")]
+        Signature(::prost::bytes::Bytes),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -147,6 +150,86 @@ pub struct Checkpoint {
     pub root: ::prost::bytes::Bytes,
     #[prost(bytes = "bytes", tag = "5")]
     pub signature: ::prost::bytes::Bytes,
+    /// Under sequence and state, for certificates.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub vote: ::prost::bytes::Bytes,
+}
+/// 2f+1 signatures under one state.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Certificate {
+    #[prost(uint64, tag = "1")]
+    pub sequence: u64,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub state: ::prost::bytes::Bytes,
+    #[prost(message, repeated, tag = "3")]
+    pub votes: ::prost::alloc::vec::Vec<Vote>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Vote {
+    #[prost(uint32, tag = "1")]
+    pub replica: u32,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub signature: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ViewChange {
+    #[prost(uint64, tag = "1")]
+    pub view: u64,
+    /// Absent before the first checkpoint.
+    #[prost(message, optional, tag = "2")]
+    pub stable: ::core::option::Option<Certificate>,
+    #[prost(message, repeated, tag = "3")]
+    pub prepared: ::prost::alloc::vec::Vec<Claim>,
+    #[prost(message, repeated, tag = "4")]
+    pub pre_prepared: ::prost::alloc::vec::Vec<Claim>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Claim {
+    #[prost(uint64, tag = "1")]
+    pub sequence: u64,
+    #[prost(uint64, tag = "2")]
+    pub view: u64,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub digest: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NewView {
+    #[prost(uint64, tag = "1")]
+    pub view: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub view_changes: ::prost::alloc::vec::Vec<SignedViewChange>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SignedViewChange {
+    #[prost(uint32, tag = "1")]
+    pub replica: u32,
+    /// A ViewChange.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub body: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub signature: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Want {
+    #[prost(uint64, tag = "1")]
+    pub sequence: u64,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub digest: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Committed {
+    #[prost(uint64, tag = "1")]
+    pub sequence: u64,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub digest: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Body {
+    #[prost(uint64, tag = "1")]
+    pub sequence: u64,
+    /// A Batch.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub batch: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Seal {
@@ -185,6 +268,9 @@ pub struct Status {
     pub executed: u64,
     #[prost(bytes = "bytes", tag = "4")]
     pub slots: ::prost::bytes::Bytes,
+    /// The last view that the sender entered.
+    #[prost(uint64, tag = "5")]
+    pub active: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PageCursor {
@@ -235,7 +321,7 @@ pub struct NewKey {
 /// A record of the journal.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Record {
-    #[prost(oneof = "record::Record", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "record::Record", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     pub record: ::core::option::Option<record::Record>,
 }
 /// Nested message and enum types in `Record`.
@@ -253,15 +339,31 @@ pub mod record {
         #[prost(message, tag = "4")]
         Checkpoint(super::StateAt),
         #[prost(message, tag = "5")]
-        Stable(super::StateAt),
+        Stable(super::Certificate),
         /// Its digest is empty: it is not known before the end.
         #[prost(message, tag = "6")]
         SnapshotBegin(super::StateAt),
         #[prost(message, tag = "7")]
         SnapshotPages(super::Pages),
         #[prost(message, tag = "8")]
-        SnapshotEnd(super::StateAt),
+        SnapshotEnd(super::Certificate),
+        #[prost(message, tag = "9")]
+        ViewChange(super::SignedViewChange),
+        #[prost(message, tag = "10")]
+        NewView(super::SignedNewView),
+        #[prost(message, tag = "11")]
+        Learned(super::Body),
     }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SignedNewView {
+    #[prost(uint32, tag = "1")]
+    pub replica: u32,
+    /// A NewView.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub body: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub signature: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StateAt {

@@ -70,6 +70,50 @@ fn answer() -> impl Strategy<Value = Answer> {
     )
 }
 
+fn certificate() -> impl Strategy<Value = Certificate> {
+    let vote = (any::<u32>(), bytes(256));
+    (any::<u64>(), digest(), vec(vote, 0..4)).prop_map(|(sequence, state, votes)| Certificate {
+        sequence: Sequence(sequence),
+        state,
+        votes: votes.into_iter().map(|(voter, vote)| (ReplicaId(voter), Signature(vote))).collect(),
+    })
+}
+
+fn claims() -> impl Strategy<Value = Vec<Claim>> {
+    let claim = (any::<u64>(), any::<u64>(), digest()).prop_map(|(sequence, view, digest)| Claim {
+        sequence: Sequence(sequence),
+        view: View(view),
+        digest,
+    });
+    vec(claim, 0..4)
+}
+
+fn signed<M>(sender: u32, body: M, bytes: Bytes, signature: Bytes) -> Unverified<M> {
+    let proof = Proof::Signature(Signature(signature));
+    Unverified { sender: Principal::Replica(ReplicaId(sender)), body, bytes, proof }
+}
+
+fn view_change() -> impl Strategy<Value = Unverified<ViewChange>> {
+    let stable = proptest::option::of(certificate());
+    (any::<u32>(), any::<u64>(), stable, claims(), claims(), bytes(256)).prop_map(
+        |(sender, view, stable, prepared, pre_prepared, signature)| {
+            let body = ViewChange { view: View(view), stable, prepared, pre_prepared };
+            let bytes = encode_view_change(&body);
+            signed(sender, body, bytes, signature)
+        },
+    )
+}
+
+fn new_view() -> impl Strategy<Value = Unverified<NewView>> {
+    (any::<u32>(), any::<u64>(), vec(view_change(), 0..4), bytes(256)).prop_map(
+        |(sender, view, view_changes, signature)| {
+            let body = NewView { view: View(view), view_changes };
+            let bytes = encode_new_view(&body);
+            signed(sender, body, bytes, signature)
+        },
+    )
+}
+
 fn message() -> impl Strategy<Value = Message> {
     let slot = (any::<u64>(), any::<u64>(), digest()).boxed();
     let path = (any::<u64>(), any::<u64>(), vec(digest(), 0..5))
@@ -100,10 +144,29 @@ fn message() -> impl Strategy<Value = Message> {
                 first: Timestamp(first),
             })
         }),
-        (slot.clone(), digest(), bytes(256)).prop_map(|((sequence, size, state), root, signature)| {
-            let (sequence, signature) = (Sequence(sequence), Signature(signature));
-            Message::Checkpoint(Checkpoint { sequence, state, size, root, signature })
+        (slot.clone(), digest(), bytes(256), bytes(256)).prop_map(
+            |((sequence, size, state), root, signature, vote)| {
+                let (signature, vote) = (Signature(signature), Signature(vote));
+                Message::Checkpoint(Checkpoint {
+                    sequence: Sequence(sequence),
+                    state,
+                    size,
+                    root,
+                    signature,
+                    vote,
+                })
+            }
+        ),
+        certificate().prop_map(Message::Stable),
+        view_change().prop_map(|signed| Message::ViewChange(signed.body)),
+        new_view().prop_map(|signed| Message::NewView(signed.body)),
+        slot.clone().prop_map(|(sequence, _, digest)| {
+            Message::Want(Want { sequence: Sequence(sequence), digest })
         }),
+        slot.clone().prop_map(|(sequence, _, digest)| {
+            Message::Committed(Committed { sequence: Sequence(sequence), digest })
+        }),
+        pre_prepare().prop_map(|PrePrepare { sequence, batch, .. }| Message::Body(Body { sequence, batch })),
         (any::<u32>(), any::<u64>(), slot, bytes(256), vec(path, 0..3)).prop_map(
             |(client, incarnation, (sequence, size, root), signature, paths)| {
                 Message::Seal(Seal {
@@ -117,9 +180,9 @@ fn message() -> impl Strategy<Value = Message> {
                 })
             }
         ),
-        (any::<u64>(), any::<u64>(), any::<u64>(), bytes(20)).prop_map(|(view, stable, executed, slots)| {
+        (any::<[u64; 4]>(), bytes(20)).prop_map(|([view, active, stable, executed], slots)| {
             let (stable, executed) = (Sequence(stable), Sequence(executed));
-            Message::Status(Status { view: View(view), stable, executed, slots })
+            Message::Status(Status { view: View(view), active: View(active), stable, executed, slots })
         }),
         (any::<u64>(), cursor())
             .prop_map(|(sequence, from)| { Message::Fetch(Fetch { sequence: Sequence(sequence), from }) }),
@@ -132,18 +195,22 @@ fn message() -> impl Strategy<Value = Message> {
 }
 
 fn record() -> impl Strategy<Value = Record> {
-    (0..8, any::<u64>(), any::<u64>(), digest(), pre_prepare(), pages()).prop_map(
-        |(kind, view, sequence, digest, pre_prepare, pages)| {
+    let signed = (certificate(), view_change(), new_view());
+    (0..11, any::<u64>(), any::<u64>(), digest(), pre_prepare(), pages(), signed).prop_map(
+        |(kind, view, sequence, digest, pre_prepare, pages, (stable, view_change, new_view))| {
             let (view, sequence, state) = (View(view), Sequence(sequence), digest);
             match kind {
                 0 => Record::PrePrepared(pre_prepare),
                 1 => Record::Prepared { view, sequence, digest },
                 2 => Record::Committed { view, sequence, digest },
                 3 => Record::Checkpoint { sequence, state },
-                4 => Record::Stable { sequence, state },
+                4 => Record::Stable(stable),
+                8 => Record::ViewChange(view_change),
+                9 => Record::NewView(new_view),
+                10 => Record::Learned { sequence, batch: pre_prepare.batch },
                 5 => Record::SnapshotBegin { sequence },
                 6 => Record::SnapshotPages { pages },
-                _ => Record::SnapshotEnd { sequence, state },
+                _ => Record::SnapshotEnd(stable),
             }
         },
     )
@@ -163,12 +230,12 @@ proptest! {
     #[test]
     fn every_message_survives_the_wire(
         body in message(), client in any::<bool>(), index in any::<u32>(),
-        tag in any::<[u8; 16]>(), tags in bytes(64),
+        form in 0..3, tag in any::<[u8; 16]>(), tags in bytes(64),
     ) {
-        let proof = if client {
-            Proof::Tag(Tag(tag))
-        } else {
-            Proof::Authenticator(Authenticator(tags))
+        let proof = match form {
+            0 => Proof::Tag(Tag(tag)),
+            1 => Proof::Authenticator(Authenticator(tags)),
+            _ => Proof::Signature(Signature(tags)),
         };
         let bytes = encode_body(&body);
         let sent = Unverified { sender: principal_in(client, index), body, bytes, proof };

@@ -13,6 +13,8 @@ use crate::group::{ReplicaId, Sequence};
 pub(super) struct Agreement {
     order: BTreeMap<Sequence, Vec<Executed>>,
     states: BTreeMap<Sequence, Digest>,
+    /// Batches, those in which nothing was executed among them.
+    batches: BTreeMap<Sequence, Digest>,
 }
 
 impl Agreement {
@@ -43,6 +45,18 @@ impl Agreement {
             return Ok(());
         }
         Err(Violation::State { replica, sequence })
+    }
+
+    pub(super) fn check_batch(
+        &mut self,
+        replica: ReplicaId,
+        sequence: Sequence,
+        digest: &Digest,
+    ) -> Result<(), Violation> {
+        if self.batches.entry(sequence).or_insert(*digest) == digest {
+            return Ok(());
+        }
+        Err(Violation::Order { replica, sequence })
     }
 
     /// What a batch executed.

@@ -26,6 +26,7 @@ impl Promises {
         &mut self,
         replica: ReplicaId,
         message: &Message,
+        bytes: &[u8],
         disk: Option<&Disk>,
     ) -> Result<(), Violation> {
         let (what, promise, view, sequence, digest) = match message {
@@ -36,9 +37,17 @@ impl Promises {
             Message::Prepare(m) => ("PREPARE", Promise::Proposal, m.view, m.sequence, m.digest),
             Message::Commit(m) => ("COMMIT", Promise::Prepared, m.view, m.sequence, m.digest),
             Message::Checkpoint(m) => ("CHECKPOINT", Promise::Checkpoint, View(0), m.sequence, m.state),
+            Message::ViewChange(m) => {
+                let digest = self.scope.digest(Domain::new(Kind::ViewChange, 0), &[bytes]);
+                ("VIEW-CHANGE", Promise::ViewChange, m.view, Sequence(0), digest)
+            }
+            Message::NewView(m) => {
+                let digest = self.scope.digest(Domain::new(Kind::NewView, 0), &[bytes]);
+                ("NEW-VIEW", Promise::NewView, m.view, Sequence(0), digest)
+            }
             _ => return Ok(()),
         };
-        if disk.is_some_and(|disk| !disk.holds(promise, sequence)) {
+        if disk.is_some_and(|disk| !disk.holds(promise, view, sequence)) {
             return Err(Violation::Premature { replica, what, sequence });
         }
         let said = self.said.entry((replica, promise, view, sequence)).or_insert(digest);

@@ -1,0 +1,240 @@
+//! What stands behind a message, and the step from a claim to what was checked.
+
+use bytes::Bytes;
+
+use super::{Checkpoint, Message, Request, ViewChange, state_statement};
+use crate::crypto::{Authenticator, Domain, Keychain, Kind, Principal, Signature, Tag, TagRefused};
+
+/// What stands behind a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// One tag per replica.
+    Authenticator(Authenticator),
+    /// One tag for one receiver.
+    Tag(Tag),
+    /// An RSA signature, which convinces everybody.
+    Signature(Signature),
+}
+
+/// A message as it travels: what somebody says before anybody checked it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unverified<M> {
+    /// Who claims to have made it.
+    pub sender: Principal,
+    /// The fields; whoever makes the value sees to it that they are what `bytes` say.
+    pub body: M,
+    /// The exact bytes of the body.
+    pub bytes: Bytes,
+    /// What stands behind it.
+    pub proof: Proof,
+}
+
+/// A message whose sender is proven. It can be made by [`Unverified::verify`] only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified<M> {
+    message: Unverified<M>,
+    /// Requests of a pre-prepare, by index, that carry no valid tag for this replica. The primary
+    /// vouches for them and its word alone does not count.
+    doubts: Vec<u32>,
+}
+
+/// Why a message is not believed. Nobody is to blame: its sender may be somebody else altogether.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The kind needs another form of proof.
+    #[error("{0:?} does not carry the form of proof it needs")]
+    Form(Kind),
+    /// Its sender may not send this kind.
+    #[error("{kind:?} does not come from {sender}")]
+    Sender {
+        /// The kind.
+        kind: Kind,
+        /// The claimed sender.
+        sender: Principal,
+    },
+    /// The tag is wrong, or its key is not known (any more).
+    #[error("{kind:?} is not proven: {source}")]
+    Proof {
+        /// The kind.
+        kind: Kind,
+        /// What is wrong with the tag.
+        source: TagRefused,
+    },
+    /// A signature on it or in it is wrong.
+    #[error("{0:?} is not signed by whom it names")]
+    Signature(Kind),
+}
+
+impl<M> Verified<M> {
+    /// The sender.
+    #[must_use]
+    pub fn sender(&self) -> Principal {
+        self.message.sender
+    }
+
+    /// The fields.
+    #[must_use]
+    pub fn body(&self) -> &M {
+        &self.message.body
+    }
+
+    /// The message as it came, to be relayed.
+    #[must_use]
+    pub fn as_received(&self) -> &Unverified<M> {
+        &self.message
+    }
+
+    /// Gives the parts back.
+    #[must_use]
+    pub fn into_received(self) -> Unverified<M> {
+        self.message
+    }
+
+    /// The requests of a pre-prepare, by index, that this replica cannot check by itself: their
+    /// client tagged them wrongly, or under a session that a restart ended.
+    #[must_use]
+    pub fn doubts(&self) -> &[u32] {
+        &self.doubts
+    }
+}
+
+impl Unverified<Message> {
+    /// Checks the form of the proof, that the sender may say such a thing, and the proof itself.
+    /// Of a pre-prepare's requests it finds out which ones carry no valid tag of their clients
+    /// ([`Verified::doubts`]): no reason to blame the primary, for whom the tag may be good.
+    ///
+    /// # Errors
+    /// Says which of them failed.
+    pub fn verify(self, keychain: &Keychain) -> Result<Verified<Message>, Refused> {
+        let (kind, sender) = (self.body.kind(), self.sender);
+        let domain = Domain::new(kind, self.body.view().0);
+        match (&self.body, sender) {
+            (Message::Request(request), Principal::Client(client)) if request.client == client => {}
+            (Message::Request(_), _) | (_, Principal::Client(_)) => {
+                return Err(Refused::Sender { kind, sender });
+            }
+            _ => {}
+        }
+        match (&self.proof, self.body.form()) {
+            (Proof::Tag(tag), Form::Tag) => keychain.check_tag(sender, domain, &self.bytes, *tag),
+            (Proof::Authenticator(tags), Form::Authenticator) => {
+                keychain.check_authenticator(sender, domain, &self.bytes, tags)
+            }
+            (Proof::Signature(signature), Form::Signature) => {
+                let checked = keychain.verify(sender, domain, &self.bytes, signature);
+                checked.map_err(|_| Refused::Signature(kind))?;
+                Ok(())
+            }
+            _ => return Err(Refused::Form(kind)),
+        }
+        .map_err(|source| Refused::Proof { kind, source })?;
+        let signed = match &self.body {
+            Message::Checkpoint(Checkpoint { sequence, state, vote, .. }) => {
+                let (domain, statement) = (Domain::new(kind, 0), state_statement(*sequence, state));
+                keychain.verify(sender, domain, &statement, vote).is_ok()
+            }
+            Message::Stable(certificate) => certificate.is_valid(keychain),
+            Message::ViewChange(body) => body.is_certified(keychain),
+            Message::NewView(body) => {
+                let few = body.view_changes.len() <= keychain.public_keys().replicas.len();
+                few && body.view_changes.iter().all(|one| one.is_signed(keychain))
+            }
+            _ => true,
+        };
+        if !signed {
+            return Err(Refused::Signature(kind));
+        }
+        let doubts = match &self.body {
+            Message::PrePrepare(pre_prepare) => (0..)
+                .zip(pre_prepare.batch.requests.iter())
+                .filter(|(_, request)| !request.is_authentic(keychain))
+                .map(|(index, _)| index)
+                .collect(),
+            _ => Vec::new(),
+        };
+        Ok(Verified { message: self, doubts })
+    }
+}
+
+impl ViewChange {
+    /// Whether the checkpoint it begins from is proven.
+    fn is_certified(&self, keychain: &Keychain) -> bool {
+        self.stable.as_ref().is_none_or(|certificate| certificate.is_valid(keychain))
+    }
+}
+
+impl Unverified<ViewChange> {
+    /// Whether its sender signed it, and its certificate holds.
+    pub(crate) fn is_signed(&self, keychain: &Keychain) -> bool {
+        let domain = Domain::new(Kind::ViewChange, self.body.view.0);
+        let Proof::Signature(signature) = &self.proof else { return false };
+        matches!(self.sender, Principal::Replica(_))
+            && keychain.verify(self.sender, domain, &self.bytes, signature).is_ok()
+            && self.body.is_certified(keychain)
+    }
+}
+
+impl<M> Unverified<M> {
+    /// The same with its body as one of the protocol's messages.
+    pub(crate) fn into_message(self, wrap: impl FnOnce(M) -> Message) -> Unverified<Message> {
+        let Self { sender, body, bytes, proof } = self;
+        Unverified { sender, body: wrap(body), bytes, proof }
+    }
+}
+
+/// How a kind of message is proven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// A tag for its one receiver.
+    Tag,
+    /// A tag for each replica.
+    Authenticator,
+    /// A signature, because others must be able to judge it.
+    Signature,
+}
+
+impl Message {
+    /// How messages of this kind are proven.
+    pub(crate) fn form(&self) -> Form {
+        match self {
+            Self::Reply(_) | Self::Busy(_) | Self::Seal(_) => Form::Tag,
+            Self::Fetch(_) | Self::Data(_) | Self::Stable(_) => Form::Tag,
+            Self::Body(_) | Self::Committed(_) => Form::Tag,
+            Self::ViewChange(_) | Self::NewView(_) => Form::Signature,
+            Self::Request(_) | Self::PrePrepare(_) | Self::Prepare(_) | Self::Commit(_) => {
+                Form::Authenticator
+            }
+            Self::Checkpoint(_) | Self::Status(_) | Self::Want(_) => Form::Authenticator,
+        }
+    }
+}
+
+impl Unverified<Request> {
+    /// The bytes that the request takes up in a batch, at most. The primary fills batches by it and
+    /// backups measure their bytes: a bound that were too low would set them at odds for good.
+    pub(crate) fn batched_bytes(&self) -> usize {
+        // Four tags with three lengths and a client's index.
+        const FRAMING: usize = 24;
+        let tags = match &self.proof {
+            Proof::Authenticator(tags) => tags.0.len(),
+            Proof::Tag(_) | Proof::Signature(_) => 0,
+        };
+        self.bytes.len() + tags + FRAMING
+    }
+
+    /// Whether the bytes are more than the fields need. Protobuf skips what it does not know, so
+    /// that a request could be made larger than its operations, and a batch than a frame.
+    pub(crate) fn is_padded(&self) -> bool {
+        const FIELDS: usize = 64;
+        const FRAMING: usize = 6;
+        let operations: usize = self.body.operations.iter().map(|operation| operation.len() + FRAMING).sum();
+        self.bytes.len() > FIELDS + operations
+    }
+
+    /// Whether a request that came inside a batch carries a valid tag of its client.
+    fn is_authentic(&self, keychain: &Keychain) -> bool {
+        let (domain, sender) = (Domain::new(Kind::Request, 0), Principal::Client(self.body.client));
+        let Proof::Authenticator(tags) = &self.proof else { return false };
+        sender == self.sender && keychain.check_authenticator(sender, domain, &self.bytes, tags).is_ok()
+    }
+}
