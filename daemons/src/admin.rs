@@ -108,7 +108,7 @@ impl Admin {
 
     /// Probes those that should answer; publishes those that are down.
     async fn look(&mut self) -> Result<(), AdminError> {
-        self.probes.follow(self.sets.values().flat_map(SetRecord::members));
+        self.probes.follow(self.sets.values());
         let down: Vec<_> = self
             .sets
             .values()
@@ -190,10 +190,14 @@ impl Admin {
         Ok(())
     }
 
-    /// 1 for the worker; 2 for the replica that led when it was lost, as the others say; else 3.
+    /// 1 for the worker; 2 for the replica that led when it was lost, as itself said last or the
+    /// others say still; else 3.
     async fn classify(&self, set: &str, member: &Member) -> u8 {
         let Some(set) = self.sets.values().find(|known| known.name == set) else { return 3 };
         let Some(index) = set.index_of(&member.pod) else { return 1 };
+        if self.probes.led(&member.pod) {
+            return 2;
+        }
         let others =
             set.replicas.iter().filter(|other| other.pod != member.pod && other.state == MemberState::Ready);
         for address in others.filter_map(|other| other.address.as_deref()) {

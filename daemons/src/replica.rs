@@ -76,7 +76,7 @@ pub async fn serve(
     // It takes part from here on: the worker's readiness is what tells whether enough do.
     say(&Said::Ready);
     let server = Server::builder()
-        .add_service(ReplicaServer::new(StatusOf(handle.status())))
+        .add_service(ReplicaServer::new(StatusOf { index: ReplicaId(index), status: handle.status() }))
         .add_service(health)
         .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
     tokio::select! {
@@ -87,7 +87,10 @@ pub async fn serve(
     handle.shutdown().await.map_err(ReplicaError::Served)
 }
 
-struct StatusOf(watch::Receiver<ReplicaStatus>);
+struct StatusOf {
+    index: ReplicaId,
+    status: watch::Receiver<ReplicaStatus>,
+}
 
 #[tonic::async_trait]
 impl Replica for StatusOf {
@@ -95,11 +98,12 @@ impl Replica for StatusOf {
         &self,
         _: Request<ReplicaStatusRequest>,
     ) -> Result<Response<ReplicaStatusResponse>, Status> {
-        let status = self.0.borrow().clone();
+        let status = self.status.borrow().clone();
         let ignored = status.ignored.into_iter().map(|(kind, count)| (format!("{kind:?}"), count));
         let refused = status.refused.into_iter().map(|(kind, count)| (kind.to_owned(), count));
         Ok(Response::new(ReplicaStatusResponse {
             view: status.view.0,
+            leads: status.primary == self.index && !status.changing,
             primary: status.primary.0,
             last_executed: status.last_executed.0,
             stable: status.stable.0,

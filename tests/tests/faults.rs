@@ -65,12 +65,53 @@ async fn a_killed_backup_is_replaced_and_no_request_is_lost() {
 }
 
 #[tokio::test]
-async fn a_killed_primary_comes_back_from_its_journal_and_no_request_is_lost() {
+async fn one_primary_after_another_is_killed_and_no_request_is_lost() {
     let platform = warm(BYZANTINE).await;
-    let primary = platform.primary("add").await;
-    let successor = strike(&platform, &primary, Signal::KILL).await;
-    assert_eq!(successor.index, primary.index);
+    for _ in 0..3 {
+        let primary = platform.primary("add").await;
+        let successor = strike(&platform, &primary, Signal::KILL).await;
+        assert_eq!(successor.index, primary.index);
+    }
     assert_eq!(platform.result("20+22").await, "42");
+    platform.stop().await;
+}
+
+/// A platform whose control plane finds nothing that hangs for as long as a test takes.
+async fn without_probes() -> Platform {
+    warm(&format!("{BYZANTINE}[timeouts]\nprobe_every = \"1h\"\n")).await
+}
+
+#[tokio::test]
+async fn a_stopped_primary_is_voted_out_without_the_control_plane() {
+    let platform = without_probes().await;
+    let stopped = platform.primary("mul").await;
+    process::signal(stopped.process(), Signal::STOP);
+    assert_eq!(platform.result("6*7").await, "42");
+    let primary = platform
+        .find("another primary", |s| s.set == stopped.set && s.primary == Some(true) && s.pid != stopped.pid)
+        .await;
+    assert!(primary.view > stopped.view, "{primary:?} leads after {stopped:?}");
+    // It was not replaced, and when it goes on it follows.
+    process::signal(stopped.process(), Signal::CONT);
+    let follows = platform.find("the former primary in the new view", |s| {
+        s.pid == stopped.pid && s.primary == Some(false) && s.view >= primary.view
+    });
+    assert_eq!(follows.await.incarnation, stopped.incarnation);
+    assert_eq!(platform.result("2*21").await, "42");
+    platform.stop().await;
+}
+
+#[tokio::test]
+async fn a_stopped_primary_under_load_costs_no_request() {
+    let platform = without_probes().await;
+    let stopped = platform.primary("add").await;
+    let mut load = Load::start(&platform, Mix::All, OUTSTANDING);
+    load.answered(AROUND).await;
+    process::signal(stopped.process(), Signal::STOP);
+    load.answered(AROUND).await;
+    process::signal(stopped.process(), Signal::CONT);
+    load.answered(AROUND).await;
+    load.finish().await.assert_flawless();
     platform.stop().await;
 }
 

@@ -3,9 +3,13 @@
 use crate::{
     config::Timeouts,
     proto::{ReplicaStatusRequest, replica_client::ReplicaClient},
-    set::{Member, MemberState},
+    set::{MemberState, SetRecord},
 };
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
 use tokio::{sync::mpsc, task::JoinHandle};
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::{
@@ -29,6 +33,18 @@ pub(super) struct Probes {
     misses_max: u32,
     missed: mpsc::Sender<Miss>,
     running: HashMap<String, (u64, String, JoinHandle<()>)>,
+    leaders: Leaders,
+}
+
+/// The pods that led their groups when they last answered. Once one of them is gone, its group has
+/// another primary before long, and nobody left could tell that it led.
+#[derive(Clone, Default)]
+struct Leaders(Arc<Mutex<HashSet<String>>>);
+
+impl Leaders {
+    fn pods(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.0.lock().expect("nobody panics with it")
+    }
 }
 
 impl Probes {
@@ -38,15 +54,28 @@ impl Probes {
             misses_max: timeouts.probes_missed,
             missed,
             running: HashMap::new(),
+            leaders: Leaders::default(),
         }
     }
 
-    /// Probes exactly these members from now on: those of them that are ready.
-    pub(super) fn follow<'a>(&mut self, members: impl Iterator<Item = &'a Member>) {
-        let mut wanted: HashMap<&str, (u64, &str)> = members
-            .filter(|member| member.state == MemberState::Ready)
-            .filter_map(|member| Some((&*member.pod, (member.incarnation, member.address.as_deref()?))))
-            .collect();
+    /// Whether a replica led its group when it last answered a probe.
+    pub(super) fn led(&self, pod: &str) -> bool {
+        self.leaders.pods().contains(pod)
+    }
+
+    /// Probes exactly the members of these sets from now on: those of them that are ready.
+    pub(super) fn follow<'a>(&mut self, sets: impl Iterator<Item = &'a SetRecord> + Clone) {
+        self.leaders.pods().retain(|pod| sets.clone().any(|set| set.member(pod).is_some()));
+        let members = sets.flat_map(|set| set.members().map(move |member| (set, member)));
+        let mut wanted: HashMap<&str, (u64, &str)> = HashMap::new();
+        let mut replicas = HashSet::new();
+        for (set, member) in members.filter(|(_, member)| member.state == MemberState::Ready) {
+            let Some(address) = member.address.as_deref() else { continue };
+            wanted.insert(&member.pod, (member.incarnation, address));
+            if set.index_of(&member.pod).is_some() {
+                replicas.insert(&*member.pod);
+            }
+        }
         self.running.retain(|pod, (incarnation, address, task)| {
             let same = wanted.get(pod.as_str()) == Some(&(*incarnation, address.as_str()));
             if same {
@@ -64,6 +93,7 @@ impl Probes {
                 self.every,
                 self.misses_max,
                 self.missed.clone(),
+                replicas.contains(pod).then(|| self.leaders.clone()),
             ));
             self.running.insert(pod.into(), (incarnation, address.into(), task));
         }
@@ -85,9 +115,11 @@ async fn probe(
     every: Duration,
     misses_max: u32,
     missed: mpsc::Sender<Miss>,
+    leaders: Option<Leaders>,
 ) {
     let Some(channel) = channel(&address) else { return };
-    let mut client = HealthClient::new(channel);
+    let mut client = HealthClient::new(channel.clone());
+    let mut replica = leaders.map(|leaders| (ReplicaClient::new(channel), leaders));
     let mut misses = 0;
     // Not all at the same instant: each pod's own phase, from its name.
     let phase = pod.bytes().fold(0u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into())) % 100;
@@ -101,6 +133,15 @@ async fn probe(
             Ok(Err(_)) | Err(_) => false,
         };
         misses = if alive { 0 } else { misses + 1 };
+        if alive && let Some((client, leaders)) = &mut replica {
+            let asked = tokio::time::timeout(PROBE, client.status(ReplicaStatusRequest {})).await;
+            if let Ok(Ok(status)) = asked {
+                match status.get_ref().leads {
+                    true => _ = leaders.pods().insert(pod.clone()),
+                    false => _ = leaders.pods().remove(&pod),
+                }
+            }
+        }
         if misses >= misses_max {
             let _ = missed.send(Miss { pod: pod.clone(), incarnation, probes: misses }).await;
             misses = 0;

@@ -135,7 +135,7 @@ fn of_replica(
     ProcessStatus {
         index: Some(index),
         view: view.map(|status| status.view),
-        primary: view.map(|status| status.primary == index),
+        primary: view.map(|status| status.leads),
         ..of_member("replica", set, replica)
     }
 }

@@ -139,6 +139,9 @@ pub struct ReplicaStatusResponse {
     /// Messages that were refused, by kind.
     #[prost(map = "string, uint64", tag = "6")]
     pub refused: ::std::collections::HashMap<::prost::alloc::string::String, u64>,
+    /// It is the primary of a view that it is in.
+    #[prost(bool, tag = "7")]
+    pub leads: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ReportRequest {
