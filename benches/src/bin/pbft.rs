@@ -11,13 +11,18 @@ use std::{
     net::Ipv4Addr,
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use hdrhistogram::Histogram;
 use quorate_pbft::{
-    ClientId, Configuration, Context, GroupId, Incarnation, Limits, Permutation, ReplicaId, Service, State,
+    ClientId, Configuration, Context, Group, GroupId, Incarnation, Limits, Permutation, ReplicaId, Service,
+    State, View,
     crypto::{Identity, SeedRng},
     runtime::{
         AddressBook, JournalSetup, Link, LinkSetup, ReplicaSetup, SyncPolicy, generate_identities, serve,
@@ -41,6 +46,8 @@ struct Scenario {
     request_bytes: usize,
     journal: Option<SyncPolicy>,
     history: bool,
+    /// The primary is killed in the middle.
+    kills_primary: bool,
 }
 
 const EMPTY: Scenario = Scenario {
@@ -50,6 +57,7 @@ const EMPTY: Scenario = Scenario {
     request_bytes: 0,
     journal: None,
     history: true,
+    kills_primary: false,
 };
 
 const SCENARIOS: &[Scenario] = &[
@@ -60,6 +68,7 @@ const SCENARIOS: &[Scenario] = &[
     Scenario { name: "4 KiB", request_bytes: 4096, ..EMPTY },
     Scenario { name: "journal, synced", journal: Some(SyncPolicy::Data), ..EMPTY },
     Scenario { name: "journal, not synced", journal: Some(SyncPolicy::Process), ..EMPTY },
+    Scenario { name: "primary killed", journal: Some(SyncPolicy::Data), kills_primary: true, ..EMPTY },
 ];
 
 /// One line of `--json`.
@@ -70,9 +79,12 @@ struct Row {
     outstanding: usize,
     request_bytes: usize,
     ops_per_s: f64,
-    cpu_us_per_op: f64,
+    /// None when a process took its account with it.
+    cpu_us_per_op: Option<f64>,
     p50_us: u64,
     p99_us: u64,
+    /// The longest time without a reply to anybody.
+    gap_ms: f64,
     /// From the start of the processes to the first reply.
     setup_ms: f64,
 }
@@ -84,6 +96,7 @@ struct Measured {
     seconds: f64,
     p50_us: u64,
     p99_us: u64,
+    gap_us: u64,
 }
 
 /// Takes any operation and answers nothing.
@@ -134,8 +147,17 @@ fn measure(quick: bool, json: bool, only: &str) -> Outcome<()> {
     if !json {
         println!("{} RSA identities on all processors: {each:.0} ms each\n", identities.len());
         println!(
-            "{:<22}{:>8}{:>13}{:>9}{:>10}{:>11}{:>9}{:>9}{:>10}",
-            "", "clients", "outstanding", "bytes", "ops/s", "CPU µs/op", "p50 µs", "p99 µs", "set-up ms"
+            "{:<22}{:>8}{:>13}{:>9}{:>10}{:>11}{:>9}{:>9}{:>8}{:>11}",
+            "",
+            "clients",
+            "outstanding",
+            "bytes",
+            "ops/s",
+            "CPU µs/op",
+            "p50 µs",
+            "p99 µs",
+            "gap ms",
+            "set-up ms"
         );
     }
     for scenario in SCENARIOS.iter().filter(|scenario| scenario.name.contains(only)) {
@@ -144,15 +166,16 @@ fn measure(quick: bool, json: bool, only: &str) -> Outcome<()> {
             println!("{}", serde_json::to_string(&row)?);
         } else {
             println!(
-                "{:<22}{:>8}{:>13}{:>9}{:>10.0}{:>11.1}{:>9}{:>9}{:>10.0}",
+                "{:<22}{:>8}{:>13}{:>9}{:>10.0}{:>11}{:>9}{:>9}{:>8.0}{:>11.0}",
                 row.name,
                 row.clients,
                 row.outstanding,
                 row.request_bytes,
                 row.ops_per_s,
-                row.cpu_us_per_op,
+                row.cpu_us_per_op.map_or("-".into(), |cpu| format!("{cpu:.1}")),
                 row.p50_us,
                 row.p99_us,
+                row.gap_ms,
                 row.setup_ms
             );
         }
@@ -194,8 +217,8 @@ fn run(scenario: &Scenario, identities: &[Identity], group: [u8; 32], seconds: f
     }
     let [clients, outstanding, bytes] =
         [scenario.clients, scenario.outstanding, scenario.request_bytes].map(|n| n.to_string());
-    let seconds = seconds.to_string();
-    processes.push(Process::start(&["client", &path, &clients, &outstanding, &bytes, &seconds])?);
+    let lasts = seconds.to_string();
+    processes.push(Process::start(&["client", &path, &clients, &outstanding, &bytes, &lasts])?);
     let mut book = String::new();
     for replica in &mut processes[..4] {
         book.push_str(&replica.line()?);
@@ -208,9 +231,16 @@ fn run(scenario: &Scenario, identities: &[Identity], group: [u8; 32], seconds: f
     let setup_ms = began.elapsed().as_secs_f64() * 1e3;
     processes[4].expect("begin")?;
     let before = cpu(&processes)?;
-    processes[4].expect("end")?;
-    let after = cpu(&processes)?;
-    let measured: Measured = serde_json::from_str(&processes[4].line()?)?;
+    let primary = Group::new(&configuration).primary(View(0)).index();
+    let killed = scenario.kills_primary.then(|| {
+        std::thread::sleep(Duration::from_secs_f64(seconds / 2.0));
+        processes.remove(primary) // which is dropped, and so killed
+    });
+    let replicas = processes.len() - 1;
+    drop(killed);
+    processes[replicas].expect("end")?;
+    let after = if scenario.kills_primary { None } else { Some(cpu(&processes)?) };
+    let measured: Measured = serde_json::from_str(&processes[replicas].line()?)?;
     for process in processes {
         process.finish()?;
     }
@@ -220,9 +250,10 @@ fn run(scenario: &Scenario, identities: &[Identity], group: [u8; 32], seconds: f
         outstanding: scenario.outstanding,
         request_bytes: scenario.request_bytes,
         ops_per_s: measured.operations as f64 / measured.seconds,
-        cpu_us_per_op: (after - before).as_secs_f64() * 1e6 / measured.operations as f64,
+        cpu_us_per_op: after.map(|after| (after - before).as_secs_f64() * 1e6 / measured.operations as f64),
         p50_us: measured.p50_us,
         p99_us: measured.p99_us,
+        gap_ms: measured.gap_us as f64 / 1e3,
         setup_ms,
     })
 }
@@ -373,8 +404,10 @@ fn client(directory: &Path, load: &Load) -> Outcome<()> {
         let begin = Instant::now() + measured.min(Duration::from_secs(1));
         let end = begin + measured;
         let mut loops = JoinSet::new();
+        // When anybody had a reply last, and the longest time between two, in microseconds.
+        let replied = Arc::new([const { AtomicU64::new(0) }; 2]);
         for client in clients.iter().flat_map(|client| std::iter::repeat_n(client, load.outstanding)) {
-            let (client, operation) = (client.clone(), operation.clone());
+            let (client, operation, replied) = (client.clone(), operation.clone(), Arc::clone(&replied));
             loops.spawn(async move {
                 let mut latencies = Vec::new();
                 let mut now = Instant::now();
@@ -383,6 +416,9 @@ fn client(directory: &Path, load: &Load) -> Outcome<()> {
                     let done = Instant::now();
                     if now >= begin && done <= end {
                         latencies.push(done - now);
+                        let at = u64::try_from((done - begin).as_micros()).unwrap_or(u64::MAX);
+                        let [last, gap] = &*replied;
+                        gap.fetch_max(at.saturating_sub(last.swap(at, Relaxed)), Relaxed);
                     }
                     now = done;
                 }
@@ -404,6 +440,7 @@ fn client(directory: &Path, load: &Load) -> Outcome<()> {
             seconds: load.seconds,
             p50_us: histogram.value_at_quantile(0.5),
             p99_us: histogram.value_at_quantile(0.99),
+            gap_us: replied[1].load(Relaxed),
         };
         println!("{}", serde_json::to_string(&measured)?);
         Ok(())
