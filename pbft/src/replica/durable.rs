@@ -34,7 +34,7 @@ pub(super) struct Outbox {
     journal: bool,
     /// Of the last record.
     last: JournalPosition,
-    /// In the order of their positions. At most two for each slot and one for each checkpoint
+    /// In the order of their positions. At most three for each slot and one for each checkpoint
     /// between the watermarks and for each view, beside those of slots that were dropped since.
     waiting: VecDeque<(JournalPosition, Then)>,
     /// Bytes appended since the last copy of the state, about.
