@@ -31,11 +31,11 @@ impl<S: Service> Replica<S> {
             return self.put_aside(Ignored::Stale);
         };
         slot.attested.replace(from, &digest);
-        self.check_attested(sequence, true);
+        self.check_attested(sequence);
     }
 
     /// Upon f+1 who say the same.
-    fn check_attested(&mut self, sequence: Sequence, ask: bool) {
+    fn check_attested(&mut self, sequence: Sequence) {
         let needed = self.group.weak_quorum();
         let Some(slot) = self.log.slot(sequence) else { return };
         let Some((digest, _)) = slot.attested.winner(needed) else { return };
@@ -43,8 +43,7 @@ impl<S: Service> Replica<S> {
         let heard = heard.map(|proposal| proposal.pre_prepare.batch.clone());
         match heard.or_else(|| self.known_batch(sequence, &digest)) {
             Some(batch) => self.learn_batch(sequence, digest, batch),
-            None if ask => self.broadcast(Message::Want(Want { sequence, digest })),
-            None => {}
+            None => self.broadcast(Message::Want(Want { sequence, digest })),
         }
     }
 
