@@ -55,9 +55,9 @@
 //!
 //! # What it does not do yet
 //!
-//! A client that tags a request validly for the primary and invalidly for all backups costs the group a
-//! change of the view, each time: backups do not vouch for requests to one another yet, nor remember who
-//! did so. A primary that is slow, but not so slow that a request waits for eight time-outs, is not voted
+//! A client that tags its requests validly for some replicas only costs the group a change of the view,
+//! each time, as long as it goes on: replicas do not vouch for requests to one another yet, nor remember
+//! who did so. A primary that is slow, but not so slow that a request waits for eight time-outs, is not voted
 //! out. Members of a group cannot be replaced.
 #![forbid(unsafe_code)]
 

@@ -58,6 +58,7 @@ scripts! {
     view_change_alone,
     view_change_crash,
     view_change_gap,
+    view_change_orphans,
     view_change_censor,
     view_change_scattered,
     view_change_doubt,

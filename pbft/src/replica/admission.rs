@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::table::{Known, Table};
 use super::{Ignored, Replica};
 use crate::crypto::{Digest, DigestAlgorithm, Principal};
-use crate::group::{ClientId, Incarnation, Limits, Sequence, Timestamp};
+use crate::group::{ClientId, Incarnation, Limits, Sequence, Timestamp, View};
 use crate::message::{Answer, Batch, Busy, Content, Message, Reply, Request, Seal, Unverified};
 use crate::service::Service;
 use crate::time::Instant;
@@ -26,7 +26,7 @@ pub(super) struct Admission {
 #[derive(Debug, Default)]
 struct Lane {
     /// At most `queue_requests_max`, and about `queue_bytes_max`.
-    waiting: VecDeque<Unverified<Request>>,
+    waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
     /// The incarnation that `taken` is about.
     incarnation: Incarnation,
@@ -40,6 +40,14 @@ struct Lane {
     relay_due: Instant,
     /// Seals that were made for the client; the latest few, to be sent again.
     seals: VecDeque<Seal>,
+}
+
+/// A request that waits, for a place or to be executed.
+#[derive(Debug)]
+struct Waiting {
+    request: Unverified<Request>,
+    /// How many views ended while it waited.
+    views: u32,
 }
 
 /// Checked requests remembered for each client.
@@ -102,15 +110,20 @@ impl Admission {
         }
     }
 
-    fn enqueue(&mut self, request: Unverified<Request>) {
-        let client = request.body.client;
+    /// Says whether it was taken: nothing that a client's later words overtook waits.
+    fn enqueue(&mut self, request: Unverified<Request>, views: u32) -> bool {
+        let Request { client, incarnation, .. } = request.body;
         self.take(&request.body);
+        if !request.body.iter().all(|(timestamp, _)| self.is_taken(client, incarnation, timestamp)) {
+            return false;
+        }
         let lane = &mut self.clients[client.index()];
         if lane.waiting.is_empty() {
             self.turns.push_back(client);
         }
         lane.waiting_bytes += request.batched_bytes();
-        lane.waiting.push_back(request);
+        lane.waiting.push_back(Waiting { request, views });
+        true
     }
 
     /// The next request in turn, if it is no larger than `bytes` and `operations`.
@@ -118,11 +131,11 @@ impl Admission {
         let client = *self.turns.front()?;
         let lane = &mut self.clients[client.index()];
         let first = lane.waiting.front().expect("whoever has a turn has a request");
-        if first.batched_bytes() > bytes || first.body.operations.len() > operations {
+        if first.request.batched_bytes() > bytes || first.request.body.operations.len() > operations {
             return None;
         }
         self.turns.pop_front();
-        let request = lane.waiting.pop_front();
+        let request = lane.waiting.pop_front().map(|first| first.request);
         lane.waiting_bytes -= request.as_ref().map_or(0, Unverified::batched_bytes);
         if !lane.waiting.is_empty() {
             self.turns.push_back(client);
@@ -134,17 +147,17 @@ impl Admission {
     pub(super) fn oldest(&self) -> Option<(ClientId, Timestamp)> {
         let client = *self.turns.front()?;
         let first = self.clients[client.index()].waiting.front()?;
-        Some((client, first.body.first))
+        Some((client, first.request.body.first))
     }
 
     /// Whether a client's request waits.
     pub(super) fn waits(&self, client: ClientId, first: Timestamp) -> bool {
         let mut waiting = self.clients[client.index()].waiting.iter();
-        waiting.any(|request| request.body.first == first)
+        waiting.any(|one| one.request.body.first == first)
     }
 
     /// Forgets what was given a place, and hands out all that waits.
-    fn take_all(&mut self) -> Vec<Unverified<Request>> {
+    fn take_all(&mut self) -> Vec<Waiting> {
         self.turns.clear();
         let mut waiting = Vec::new();
         for lane in &mut self.clients {
@@ -171,8 +184,8 @@ impl Admission {
         if lane.waiting.is_empty() {
             return;
         }
-        lane.waiting.retain(|request| is_open(&request.body));
-        lane.waiting_bytes = lane.waiting.iter().map(Unverified::batched_bytes).sum();
+        lane.waiting.retain(|one| is_open(&one.request.body));
+        lane.waiting_bytes = lane.waiting.iter().map(|one| one.request.batched_bytes()).sum();
         if lane.waiting.is_empty() {
             self.turns.retain(|other| *other != client);
         }
@@ -278,11 +291,10 @@ impl<S: Service> Replica<S> {
         }
         self.retransmission.wake(self.now);
         if self.is_primary() {
-            return self.enqueue(client, request);
+            self.enqueue(request, 0);
+            return;
         }
-        if fresh {
-            self.enqueue(client, request.clone());
-        }
+        let fresh = fresh && self.enqueue(request.clone(), 0);
         // What was passed on once is passed on again now and then: two replicas that take each other
         // for the primary would else send it round for ever.
         if fresh || self.admission.may_relay(client, self.now, self.settings.status_period) {
@@ -293,15 +305,29 @@ impl<S: Service> Replica<S> {
 
     /// Keeps a request until it has a place; as backup, until it is executed: it is what the view
     /// timer waits for, and the next primary may be this replica.
-    fn enqueue(&mut self, client: ClientId, request: Unverified<Request>) {
+    fn enqueue(&mut self, request: Unverified<Request>, views: u32) -> bool {
+        let client = request.body.client;
         let lane = &self.admission.clients[client.index()];
         let full = lane.waiting.len() >= self.settings.queue_requests_max
             || lane.waiting_bytes >= self.settings.queue_bytes_max;
         if !full {
-            self.admission.enqueue(request);
-        } else if self.is_primary() {
+            return self.admission.enqueue(request, views);
+        }
+        if self.is_primary() {
             let Request { incarnation, first, .. } = request.body;
             self.send_to_client(client, Message::Busy(Busy { client, incarnation, first }));
+        }
+        false
+    }
+
+    /// Passes on again what has waited longest here: it may have been lost on its way.
+    pub(super) fn relay_oldest(&mut self) {
+        let Some((client, _)) = self.admission.oldest().filter(|_| !self.is_primary()) else { return };
+        let (now, period) = (self.now, self.settings.status_period);
+        let first = self.admission.clients[client.index()].waiting.front();
+        let Some(request) = first.map(|first| first.request.clone()) else { return };
+        if self.admission.may_relay(client, now, period) {
+            self.relay(request);
         }
     }
 
@@ -328,9 +354,13 @@ impl<S: Service> Replica<S> {
     }
 
     /// Begins a view's bookkeeping: what the view has a place for is taken, the rest waits. What
-    /// earlier views had a place for and this one has not, comes back. As backup, passes all of it
+    /// the `former` view had a place for and this one has not, comes back for once. As backup, passes all of it
     /// on to the new primary, as far as `RELAY_BYTES` go: clients ask again by themselves.
-    pub(super) fn sort_requests(&mut self) {
+    ///
+    /// What f+2 views came and went over is dropped. One of their primaries was correct; if it did not
+    /// order the request, the client made it so that few can check it, and it would end one view after
+    /// another.
+    pub(super) fn sort_requests(&mut self, former: Option<View>) {
         let mut waiting = self.admission.take_all();
         for (sequence, slot) in self.log.slots() {
             match &slot.proposal {
@@ -339,19 +369,22 @@ impl<S: Service> Replica<S> {
                     requests.for_each(|request| self.admission.take(&request.body));
                 }
                 None if sequence > self.execution.executed() => {
-                    waiting.extend(slot.past.batches().flat_map(|batch| batch.requests.iter().cloned()));
+                    let batch = former.and_then(|former| slot.past.batch_of(former));
+                    let requests = batch.into_iter().flat_map(|batch| batch.requests.iter().cloned());
+                    let views = self.group.weak_quorum();
+                    waiting.extend(requests.map(|request| Waiting { request, views }));
                 }
                 None => {}
             }
         }
         let mut bytes_left = RELAY_BYTES;
-        for request in waiting {
+        for Waiting { request, views } in waiting {
             let Request { client, incarnation, .. } = request.body;
             let taken = |(timestamp, _)| self.admission.is_taken(client, incarnation, timestamp);
-            if !is_open(self.execution.table(), &request.body) || request.body.iter().all(taken) {
+            let done = !is_open(self.execution.table(), &request.body) || request.body.iter().all(taken);
+            if done || views > self.group.weak_quorum() || !self.enqueue(request.clone(), views + 1) {
                 continue;
             }
-            self.enqueue(client, request.clone());
             let bytes = request.batched_bytes();
             if !self.is_primary() && bytes <= bytes_left {
                 bytes_left -= bytes;

@@ -1,6 +1,7 @@
 //! The primary's queue becomes ordered batches.
 
 use super::Replica;
+use crate::group::View;
 use crate::message::{Batch, PrePrepare, wire};
 use crate::service::Service;
 
@@ -47,11 +48,11 @@ impl<S: Service> Replica<S> {
         self.settings.unix_at_zero.saturating_add(self.now.0)
     }
 
-    /// Goes on behind the last batch that has a place in this view.
-    pub(super) fn resume_proposing(&mut self) {
+    /// Goes on behind the last batch that has a place in this view, which began after the `former` one.
+    pub(super) fn resume_proposing(&mut self, former: Option<View>) {
         let bound = self.log.proposals().map(|(sequence, ..)| sequence).max();
         let last = bound.into_iter().chain([self.views.decided(), self.log.low()]).max();
         self.last_proposed = last.unwrap_or_default();
-        self.sort_requests();
+        self.sort_requests(former);
     }
 }

@@ -170,6 +170,13 @@ impl Slot {
         self.committed || self.learned != Learned::Nothing
     }
 
+    /// Whether nothing is left to do here in this view. What was learned elsewhere has to be agreed on
+    /// again where the view has the same batch: others may need this replica's votes.
+    pub(super) fn is_done(&self) -> bool {
+        let bound = self.proposal.as_ref().map(|proposal| proposal.digest);
+        self.committed || (self.learned != Learned::Nothing && bound != self.known)
+    }
+
     /// A record at `position` speaks of this place.
     pub(super) fn note_position(&mut self, position: JournalPosition) {
         self.position.get_or_insert(position);
@@ -189,7 +196,7 @@ impl Slot {
 
     /// How far the slot has come.
     pub(super) fn progress(&self) -> Progress {
-        match (self.proposal.is_some(), self.prepared, self.is_settled()) {
+        match (self.proposal.is_some(), self.prepared, self.is_done()) {
             (_, _, true) => Progress::Committed,
             (_, true, _) => Progress::Prepared,
             (true, ..) => Progress::PrePrepared,

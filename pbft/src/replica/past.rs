@@ -54,9 +54,9 @@ impl Past {
         self.pre_prepared.iter().find(|(_, known, _)| known == digest).map(|(.., batch)| batch)
     }
 
-    /// All batches that were pre-prepared here.
-    pub(super) fn batches(&self) -> impl Iterator<Item = &Batch> {
-        self.pre_prepared.iter().map(|(.., batch)| batch)
+    /// The batch that was pre-prepared here in `view`.
+    pub(super) fn batch_of(&self, view: View) -> Option<&Batch> {
+        self.pre_prepared.iter().find(|(known, ..)| *known == view).map(|(.., batch)| batch)
     }
 
     /// This place's entry in P.

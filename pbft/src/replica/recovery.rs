@@ -114,7 +114,7 @@ impl<S: Service> Replica<S> {
         let prepared = replica.log.slots().filter(|(_, slot)| slot.past.is_prepared());
         replica.reads_from = prepared.map(|(sequence, _)| sequence).max().unwrap_or_default();
         replica.resume_view();
-        replica.resume_proposing();
+        replica.resume_proposing(None);
         replica.resume_checkpoints();
         replica.assert_invariants();
         Ok(replica)

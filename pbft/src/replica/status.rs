@@ -88,6 +88,7 @@ impl<S: Service> Replica<S> {
         }
         self.check_left_behind();
         self.ask_for_chosen();
+        self.relay_oldest();
         self.start_view_timer();
         let status = self.status();
         self.broadcast(Message::Status(status));
@@ -114,7 +115,7 @@ impl<S: Service> Replica<S> {
             return executed;
         }
         let base = self.log.low().max(self.views.base().min(executed));
-        let committed = |place: &u64| self.log.slot(Sequence(*place)).is_some_and(|slot| slot.is_settled());
+        let committed = |place: &u64| self.log.slot(Sequence(*place)).is_some_and(Slot::is_done);
         Sequence((base.0 + 1..=executed.0).take_while(committed).last().unwrap_or(base.0))
     }
 

@@ -119,6 +119,12 @@ impl Views {
         self.accepted = self.accepted.max(sequence);
     }
 
+    /// A view began of which nothing is known but that.
+    fn forget_decision(&mut self) {
+        self.chosen.clear();
+        (self.base, self.decided) = (Sequence(0), Sequence(0));
+    }
+
     fn enter(&mut self, message: Unverified<NewView>, decision: &Decision, low: Sequence) {
         self.active = message.body.view;
         self.own = None;
@@ -367,7 +373,8 @@ impl<S: Service> Replica<S> {
     fn listen_to(&mut self, view: View) {
         self.views.active = view;
         (self.views.new_view, self.views.new_view_durable) = (None, false);
-        self.views.chosen.clear();
+        self.views.forget_decision();
+        self.last_proposed = self.log.low();
         self.log.begin_view();
         self.retransmission.hurry(self.now);
     }
@@ -378,6 +385,7 @@ impl<S: Service> Replica<S> {
         if let Some(stable) = decision.stable.clone().filter(|stable| stable.sequence > self.log.low()) {
             self.learn(stable);
         }
+        let former = self.views.active;
         self.view = view;
         self.views.enter(message.clone(), &decision, self.log.low());
         self.log.begin_view();
@@ -395,7 +403,7 @@ impl<S: Service> Replica<S> {
         for sequence in bound {
             self.once_durable(Then::SendProposal(view, sequence));
         }
-        self.resume_proposing();
+        self.resume_proposing(Some(former));
         self.retransmission.hurry(self.now);
         self.ask_for_chosen();
         self.start_view_timer();
@@ -453,7 +461,9 @@ impl<S: Service> Replica<S> {
             return;
         }
         for (sequence, digest) in self.unbound() {
-            if let Some(batch) = self.known_batch(sequence, &digest) {
+            // Accepting one may move the window, and bind others.
+            let open = self.log.slot(sequence).is_some_and(|slot| slot.proposal.is_none());
+            if let Some(batch) = self.known_batch(sequence, &digest).filter(|_| open) {
                 self.accept(PrePrepare { view: self.view, sequence, batch }, digest);
             }
         }
@@ -535,6 +545,7 @@ impl<S: Service> Replica<S> {
             self.views.active = view;
             self.views.own.take_if(|own| own.body.view <= view);
             self.views.new_view = None;
+            self.views.forget_decision();
             self.view = self.view.max(view);
             self.log.begin_view();
         }
