@@ -14,7 +14,7 @@ use quorate_pbft::{
     Action, ClientId, Configuration, Context, GroupId, Instant, Limits, Permutation, Replica, ReplicaId,
     Sequence, Service, Settings, State,
     crypto::{Digest, Domain, Identity, Keychain, Kind, Principal, SeedRng, Signature},
-    message::{Certificate, Message, Proof, Unverified, state_statement, wire},
+    message::{Certificate, Form, Message, Proof, Unverified, state_statement, wire},
 };
 
 struct Echo;
@@ -59,12 +59,10 @@ fn message(sender: u8, kind: u8, bytes: Bytes, me: Principal) -> Option<Unverifi
     sign_within(sender, &mut body);
     let bytes = if body.kind() == Kind::Request { bytes } else { wire::encode_body(&body) };
     let (keychain, domain) = (keychain(sender), Domain::new(body.kind(), body.view().0));
-    let proof = match body.kind() {
-        Kind::ViewChange | Kind::NewView => Proof::Signature(keychain.sign(domain, &bytes)),
-        Kind::Fetch | Kind::Data | Kind::Reply | Kind::Stable | Kind::Body => {
-            Proof::Tag(keychain.tag(me, domain, &bytes))
-        }
-        _ => Proof::Authenticator(keychain.authenticator(domain, &bytes)),
+    let proof = match body.form() {
+        Form::Signature => Proof::Signature(keychain.sign(domain, &bytes)),
+        Form::Tag => Proof::Tag(keychain.tag(me, domain, &bytes)),
+        Form::Authenticator => Proof::Authenticator(keychain.authenticator(domain, &bytes)),
     };
     Some(Unverified { sender, body, bytes, proof })
 }

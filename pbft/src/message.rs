@@ -17,8 +17,7 @@ use crate::group::{ClientId, Incarnation, ReplicaId, Sequence, Timestamp, View, 
 mod proof;
 pub mod wire;
 
-pub(crate) use proof::Form;
-pub use proof::{Proof, Refused, Unverified, Verified};
+pub use proof::{Form, Proof, Refused, Unverified, Verified};
 
 /// Any message of the protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]

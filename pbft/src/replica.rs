@@ -161,7 +161,7 @@ impl<S: Service> Replica<S> {
         assert_eq!(keychain.me(), Principal::Replica(me), "the keychain is this replica's");
         Self {
             view: View(0),
-            views: Views::new(),
+            views: Views::new(&configuration.scope()),
             log: Log::new(configuration.limits.window),
             admission: Admission::new(configuration.clients.len(), &configuration.limits),
             last_proposed: Sequence(0),

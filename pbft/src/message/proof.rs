@@ -184,7 +184,7 @@ impl<M> Unverified<M> {
 
 /// How a kind of message is proven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
+pub enum Form {
     /// A tag for its one receiver.
     Tag,
     /// A tag for each replica.
@@ -195,7 +195,8 @@ pub(crate) enum Form {
 
 impl Message {
     /// How messages of this kind are proven.
-    pub(crate) fn form(&self) -> Form {
+    #[must_use]
+    pub fn form(&self) -> Form {
         match self {
             Self::Reply(_) | Self::Busy(_) | Self::Seal(_) => Form::Tag,
             Self::Fetch(_) | Self::Data(_) | Self::Stable(_) => Form::Tag,

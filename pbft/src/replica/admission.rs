@@ -143,11 +143,10 @@ impl Admission {
         request
     }
 
-    /// A request that has waited about as long as any: its client, and its first timestamp.
-    pub(super) fn oldest(&self) -> Option<(ClientId, Timestamp)> {
-        let client = *self.turns.front()?;
-        let first = self.clients[client.index()].waiting.front()?;
-        Some((client, first.request.body.first))
+    /// A request that has waited about as long as any.
+    pub(super) fn oldest(&self) -> Option<&Unverified<Request>> {
+        let first = self.clients[self.turns.front()?.index()].waiting.front()?;
+        Some(&first.request)
     }
 
     /// Whether a client's request waits.
@@ -322,11 +321,9 @@ impl<S: Service> Replica<S> {
 
     /// Passes on again what has waited longest here: it may have been lost on its way.
     pub(super) fn relay_oldest(&mut self) {
-        let Some((client, _)) = self.admission.oldest().filter(|_| !self.is_primary()) else { return };
-        let (now, period) = (self.now, self.settings.status_period);
-        let first = self.admission.clients[client.index()].waiting.front();
-        let Some(request) = first.map(|first| first.request.clone()) else { return };
-        if self.admission.may_relay(client, now, period) {
+        let oldest = self.admission.oldest().filter(|_| !self.is_primary());
+        let Some(request) = oldest.cloned() else { return };
+        if self.admission.may_relay(request.body.client, self.now, self.settings.status_period) {
             self.relay(request);
         }
     }
@@ -353,9 +350,9 @@ impl<S: Service> Replica<S> {
         }
     }
 
-    /// Begins a view's bookkeeping: what the view has a place for is taken, the rest waits. What
-    /// the `former` view had a place for and this one has not, comes back for once. As backup, passes all of it
-    /// on to the new primary, as far as `RELAY_BYTES` go: clients ask again by themselves.
+    /// Begins a view's bookkeeping: what the view has a place for is taken, the rest waits. What the
+    /// `former` view had a place for and this one has not, comes back for once. As backup, passes all
+    /// of it on to the new primary, as far as `RELAY_BYTES` go: clients ask again by themselves.
     ///
     /// What f+2 views came and went over is dropped. One of their primaries was correct; if it did not
     /// order the request, the client made it so that few can check it, and it would end one view after

@@ -128,6 +128,11 @@ impl Log {
         self.slots.iter_mut().for_each(Slot::begin_view);
     }
 
+    /// Whether a place between the watermarks has no batch in this view.
+    pub(super) fn is_free(&self, sequence: Sequence) -> bool {
+        self.slot(sequence).is_some_and(|slot| slot.proposal.is_none())
+    }
+
     /// The slots between the watermarks, lowest first.
     pub(super) fn slots(&self) -> impl Iterator<Item = (Sequence, &Slot)> {
         (self.low.0 + 1..=self.high().0).map(Sequence).filter_map(|place| Some((place, self.slot(place)?)))

@@ -33,7 +33,7 @@ use super::decision::{Decision, decide, is_well_formed};
 use super::durable::Then;
 use super::record::Record;
 use super::{Action, Ignored, Misbehaviour, Replica};
-use crate::crypto::{Digest, Domain, Kind, Principal};
+use crate::crypto::{Digest, Domain, Kind, Principal, Scope};
 use crate::group::{ClientId, ReplicaId, Sequence, Timestamp, View};
 use crate::message::{
     Batch, Body, Message, NewView, PrePrepare, Proof, Status, Unverified, ViewChange, Want, wire,
@@ -48,6 +48,8 @@ const PATIENCE: u32 = 8;
 /// Which views a replica has left and entered, and what others say of theirs.
 #[derive(Debug)]
 pub(super) struct Views {
+    /// The batch of a place in which nothing was ordered, and its digest.
+    null: (Batch, Digest),
     /// The last view that was entered, or that began after it was left. The replica votes in it if
     /// it has not left it, and learns from it either way.
     active: View,
@@ -76,8 +78,11 @@ pub(super) struct Views {
 }
 
 impl Views {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(scope: &Scope) -> Self {
+        let null = wire::batch(0, false, [].into());
+        let digest = scope.digest(Domain::new(Kind::Batch, 0), &[&null.bytes]);
         Self {
+            null: (null, digest),
             active: View(0),
             own: None,
             new_view: None,
@@ -172,7 +177,7 @@ impl<S: Service> Replica<S> {
         if self.views.watched.is_none_or(|(client, first, _)| !self.admission.waits(client, first)) {
             let oldest = self.admission.oldest().filter(|_| !self.is_primary());
             let until = self.now + timeout * PATIENCE;
-            self.views.watched = oldest.map(|(client, first)| (client, first, until));
+            self.views.watched = oldest.map(|oldest| (oldest.body.client, oldest.body.first, until));
         }
         if self.views.timer.is_none() {
             let until = self.views.watched.map_or(Instant(u64::MAX), |(.., until)| until);
@@ -332,14 +337,7 @@ impl<S: Service> Replica<S> {
 
     pub(super) fn decision(&self, view_changes: &[Unverified<ViewChange>]) -> Option<Decision> {
         let set: Vec<_> = view_changes.iter().map(|one| &one.body).collect();
-        decide(&self.group, self.null_batch().1, &set)
-    }
-
-    /// The batch of a place that nothing was ordered in.
-    fn null_batch(&self) -> (Batch, Digest) {
-        let batch = wire::batch(0, false, [].into());
-        let digest = self.batch_digest(&batch);
-        (batch, digest)
+        decide(&self.group, self.views.null.1, &set)
     }
 
     /// The new primary begins its view.
@@ -427,19 +425,17 @@ impl<S: Service> Replica<S> {
 
     /// The batch with this digest, if it is here.
     pub(super) fn known_batch(&self, sequence: Sequence, digest: &Digest) -> Option<Batch> {
-        let (null, null_digest) = self.null_batch();
-        if *digest == null_digest {
-            return Some(null);
+        let (null, null_digest) = &self.views.null;
+        if digest == null_digest {
+            return Some(null.clone());
         }
         self.log.slot(sequence)?.past.batch(digest).cloned()
     }
 
     /// Chosen places that are between the watermarks and not bound yet.
     fn unbound(&self) -> Vec<(Sequence, Digest)> {
-        let is_open =
-            |sequence: Sequence| self.log.slot(sequence).is_some_and(|slot| slot.proposal.is_none());
         let chosen = self.views.chosen.iter().map(|(sequence, digest)| (*sequence, *digest));
-        chosen.filter(|(sequence, _)| is_open(*sequence)).collect()
+        chosen.filter(|(sequence, _)| self.log.is_free(*sequence)).collect()
     }
 
     /// Asks all others for chosen batches that are not here.
@@ -462,8 +458,8 @@ impl<S: Service> Replica<S> {
         }
         for (sequence, digest) in self.unbound() {
             // Accepting one may move the window, and bind others.
-            let open = self.log.slot(sequence).is_some_and(|slot| slot.proposal.is_none());
-            if let Some(batch) = self.known_batch(sequence, &digest).filter(|_| open) {
+            let free = self.log.is_free(sequence);
+            if let Some(batch) = self.known_batch(sequence, &digest).filter(|_| free) {
                 self.accept(PrePrepare { view: self.view, sequence, batch }, digest);
             }
         }
@@ -475,7 +471,7 @@ impl<S: Service> Replica<S> {
         let view = self.view;
         match self.views.chosen.get(&sequence) {
             Some(chosen) if *chosen == digest => {
-                if self.log.slot(sequence).is_some_and(|slot| slot.proposal.is_none()) {
+                if self.log.is_free(sequence) {
                     self.accept(PrePrepare { view, sequence, batch }, digest);
                 } else {
                     self.put_aside(Ignored::Repeated);
