@@ -19,7 +19,7 @@ use quorate::{
 };
 use quorate_dag::Function;
 use quorate_pbft::{
-    Configuration, GroupId, Permutation,
+    Configuration, GroupId, Permutation, Sequence,
     crypto::{Identity, SeedRng},
 };
 use std::{
@@ -96,6 +96,8 @@ impl Set {
         let genesis = Configuration {
             group: GroupId(*Uuid::now_v7().as_bytes()),
             number: 0,
+            start: Sequence(0),
+            operator: None,
             f: 1,
             replicas: keys[..4].to_vec(),
             clients: vec![keys[4].clone()],

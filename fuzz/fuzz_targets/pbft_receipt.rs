@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use quorate_pbft::{
-    Configuration, GroupId, Limits, Permutation,
+    Configuration, GroupId, Limits, Permutation, Sequence,
     crypto::{Identity, SeedRng},
     receipt::Receipt,
 };
@@ -17,6 +17,8 @@ static CONFIGURATION: LazyLock<Configuration> = LazyLock::new(|| {
     Configuration {
         group: GroupId([5; 16]),
         number: 0,
+        start: Sequence(0),
+        operator: None,
         f: 1,
         replicas: replicas.map(|identity| identity.public_key().clone()).collect(),
         clients: vec![],

@@ -33,6 +33,8 @@ static CONFIGURATION: LazyLock<Configuration> = LazyLock::new(|| {
     Configuration {
         group: GroupId([5; 16]),
         number: 0,
+        start: Sequence(0),
+        operator: None,
         f: 1,
         replicas: vec![key.clone(); 4], // fast tags tell principals apart, not keys
         clients: vec![key.clone(); 2],

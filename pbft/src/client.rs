@@ -8,6 +8,9 @@
 //! * *when answers are late*: send the identical bundle, tagged anew, to all replicas; wait twice
 //!   as long, with jitter.
 //! * *when a read does not settle*: have it ordered.
+//! * *when the group follows an order to replace members*: ask now and then, until it is in force.
+//! * *upon proof that members were replaced*: go over to the new ones; what they said before counts no
+//!   more, and all that has no outcome is sent again.
 //!
 //! # Where this differs from the paper
 //!
@@ -26,6 +29,7 @@ use crate::group::{
     ClientId, Configuration, Group, Incarnation, ReplicaId, Sequence, Timestamp, View, Voters,
 };
 use crate::history::root_of;
+use crate::membership::{Reconfigure, Succession};
 use crate::message::{
     Answer, Busy, Content, Ending, Leaf, Message, Proof, Reply, Request, Seal, Unverified, root_statement,
     wire,
@@ -35,6 +39,7 @@ use crate::receipt::Receipt;
 use crate::replica::outcome_digest;
 use crate::time::Instant;
 
+mod succession;
 mod tally;
 
 use tally::{Sealed, Tally, Verdict};
@@ -122,6 +127,9 @@ pub enum ClientAction {
     },
     /// An operation has its answer; there is exactly one for each submitted operation.
     Outcome(Outcome),
+    /// Members were replaced: the client goes on under the next configuration. Kept in a
+    /// [`Chain`](crate::membership::Chain), it spares the next client the way there.
+    Succession(Box<Succession>),
 }
 
 /// What became of an operation, and who says so.
@@ -162,7 +170,7 @@ impl Outcome {
 /// exactly once; no order is promised between operations in flight together.
 #[derive(Debug)]
 pub struct Client {
-    // Who takes part; never changes.
+    // Who takes part; changes with a SUCCESSION only.
     configuration: Configuration,
     group: Group,
     me: ClientId,
@@ -184,6 +192,10 @@ pub struct Client {
 
     /// The view each replica last spoke of.
     views: Vec<View>,
+    /// When each replica was told last which configuration this client is in.
+    told: Vec<Option<Instant>>,
+    /// An order was followed: when to ask again whether it is in force, and how long to wait after that.
+    seeking: Option<(Instant, Duration)>,
     jitter: u64,
     actions: VecDeque<ClientAction>,
     now: Instant,
@@ -195,6 +207,8 @@ pub struct Client {
 struct Operation {
     bytes: Bytes,
     options: Options,
+    /// Whether it is an order of the operator.
+    reconfigure: bool,
     /// Whether it is on its way as a read without order.
     reading: bool,
     tally: Tally,
@@ -238,6 +252,8 @@ impl Client {
         let group = Group::new(&configuration);
         Self {
             views: vec![View(0); group.n() as usize],
+            told: vec![None; group.n() as usize],
+            seeking: None,
             jitter: settings.seed,
             configuration,
             group,
@@ -296,6 +312,16 @@ impl Client {
         operation: Bytes,
         options: Options,
     ) -> Result<RequestId, SubmitRefused> {
+        self.take(now, operation, options, false)
+    }
+
+    fn take(
+        &mut self,
+        now: Instant,
+        operation: Bytes,
+        options: Options,
+        reconfigure: bool,
+    ) -> Result<RequestId, SubmitRefused> {
         self.now = now;
         let limits = &self.configuration.limits;
         if operation.len() > limits.operation_bytes_max as usize {
@@ -313,6 +339,7 @@ impl Client {
         self.operations.push_back(Some(Operation {
             bytes: operation,
             options,
+            reconfigure,
             reading: options.read_only,
             tally: Tally::default(),
             seals: Vec::new(),
@@ -326,9 +353,15 @@ impl Client {
     /// Takes in a message from the network.
     pub fn handle_message(&mut self, now: Instant, message: Unverified<Message>) {
         self.now = now;
+        let sender = message.sender;
+        match message.body {
+            Message::Configured(theirs) => return self.on_configured(sender, theirs),
+            Message::Succession(succession) => return self.handle_succession(now, &succession),
+            _ => {}
+        }
         let Ok(message) = message.verify(&self.keychain) else {
             self.ignored += 1;
-            return;
+            return self.tell_configuration(sender);
         };
         let message = message.into_received();
         match (message.sender, message.body) {
@@ -359,12 +392,18 @@ impl Client {
             self.due.remove(&(due, first));
             self.on_late(first);
         }
+        if let Some((_, wait)) = self.seeking.filter(|(due, _)| *due <= now) {
+            self.seeking = Some((now + wait, (wait * 2).min(self.settings.retry_max)));
+            let message = self.configured();
+            self.actions.push_back(ClientAction::Broadcast { message });
+        }
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called, if at all.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.due.first().map(|(due, _)| *due)
+        let seeking = self.seeking.map(|(due, _)| due);
+        self.due.first().map(|(due, _)| *due).into_iter().chain(seeking).min()
     }
 
     /// The next thing to do, if there is one.
@@ -387,14 +426,16 @@ impl Client {
         let most = self.settings.bundle_operations_max.min(limits.batch_operations_max) as usize;
         while let Some(first) = self.unsent.pop_front() {
             let operation = self.operation_mut(first).expect("what is unsent has no answer");
-            let (options, reading) = (operation.options, operation.reading);
+            let (options, reading, alone) = (operation.options, operation.reading, operation.reconfigure);
             let mut bytes = operation.bytes.len();
             operation.bundle = first;
             let mut operations = vec![operation.bytes.clone()];
             while let Some(next) = self.unsent.front().copied() {
                 let follows = next == first.plus(operations.len() as u64) && operations.len() < most;
                 let operation = self.operation_mut(next).expect("what is unsent has no answer");
-                let alike = operation.options == options && operation.reading == reading;
+                let alike = operation.options == options
+                    && operation.reading == reading
+                    && !(alone || operation.reconfigure);
                 bytes += operation.bytes.len();
                 if !follows || !alike || bytes > limits.batch_bytes_max as usize {
                     break;
@@ -403,11 +444,17 @@ impl Client {
                 operations.push(operation.bytes.clone());
                 self.unsent.pop_front();
             }
-            self.send_bundle(first, operations, options, reading);
+            self.send_bundle(first, operations, options, (reading, alone));
         }
     }
 
-    fn send_bundle(&mut self, first: Timestamp, operations: Vec<Bytes>, options: Options, reading: bool) {
+    fn send_bundle(
+        &mut self,
+        first: Timestamp,
+        operations: Vec<Bytes>,
+        options: Options,
+        (reading, reconfigure): (bool, bool),
+    ) {
         // Replicas take turns at sending full results, so none carries the load of all.
         let replier = ReplicaId(u32::try_from(first.0 % u64::from(self.group.n())).expect("below n"));
         let request = Request {
@@ -419,6 +466,7 @@ impl Client {
             read_only: reading,
             receipt: options.receipt && !reading,
             replier,
+            reconfigure,
         };
         let bytes = wire::encode_request(&request);
         let wait = if reading { self.settings.read_timeout } else { self.settings.retry_after };
@@ -551,13 +599,20 @@ impl Client {
             None => Content::Digest(verdict.digest),
         };
         let disagreed = operation.tally.disagreed(&verdict);
-        let wants_receipt = operation.options.receipt && !operation.reading;
+        let (wants_receipt, is_order) =
+            (operation.options.receipt && !operation.reading, operation.reconfigure);
         let receipt = wants_receipt.then(|| self.receipt(timestamp, &verdict)).flatten();
         if wants_receipt && receipt.is_none() && patient {
             return;
         }
         let Verdict { sequence, ending, .. } = verdict;
         let request = RequestId(timestamp);
+        if is_order
+            && let Content::Full(result) = &content
+            && Reconfigure::outcome(result).is_ok()
+        {
+            self.seeking = Some((self.now + self.settings.retry_after, self.settings.retry_after));
+        }
         self.close(timestamp);
         self.actions.push_back(ClientAction::Outcome(Outcome {
             request,

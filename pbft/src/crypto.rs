@@ -8,8 +8,9 @@
 //! * [`Identity`], [`PublicKey`], [`Signature`]: RSA, PKCS#1 v1.5 over SHA-256. Only signatures: no
 //!   RSA decryption exists here, so that timing of it cannot leak a key (RUSTSEC-2023-0071).
 //! * [`NewKey`]: a principal's signed X25519 ephemeral for one epoch. Two principals that hold each
-//!   other's derive a key per direction, with HKDF over both ids, both ephemerals, both epochs,
-//!   the group and its configuration number.
+//!   other's derive a key per direction, with HKDF over both ids, both ephemerals, both epochs
+//!   and the group. A session lasts as long as both identities do, across configurations; what is
+//!   tagged under it names the configuration.
 //! * [`Authenticator`], [`Tag`]: HMAC-SHA-256 under those keys, cut to 128 bits.
 //!
 //! Nothing here draws random numbers: identities are generated from a generator that the caller
@@ -28,6 +29,8 @@ mod session;
 
 use std::fmt;
 
+#[cfg(feature = "sim")]
+pub(crate) use self::fast::operator_signature;
 pub use self::{
     digest::{Digest, DigestAlgorithm, Hasher},
     identity::{
@@ -125,6 +128,10 @@ pub enum Kind {
     Body = 19,
     /// COMMITTED: what a place holds for good.
     Committed = 20,
+    /// CONFIGURED: which configuration its sender is in.
+    Configured = 21,
+    /// SUCCESSION: the proof that one configuration follows another.
+    Succession = 22,
     /// An ordered batch, in a PRE-PREPARE or the journal.
     Batch = 32,
     /// One operation.
@@ -145,6 +152,19 @@ pub enum Kind {
     Root = 40,
     /// A configuration.
     Configuration = 41,
+    /// RECONFIGURE: the operator's word on the next configuration.
+    Reconfigure = 42,
+}
+
+impl Kind {
+    /// Whether statements of this kind outlive the configuration that they are made under: the state
+    /// and its history, and the sessions of those who stay. All others are void under the next one.
+    fn is_lasting(self) -> bool {
+        let state = matches!(self, Self::Page | Self::Partition | Self::State);
+        let history =
+            matches!(self, Self::Leaf | Self::Branch | Self::Root | Self::Operation | Self::Outcome);
+        state || history || self == Self::NewKey
+    }
 }
 
 /// Separates statements: a digest, tag or signature made in one domain is void in every other.

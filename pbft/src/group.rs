@@ -146,7 +146,8 @@ impl Default for Limits {
     }
 }
 
-/// The genesis of a group: what every replica, client and verifier must agree on.
+/// What every replica, client and verifier of a group must agree on: its genesis, or what follows
+/// from it once members were replaced ([`Chain`](crate::membership::Chain)).
 ///
 /// Addresses are not in it: where a replica listens may change at any time and proves nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,12 +156,16 @@ pub struct Configuration {
     pub group: GroupId,
     /// Counts reconfigurations; the genesis is 0.
     pub number: u64,
+    /// The batch after which it is in force: 0 for the genesis, a checkpoint for those that follow.
+    pub start: Sequence,
     /// How many replicas may lie. There are `3f + 1` of them.
     pub f: u32,
     /// The replicas' keys; a [`ReplicaId`] is an index into them.
     pub replicas: Vec<PublicKey>,
     /// The registered clients' keys; a [`ClientId`] is an index into them.
     pub clients: Vec<PublicKey>,
+    /// The key of whoever may have replicas replaced; without one nobody may, ever.
+    pub operator: Option<PublicKey>,
     /// What every digest of this group is made with.
     pub digest: DigestAlgorithm,
     /// The order in which replicas become primary.
@@ -215,13 +220,15 @@ pub enum InvalidConfiguration {
         field: &'static str,
     },
     /// The bytes are of a format that this version does not know.
-    #[error("configuration format {version} is unknown; this version reads format 1")]
+    #[error("configuration format {version} is unknown; this version reads format {FORMAT}")]
     Version {
         /// The version found.
         version: u8,
     },
 }
 
+/// The encoding that this version writes and reads.
+const FORMAT: u8 = 2;
 /// The longest NEW-VIEW, in bytes.
 const NEW_VIEW_BYTES_MAX: u64 = 1 << 26;
 /// Bytes that the certificate and the signature of a VIEW-CHANGE take, with as many votes as there
@@ -234,6 +241,25 @@ const PLACE_BYTES: u64 = (CLAIMS_PER_PLACE_MAX as u64 + 1) * 60;
 pub const CLIENTS_MAX: usize = 1 << 16;
 
 impl Configuration {
+    /// The genesis of a group of `3f + 1` replicas with the usual limits, SHA-256, a history, and no
+    /// operator. All of it are fields to be changed; `group` is fresh for every genesis.
+    #[must_use]
+    pub fn genesis(group: GroupId, replicas: Vec<PublicKey>, clients: Vec<PublicKey>) -> Self {
+        Self {
+            group,
+            number: 0,
+            start: Sequence(0),
+            f: u32::try_from(replicas.len().saturating_sub(1) / 3).unwrap_or(u32::MAX),
+            replicas,
+            clients,
+            operator: None,
+            digest: DigestAlgorithm::default(),
+            permutation: Permutation::Seeded,
+            history: true,
+            limits: Limits::default(),
+        }
+    }
+
     /// Checks everything that the protocol relies on.
     ///
     /// # Errors
@@ -250,6 +276,11 @@ impl Configuration {
         }
         let limits = &self.limits;
         let period = limits.checkpoint_period;
+        if (self.number == 0) != (self.start == Sequence(0)) {
+            let (value, field) = (self.start.0, "start");
+            let (min, max) = if self.number == 0 { (0, 0) } else { (1, u64::MAX) };
+            return Err(InvalidConfiguration::Limit { field, value, min, max });
+        }
         // A NEW-VIEW of all replicas has to fit a frame and a record of the journal.
         let window_max = (NEW_VIEW_BYTES_MAX / self.replicas.len() as u64 - CERTIFICATE_BYTES) / PLACE_BYTES;
         for (field, value, min, max) in [
@@ -291,7 +322,11 @@ impl Configuration {
     /// The keys of all who take part.
     #[must_use]
     pub fn public_keys(&self) -> PublicKeys {
-        PublicKeys { replicas: self.replicas.clone().into(), clients: self.clients.clone().into() }
+        PublicKeys {
+            replicas: self.replicas.clone().into(),
+            clients: self.clients.clone().into(),
+            operator: self.operator.clone(),
+        }
     }
 
     /// The stable encoding: what [`Configuration::digest`] covers and [`Configuration::from_bytes`]
@@ -299,9 +334,10 @@ impl Configuration {
     #[must_use]
     pub fn to_bytes(&self) -> Bytes {
         let mut out = BytesMut::new();
-        out.put_u8(1);
+        out.put_u8(FORMAT);
         out.put_slice(&self.group.0);
         out.put_u64(self.number);
+        out.put_u64(self.start.0);
         out.put_u32(self.f);
         out.put_u8(match self.digest {
             DigestAlgorithm::Sha256 => 0,
@@ -323,7 +359,8 @@ impl Configuration {
         ] {
             out.put_u32(limit);
         }
-        for keys in [&self.replicas, &self.clients] {
+        let operator: &[PublicKey] = self.operator.as_slice();
+        for keys in [&self.replicas[..], &self.clients, operator] {
             out.put_u32(u32::try_from(keys.len()).expect("validate bounds both lists"));
             for key in keys {
                 let der = key.to_der();
@@ -342,12 +379,13 @@ impl Configuration {
         let malformed = |field| InvalidConfiguration::Malformed { field };
         let read = &mut bytes;
         let version = read.try_get_u8().map_err(|_| malformed("version"))?;
-        if version != 1 {
+        if version != FORMAT {
             return Err(InvalidConfiguration::Version { version });
         }
         let mut group = [0; 16];
         read.try_copy_to_slice(&mut group).map_err(|_| malformed("group"))?;
         let number = read.try_get_u64().map_err(|_| malformed("number"))?;
+        let start = Sequence(read.try_get_u64().map_err(|_| malformed("start"))?);
         let f = read.try_get_u32().map_err(|_| malformed("f"))?;
         let digest = match read.try_get_u8() {
             Ok(0) => DigestAlgorithm::Sha256,
@@ -378,15 +416,18 @@ impl Configuration {
         };
         let replicas = read_keys(read, "replicas", REPLICAS_MAX as usize)?;
         let clients = read_keys(read, "clients", CLIENTS_MAX)?;
+        let operator = read_keys(read, "operator", 1)?.pop();
         if !read.is_empty() {
             return Err(malformed("end"));
         }
         let configuration = Self {
             group: GroupId(group),
             number,
+            start,
             f,
             replicas,
             clients,
+            operator,
             digest,
             permutation,
             history,
@@ -399,7 +440,7 @@ impl Configuration {
     /// The digest of the encoding: two parties with equal digests agree on everything.
     #[must_use]
     pub fn digest(&self) -> Digest {
-        Digest::of(DigestAlgorithm::Sha256, &[b"quorate configuration 1", &self.to_bytes()])
+        Digest::of(DigestAlgorithm::Sha256, &[b"quorate configuration 2", &self.to_bytes()])
     }
 }
 

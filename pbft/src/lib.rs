@@ -40,6 +40,7 @@
 //! | run a group over TCP with tokio | `runtime` (feature `runtime`, on by default) |
 //! | drive the state machines yourself | [`Replica`], [`Client`], [`Action`] |
 //! | describe a group | [`Configuration`], [`Limits`] |
+//! | replace a member whose disk is lost | [`membership`] |
 //! | check a receipt offline | [`receipt`] |
 //! | test a service under faults | `sim` (feature `sim`) |
 //!
@@ -48,7 +49,8 @@
 //! * **Safety** never depends on time: correct replicas execute the same operations in the same
 //!   order, each exactly once, and only what a registered client sent.
 //! * **Durability**: with a journal, a promise leaves a replica only after its record is durable
-//!   ([`Action::Append`]). What a client was told survives a crash of all replicas at once.
+//!   ([`Action::Append`]). What a client was told survives a crash of all replicas at once. Whose disk is
+//!   lost does not come back: the operator gives its place to another key ([`membership`]).
 //! * **Liveness** once the network is timely: a primary that dies, hangs or lies is voted out by the
 //!   others, and what was committed or prepared under it goes on under the next.
 //! * **Bounds**: memory is bounded by the [`Limits`], whatever peers and clients send.
@@ -58,7 +60,7 @@
 //! A client that tags its requests validly for some replicas only costs the group a change of the view,
 //! each time, as long as it goes on: replicas do not vouch for requests to one another yet, nor remember
 //! who did so. A primary that is slow, but not so slow that a request waits for eight time-outs, is not voted
-//! out. Members of a group cannot be replaced.
+//! out. A group cannot grow or shrink.
 #![forbid(unsafe_code)]
 
 pub mod client;
@@ -66,6 +68,7 @@ pub mod crypto;
 pub mod group;
 pub mod history;
 pub mod journal;
+pub mod membership;
 pub mod message;
 #[cfg(feature = "sim")]
 pub mod mutation;

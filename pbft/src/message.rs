@@ -13,6 +13,7 @@ use bytes::Bytes;
 
 use crate::crypto::{Digest, Domain, Keychain, Kind, Principal, Scope, Signature};
 use crate::group::{ClientId, Incarnation, ReplicaId, Sequence, Timestamp, View, Voters};
+use crate::membership::Succession;
 
 mod proof;
 pub mod wire;
@@ -56,6 +57,10 @@ pub enum Message {
     Body(Body),
     /// Replica to one that lags.
     Committed(Committed),
+    /// Anyone to a replica, or a replica to anyone; proves nothing.
+    Configured(Configured),
+    /// Replica to whoever is in an older configuration; proves itself.
+    Succession(Succession),
 }
 
 impl Message {
@@ -80,6 +85,8 @@ impl Message {
             Self::Want(_) => Kind::Want,
             Self::Body(_) => Kind::Body,
             Self::Committed(_) => Kind::Committed,
+            Self::Configured(_) => Kind::Configured,
+            Self::Succession(_) => Kind::Succession,
         }
     }
 
@@ -117,6 +124,8 @@ pub struct Request {
     pub read_only: bool,
     /// Asks for a [`Seal`] beside the reply.
     pub receipt: bool,
+    /// Its one operation is a [`Reconfigure`](crate::membership::Reconfigure), not the service's.
+    pub reconfigure: bool,
     /// The replica that sends full results; the others send digests of large ones (TOCS 5.1).
     pub replier: ReplicaId,
 }
@@ -333,6 +342,14 @@ pub struct Want {
     pub sequence: Sequence,
     /// The batch's digest.
     pub digest: Digest,
+}
+
+/// Which configuration the sender is in, so that whoever is ahead shows it the way. A hint: anybody
+/// may say anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Configured {
+    /// The configuration's number.
+    pub number: u64,
 }
 
 /// The sender knows that a place holds a batch for good, whatever the view. f+1 who say so are

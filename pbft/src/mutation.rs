@@ -41,6 +41,14 @@ pub enum Mutation {
     TrustNewView,
     /// A client takes f+1 equal answers.
     AnswerAtWeakQuorum,
+    /// A SUCCESSION is followed without a look at its signatures.
+    TrustSuccession,
+    /// The boundary of a configuration is the next checkpoint.
+    BoundaryTooEarly,
+    /// A restarted replica does not remember that it went over to another configuration.
+    ForgetSuccession,
+    /// Anybody may order to replace members.
+    TrustReconfigure,
 }
 
 #[cfg(feature = "sim")]

@@ -295,6 +295,8 @@ mod tests {
         let configuration = Configuration {
             group: GroupId([5; 16]),
             number: 0,
+            start: Sequence(0),
+            operator: None,
             f: 1,
             replicas: identities.iter().map(|identity| identity.public_key().clone()).collect(),
             clients: vec![],

@@ -17,6 +17,7 @@
 //! * *upon the certificate of a checkpoint that cannot be reached any more*: fetch that state.
 //! * *when nothing moves*: tell the others how far one is; they send again what is missing.
 //! * *when requests wait and the primary does nothing*: change the view (`view_change` has its rules).
+//! * *when the operator replaces members*: go over to the next configuration (`succession` has its rules).
 //!
 //! "Write down, then send" is one rule: a promise leaves only after the journal holds it, so a
 //! replica that restarts from its journal never contradicts what it said before.
@@ -57,6 +58,7 @@ mod record;
 mod recovery;
 mod settings;
 mod status;
+mod succession;
 mod table;
 mod transfer;
 mod view_change;
@@ -64,7 +66,7 @@ mod view_change;
 pub use action::{Action, Ignored, Misbehaviour};
 #[cfg(feature = "sim")]
 pub(crate) use decision::decide;
-pub(crate) use execution::outcome_digest;
+pub(crate) use execution::{boundary_digest, outcome_digest};
 pub(crate) use past::CLAIMS_PER_PLACE_MAX;
 pub use record::{JournalPosition, Record};
 pub use recovery::RecoveryFailed;
@@ -76,6 +78,7 @@ use durable::Outbox;
 use execution::Execution;
 use log::Log;
 use status::Retransmission;
+use succession::Succeeding;
 use transfer::Transfer;
 use view_change::Views;
 
@@ -100,9 +103,11 @@ use view_change::Views;
 /// ```
 #[derive(Debug)]
 pub struct Replica<S> {
-    // Who takes part; never changes.
+    // Who takes part; changes at boundaries only.
     configuration: Configuration,
     group: Group,
+    /// How this replica came into the configuration, and who was shown the way.
+    succeeding: Succeeding,
     me: ReplicaId,
     settings: Settings,
 
@@ -146,9 +151,21 @@ impl<S: Service> Replica<S> {
     /// that forgot its promises could make others that contradict them.
     ///
     /// # Panics
-    /// When the configuration is not valid, or has no replica `me`, or the keychain is another's.
+    /// When the configuration is not valid or no genesis, or has no replica `me`, or the keychain is
+    /// another's.
     #[must_use]
     pub fn new(
+        configuration: Configuration,
+        me: ReplicaId,
+        keychain: Keychain,
+        service: S,
+        settings: Settings,
+    ) -> Self {
+        assert_eq!(configuration.number, 0, "whoever comes later joins");
+        Self::empty(configuration, me, keychain, service, settings)
+    }
+
+    fn empty(
         configuration: Configuration,
         me: ReplicaId,
         keychain: Keychain,
@@ -162,9 +179,10 @@ impl<S: Service> Replica<S> {
         Self {
             view: View(0),
             views: Views::new(&configuration.scope()),
-            log: Log::new(configuration.limits.window),
+            succeeding: Succeeding::default(),
+            log: Log::new(configuration.limits.window, configuration.start),
             admission: Admission::new(configuration.clients.len(), &configuration.limits),
-            last_proposed: Sequence(0),
+            last_proposed: configuration.start,
             execution: Execution::new(&configuration, service),
             checkpoints: Checkpoints::new(&configuration),
             transfer: Transfer::default(),
@@ -261,18 +279,31 @@ impl<S: Service> Replica<S> {
     /// Takes in a message from the network. Whatever it is, nothing worse happens than that it is
     /// put aside and counted.
     pub fn handle_message(&mut self, now: Instant, message: Unverified<Message>) {
-        match message.verify(&self.keychain) {
-            Ok(message) => self.handle_verified(now, message),
-            Err(_) => {
-                self.now = now;
-                self.put_aside(Ignored::Unproven);
-            }
+        self.now = now;
+        if self.succeeding.is_retired() {
+            return;
         }
+        let sender = message.sender;
+        match message.body {
+            Message::Configured(theirs) => self.on_configured(sender, theirs),
+            Message::Succession(succession) => self.on_succession(&succession),
+            _ => match message.verify(&self.keychain) {
+                Ok(message) => self.handle_verified(now, message),
+                Err(_) => {
+                    self.put_aside(Ignored::Unproven);
+                    self.tell_configuration(sender);
+                }
+            },
+        }
+        self.assert_invariants();
     }
 
     /// Takes in a message that was checked with this replica's keys.
     pub fn handle_verified(&mut self, now: Instant, message: Verified<Message>) {
         self.now = now;
+        if self.succeeding.is_retired() {
+            return;
+        }
         let doubts = message.doubts().to_vec();
         let message = message.into_received();
         let Unverified { sender, body, bytes, proof } = message;
@@ -301,6 +332,7 @@ impl<S: Service> Replica<S> {
                 Message::Request(_) | Message::Reply(_) | Message::Busy(_) | Message::Seal(_) => {
                     self.put_aside(Ignored::NotForUs);
                 }
+                Message::Configured(_) | Message::Succession(_) => self.put_aside(Ignored::NotForUs),
             },
             _ => self.put_aside(Ignored::NotForUs),
         }
@@ -317,6 +349,9 @@ impl<S: Service> Replica<S> {
     /// Lets time pass.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.now = now;
+        if self.succeeding.is_retired() {
+            return;
+        }
         self.on_status_tick();
         self.on_transfer_tick();
         self.on_view_tick();
@@ -326,6 +361,9 @@ impl<S: Service> Replica<S> {
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
     #[must_use]
     pub fn poll_timeout(&self) -> Instant {
+        if self.succeeding.is_retired() {
+            return Instant(u64::MAX);
+        }
         let others = self.transfer.due().into_iter().chain(self.view_due());
         others.fold(self.status_due(), Instant::min)
     }
@@ -344,6 +382,7 @@ impl<S: Service> Replica<S> {
         let domain = Domain::new(body.kind(), body.view().0);
         let proof = match body.form() {
             Form::Tag => Proof::Tag(self.keychain.tag(to, domain, &bytes)),
+            Form::Nothing => Proof::Nothing,
             _ => Proof::Authenticator(self.keychain.authenticator(domain, &bytes)),
         };
         let sender = Principal::Replica(self.me);
@@ -373,7 +412,7 @@ impl<S: Service> Replica<S> {
     /// What must hold after every step, whatever others sent.
     fn assert_invariants(&self) {
         let (low, high) = (self.log.low(), self.log.high());
-        assert!(self.executed() >= low, "what is stable was executed here, or fetched");
+        assert!(self.executed() >= low || self.is_joining(), "what is stable was executed here, or fetched");
         assert!(self.executed() <= high, "nothing is executed above the high watermark");
         let decided = self.views.decided();
         assert!(self.last_proposed <= high.max(decided), "nothing is proposed above the high watermark");

@@ -17,8 +17,7 @@
 //! use std::net::Ipv4Addr;
 //! use bytes::Bytes;
 //! use quorate_pbft::{
-//!     ClientId, Configuration, Context, GroupId, Incarnation, Limits, Permutation, ReplicaId, Service,
-//!     State,
+//!     ClientId, Configuration, Context, GroupId, Incarnation, ReplicaId, Service, State,
 //!     crypto::{Identity, SeedRng},
 //!     runtime::{AddressBook, Client, ClientSetup, ReplicaSetup, serve},
 //! };
@@ -36,17 +35,9 @@
 //! let mut rng = SeedRng::new([1; 32]); // a real one comes from the operating system
 //! let replicas: Vec<_> = (0..4).map(|_| Identity::generate(&mut rng)).collect::<Result<_, _>>()?;
 //! let client = Identity::generate(&mut rng)?;
-//! let configuration = Configuration {
-//!     group: GroupId([7; 16]),
-//!     number: 0,
-//!     f: 1,
-//!     replicas: replicas.iter().map(|identity| identity.public_key().clone()).collect(),
-//!     clients: vec![client.public_key().clone()],
-//!     digest: Default::default(),
-//!     permutation: Permutation::Seeded,
-//!     history: true,
-//!     limits: Limits::default(),
-//! };
+//! let keys = replicas.iter().map(|identity| identity.public_key().clone()).collect();
+//! let clients = vec![client.public_key().clone()];
+//! let configuration = Configuration::genesis(GroupId([7; 16]), keys, clients);
 //!
 //! // In real life the four are processes on four machines.
 //! let (book, peers) = watch::channel(AddressBook::default());

@@ -9,7 +9,7 @@
 //! stories in text files.
 
 use std::cell::RefCell;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -29,6 +29,7 @@ mod adversary;
 pub mod checker;
 mod disk;
 mod ledger;
+mod membership;
 mod network;
 mod random;
 pub mod run;
@@ -41,6 +42,7 @@ pub use random::Random;
 use adversary::Adversary;
 use checker::{Checkers, Violation};
 use disk::Disk;
+use membership::Origin;
 use network::Network;
 
 /// What a simulated cluster is made of.
@@ -66,12 +68,14 @@ impl Setup {
     /// A calm group of `3f + 1` replicas and some clients.
     #[must_use]
     pub fn new(f: u32, clients: u32) -> Self {
-        let keys = |first: u32, count: u32| (first..first + count).map(fixture_key).collect();
+        let keys = |first: u32, count: u32| (first..first + count).map(PublicKey::fixture).collect();
         Self {
             seed: 0,
             configuration: Configuration {
                 group: GroupId(*b"simulated group."),
                 number: 0,
+                start: Sequence(0),
+                operator: None,
                 f,
                 replicas: keys(0, 3 * f + 1),
                 clients: keys(1000, clients),
@@ -87,17 +91,6 @@ impl Setup {
             through_wire: false,
         }
     }
-}
-
-/// A well-formed public key that belongs to nobody; with fast keys it is never used.
-fn fixture_key(index: u32) -> PublicKey {
-    let mut der = vec![0x30, 0x82, 0x01, 0x0a, 0x02, 0x82, 0x01, 0x01, 0x00, 0xc5];
-    der.extend((0..255u32).map(|byte| u8::try_from((byte * 167 + 13) % 256).expect("below 256")));
-    let end = der.len();
-    der[end - 5..end - 1].copy_from_slice(&index.to_be_bytes());
-    der[end - 1] |= 1; // a modulus is odd
-    der.extend([0x02, 0x03, 0x01, 0x00, 0x01]);
-    PublicKey::from_der(der.into()).expect("an odd modulus of 2048 bits")
 }
 
 /// Something that was executed, as a service saw it.
@@ -143,6 +136,7 @@ struct Node<S> {
     syncing: bool,
     wake: Option<Instant>,
     seen: Rc<RefCell<Vec<Executed>>>,
+    origin: Origin,
     /// How it lies, if it does.
     adversary: Option<Adversary>,
     /// Somebody else spoke in its name, so that it may be accused.
@@ -152,6 +146,8 @@ struct Node<S> {
 #[derive(Debug)]
 struct Host {
     client: Client,
+    /// Orders of the operator that it has in flight: no service sees them.
+    orders: BTreeSet<RequestId>,
     life: u64,
     wake: Option<Instant>,
 }
@@ -246,7 +242,7 @@ impl<S: Service + Clone> Cluster<S> {
         let random = Random::new(setup.seed);
         let mut cluster = Self {
             network: Network::new(setup.weather.clone()),
-            checkers: Checkers::new(&setup),
+            checkers: Checkers::default(),
             nodes: Vec::new(),
             hosts: Vec::new(),
             queue: BinaryHeap::new(),
@@ -262,40 +258,28 @@ impl<S: Service + Clone> Cluster<S> {
             setup,
         };
         for id in cluster.replica_ids() {
-            let seen = Rc::default();
-            let replica = Some(cluster.fresh(id, &seen));
-            let disk = Disk::new(Group::new(&cluster.setup.configuration));
+            let configuration = cluster.setup.configuration.clone();
             cluster.nodes.push(Node {
-                replica,
-                disk,
+                replica: None,
+                disk: Disk::new(Group::new(&configuration), &configuration),
                 life: 0,
                 syncing: false,
                 wake: None,
-                seen,
+                seen: Rc::default(),
+                origin: Origin { configuration, succession: None },
                 adversary: None,
                 impersonated: false,
             });
+            cluster.nodes[id.index()].replica = Some(cluster.fresh(id));
         }
         for index in 0..u32::try_from(cluster.setup.configuration.clients.len()).expect("few") {
             let client = cluster.fresh_client(ClientId(index), Incarnation(1));
-            cluster.hosts.push(Host { client, life: 0, wake: None });
+            cluster.hosts.push(Host { client, orders: BTreeSet::new(), life: 0, wake: None });
         }
         for id in cluster.replica_ids() {
             cluster.drive(id);
         }
         cluster
-    }
-
-    fn fresh(&self, id: ReplicaId, seen: &Rc<RefCell<Vec<Executed>>>) -> Replica<Witness<S>> {
-        let witness = Witness { service: self.service.clone(), seen: Rc::clone(seen) };
-        let configuration = self.setup.configuration.clone();
-        Replica::new(
-            configuration,
-            id,
-            self.keys(Principal::Replica(id)),
-            witness,
-            self.setup.settings.clone(),
-        )
     }
 
     fn keys(&self, me: Principal) -> Keychain {
@@ -304,12 +288,15 @@ impl<S: Service + Clone> Cluster<S> {
     }
 
     fn fresh_client(&self, id: ClientId, incarnation: Incarnation) -> Client {
-        let keys = self.keys(Principal::Client(id));
+        // Whoever keeps the chain begins with its end.
+        let known = self.hosts.get(id.index()).map(|host| host.client.configuration());
+        let configuration = known.unwrap_or(&self.setup.configuration).clone();
+        let keys = Keychain::fast(configuration.scope(), configuration.public_keys(), Principal::Client(id));
         let settings = ClientSettings {
             seed: self.setup.seed ^ u64::from(id.0) << 32 ^ incarnation.0,
             ..self.setup.client_settings.clone()
         };
-        Client::new(self.setup.configuration.clone(), id, incarnation, keys, settings)
+        Client::new(configuration, id, incarnation, keys, settings)
     }
 
     /// All replicas.
@@ -458,11 +445,16 @@ impl<S: Service + Clone> Cluster<S> {
         }
         let seen = Rc::clone(&self.nodes[id.index()].seen);
         let witness = Witness { service: self.service.clone(), seen };
-        let keys = self.keys(Principal::Replica(id));
-        let (configuration, settings) = (self.setup.configuration.clone(), self.setup.settings.clone());
-        let records = self.nodes[id.index()].disk.records();
-        let replica = Replica::recover(configuration, id, keys, witness, settings, records);
-        self.nodes[id.index()].replica = Some(replica.expect("a replica reads what it wrote"));
+        let keys = self.origin_keys(id);
+        let configuration = self.nodes[id.index()].origin.configuration.clone();
+        let settings = self.setup.settings.clone();
+        let disk = &self.nodes[id.index()].disk;
+        let replica = match disk.is_empty() {
+            true => self.fresh(id),
+            false => Replica::recover(configuration, id, keys, witness, settings, disk.records())
+                .expect("a replica reads what it wrote"),
+        };
+        self.nodes[id.index()].replica = Some(replica);
         self.note(&[2, id.0.into()]);
         self.drive(id);
     }
@@ -472,7 +464,7 @@ impl<S: Service + Clone> Cluster<S> {
     pub fn restart_client(&mut self, id: ClientId, incarnation: Incarnation) {
         let client = self.fresh_client(id, incarnation);
         let host = &mut self.hosts[id.index()];
-        *host = Host { client, life: host.life + 1, wake: None };
+        *host = Host { client, orders: BTreeSet::new(), life: host.life + 1, wake: None };
         self.note(&[3, id.0.into(), incarnation.0]);
     }
 
@@ -600,6 +592,7 @@ impl<S: Service + Clone> Cluster<S> {
                 Action::Evidence(misbehaviour) => self.accused(id, misbehaviour),
             }
         }
+        self.follow(id);
         self.begin_sync(id);
         let seen: Vec<_> = self.nodes[id.index()].seen.borrow_mut().drain(..).collect();
         if self.is_correct(id) {
@@ -609,7 +602,7 @@ impl<S: Service + Clone> Cluster<S> {
     }
 
     fn check_committed(&mut self, id: ReplicaId, record: &Record) {
-        let scope = self.setup.configuration.scope();
+        let scope = self.scope_of(id);
         let (sequence, digest) = match record {
             Record::Committed { sequence, digest, .. } => (*sequence, *digest),
             Record::Learned { sequence, batch } => {
@@ -637,8 +630,10 @@ impl<S: Service + Clone> Cluster<S> {
         if message.sender != Principal::Replica(id) || !self.is_correct(id) {
             return; // passed on, or of somebody who may say anything
         }
-        let journal = self.setup.settings.journal.then(|| &self.nodes[id.index()].disk);
-        self.checkers.says(id, (&message.body, &message.bytes), journal);
+        let node = &self.nodes[id.index()];
+        let journal = self.setup.settings.journal.then_some(&node.disk);
+        let scope = self.scope_of(id);
+        self.checkers.says((id, scope), (&message.body, &message.bytes), journal);
     }
 
     /// One sync at a time; the next one covers all that came meanwhile.
@@ -677,8 +672,11 @@ impl<S: Service + Clone> Cluster<S> {
                         self.transmit(me, Principal::Replica(to), message.clone());
                     }
                 }
+                ClientAction::Succession(_) => {}
                 ClientAction::Outcome(outcome) => {
-                    self.checkers.answered(id, &outcome);
+                    if !self.hosts[id.index()].orders.remove(&outcome.request) {
+                        self.checkers.answered(id, &outcome);
+                    }
                     self.outcomes.push((id, outcome));
                 }
             }

@@ -54,6 +54,7 @@ fn request(operations: Vec<Bytes>, read_only: bool) -> Request {
         operations,
         read_only,
         receipt: false,
+        reconfigure: false,
         replier: ReplicaId(0),
     }
 }

@@ -63,4 +63,5 @@ scripts! {
     view_change_scattered,
     view_change_doubt,
     view_change_fetched,
+    replacement,
 }

@@ -21,8 +21,8 @@ use std::{
 use bytes::Bytes;
 use hdrhistogram::Histogram;
 use quorate_pbft::{
-    ClientId, Configuration, Context, Group, GroupId, Incarnation, Limits, Permutation, ReplicaId, Service,
-    State, View,
+    ClientId, Configuration, Context, Group, GroupId, Incarnation, Limits, Permutation, ReplicaId, Sequence,
+    Service, State, View,
     crypto::{Identity, SeedRng},
     runtime::{
         AddressBook, JournalSetup, Link, LinkSetup, ReplicaSetup, SyncPolicy, generate_identities, serve,
@@ -190,6 +190,8 @@ fn run(scenario: &Scenario, identities: &[Identity], group: [u8; 32], seconds: f
     let configuration = Configuration {
         group: GroupId(*group.first_chunk().ok_or("a seed has 32 bytes")?),
         number: 0,
+        start: Sequence(0),
+        operator: None,
         f: 1,
         replicas: replicas.iter().map(|identity| identity.public_key().clone()).collect(),
         clients: (0..scenario.clients)

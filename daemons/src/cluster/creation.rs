@@ -11,7 +11,7 @@ use crate::{
     store::StoreError,
 };
 use quorate_dag::Function;
-use quorate_pbft::{Configuration, GroupId, Limits, Permutation, crypto::DigestAlgorithm};
+use quorate_pbft::{Configuration, GroupId, Limits, Permutation, Sequence, crypto::DigestAlgorithm};
 use std::{
     path::PathBuf,
     time::{Duration, Instant},
@@ -103,6 +103,8 @@ impl Cluster {
                 let genesis = Configuration {
                     group: GroupId(group),
                     number: 0,
+                    start: Sequence(0),
+                    operator: None,
                     f,
                     replicas: keys.replicas.iter().map(|member| member.public.clone()).collect(),
                     clients: vec![keys.worker.public.clone()],

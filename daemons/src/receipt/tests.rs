@@ -30,6 +30,8 @@ impl Set {
         let configuration = Configuration {
             group: GroupId([seed; 16]),
             number: 0,
+            start: Sequence(0),
+            operator: None,
             f: 1,
             replicas: identities.iter().map(|identity| identity.public_key().clone()).collect(),
             clients: vec![],

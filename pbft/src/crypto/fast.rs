@@ -1,7 +1,7 @@
 //! Keyed 64-bit tags for the simulator: nothing in them resists an attacker, but one who only has
 //! its own [`Keychain`](super::Keychain) makes none of another's, which is what a run needs.
 
-use super::{Domain, Principal, Scope, TAG_BYTES, Tag};
+use super::{Domain, Principal, Scope, Signature, TAG_BYTES, Tag};
 
 /// The key with which `from` tags for `to`; `to` is none for signatures.
 pub(super) fn key(scope: &Scope, from: Principal, to: Option<Principal>) -> u64 {
@@ -11,6 +11,12 @@ pub(super) fn key(scope: &Scope, from: Principal, to: Option<Principal>) -> u64 
         Some(to) => mix(key, &to.to_bytes()),
         None => mix(key, b"signature"),
     }
+}
+
+/// The operator's signature, in a scope.
+pub(crate) fn operator_signature(scope: &Scope, domain: Domain, bytes: &[u8]) -> Signature {
+    let key = mix(mix(0x6f_70, &scope.prefix()), b"operator");
+    Signature(bytes::Bytes::copy_from_slice(&tag(key, payload(domain, bytes)).0))
 }
 
 /// The hash of a statement that tags are made over.

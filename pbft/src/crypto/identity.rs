@@ -203,6 +203,19 @@ impl PublicKey {
             .map_err(|_| SignatureRefused)
     }
 
+    /// A well-formed key that belongs to nobody, another one for each index: with fast keys it is never
+    /// used.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn fixture(index: u32) -> Self {
+        let mut der = vec![0x30, 0x82, 0x01, 0x0a, 0x02, 0x82, 0x01, 0x01, 0x00, 0xc5];
+        der.extend((0..255u32).map(|byte| u8::try_from((byte * 167 + 13) % 256).expect("below 256")));
+        let end = der.len();
+        der[end - 5..end - 1].copy_from_slice(&index.to_be_bytes());
+        der[end - 1] |= 1; // a modulus is odd
+        der.extend([0x02, 0x03, 0x01, 0x00, 0x01]);
+        Self::from_der(der.into()).expect("an odd modulus of 2048 bits")
+    }
+
     /// The first eight bytes of the key's SHA-256, in hexadecimal.
     pub fn fingerprint(&self) -> String {
         let digest = Digest::of(DigestAlgorithm::Sha256, &[&self.0]);

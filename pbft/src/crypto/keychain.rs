@@ -55,6 +55,23 @@ impl Scope {
         key.verify(&self.statement(signer, domain, bytes), signature)
     }
 
+    /// Whether `key`, the operator's, signed `bytes`.
+    pub(crate) fn is_by_operator(
+        &self,
+        key: &PublicKey,
+        domain: Domain,
+        bytes: &[u8],
+        signature: &Signature,
+    ) -> bool {
+        key.verify(&self.operator_statement(domain, bytes), signature).is_ok()
+    }
+
+    /// What the operator's signature is made over. No principal's statement is like it: the operator
+    /// takes part in nothing else.
+    pub(crate) fn operator_statement(&self, domain: Domain, bytes: &[u8]) -> Vec<u8> {
+        [&self.prefix_in(domain)[..], bytes].concat()
+    }
+
     /// What a signature is made over.
     fn statement(&self, signer: Principal, domain: Domain, bytes: &[u8]) -> Vec<u8> {
         [&self.prefix_in(domain)[..], &signer.to_bytes(), bytes].concat()
@@ -68,9 +85,15 @@ impl Scope {
         prefix
     }
 
+    /// The scope of what outlives a configuration: that of the genesis.
+    pub(super) fn lasting(&self) -> Self {
+        Self { configuration: 0, ..*self }
+    }
+
     fn prefix_in(&self, domain: Domain) -> [u8; PREFIX_BYTES + 9] {
+        let scope = if domain.kind.is_lasting() { self.lasting() } else { *self };
         let mut prefix = [0; PREFIX_BYTES + 9];
-        prefix[..PREFIX_BYTES].copy_from_slice(&self.prefix());
+        prefix[..PREFIX_BYTES].copy_from_slice(&scope.prefix());
         prefix[PREFIX_BYTES] = domain.kind as u8;
         prefix[PREFIX_BYTES + 1..].copy_from_slice(&domain.view.to_be_bytes());
         prefix
@@ -84,6 +107,8 @@ pub struct PublicKeys {
     pub replicas: Arc<[PublicKey]>,
     /// The registered clients' keys, by index.
     pub clients: Arc<[PublicKey]>,
+    /// The key of whoever may replace members; without one nobody may.
+    pub operator: Option<PublicKey>,
 }
 
 impl PublicKeys {
@@ -162,6 +187,7 @@ pub enum TagRefused {
 /// let keys = PublicKeys {
 ///     replicas: [bob.public_key().clone()].into(),
 ///     clients: [alice.public_key().clone()].into(),
+///     operator: None,
 /// };
 /// let scope = Scope { group: [9; 16], configuration: 0, algorithm: Default::default() };
 /// let (a, b) = (Principal::Client(ClientId(0)), Principal::Replica(ReplicaId(0)));
@@ -337,6 +363,17 @@ impl Keychain {
         }
     }
 
+    /// Goes over to the next configuration: from here on its scope and its members count. Sessions
+    /// with those who stay go on; whoever was replaced has none any more.
+    pub fn succeed(&mut self, scope: Scope, keys: PublicKeys) {
+        let former = std::mem::replace(&mut self.keys, keys.clone());
+        self.scope = scope;
+        let Some(sessions) = self.sessions_mut() else { return };
+        for (index, slot) in sessions.replicas.iter_mut().enumerate() {
+            slot.take_if(|_| former.replicas.get(index) != keys.replicas.get(index));
+        }
+    }
+
     /// Whether messages can be exchanged with `peer` under MACs.
     pub fn has_session(&self, peer: Principal) -> bool {
         match &self.mode {
@@ -457,6 +494,16 @@ impl Keychain {
                 let tag = super::fast::tag(key, super::fast::payload(domain, bytes));
                 if tag.0 == *signature.0 { Ok(()) } else { Err(SignatureRefused) }
             }
+        }
+    }
+
+    /// Whether the operator signed `bytes`; without one nobody did.
+    pub(crate) fn is_by_operator(&self, domain: Domain, bytes: &[u8], signature: &Signature) -> bool {
+        let Some(key) = &self.keys.operator else { return false };
+        match &self.mode {
+            Mode::Real(_) => self.scope.is_by_operator(key, domain, bytes, signature),
+            #[cfg(feature = "sim")]
+            Mode::Fast => super::fast::operator_signature(&self.scope, domain, bytes) == *signature,
         }
     }
 
@@ -589,7 +636,11 @@ mod tests {
         let mut rng = crate::crypto::SeedRng::new([5; 32]);
         let identities: [_; 3] = std::array::from_fn(|_| Identity::generate(&mut rng).unwrap());
         let public = |index: usize| identities[index].public_key().clone();
-        let keys = PublicKeys { replicas: [public(0), public(1)].into(), clients: [public(2)].into() };
+        let keys = PublicKeys {
+            replicas: [public(0), public(1)].into(),
+            clients: [public(2)].into(),
+            operator: None,
+        };
         let mut principals = [replica(0), replica(1), Principal::Client(ClientId(0))].into_iter();
         identities.clone().map(|identity| {
             let me = principals.next().expect("three of them");

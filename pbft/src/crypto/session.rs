@@ -66,7 +66,7 @@ pub struct NewKey {
     pub epoch: u64,
     /// The X25519 public key.
     pub public: [u8; 32],
-    /// By the sender's identity, over the three above, the group and its configuration number.
+    /// By the sender's identity, over the three above and the group.
     pub signature: Signature,
 }
 
@@ -120,7 +120,7 @@ impl PairKeys {
         if !shared.was_contributory() {
             return None;
         }
-        let secret = hkdf::Salt::new(hkdf::HKDF_SHA256, &scope.prefix()).extract(shared.as_bytes());
+        let secret = hkdf::Salt::new(hkdf::HKDF_SHA256, &scope.lasting().prefix()).extract(shared.as_bytes());
         let ours = End { principal: me, epoch: own.epoch, public: own.public };
         let far = End { principal: peer, epoch: theirs.epoch, public: theirs.public };
         Some(Self { send: directed(&secret, &ours, &far), receive: directed(&secret, &far, &ours) })

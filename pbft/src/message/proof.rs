@@ -14,6 +14,8 @@ pub enum Proof {
     Tag(Tag),
     /// An RSA signature, which convinces everybody.
     Signature(Signature),
+    /// Nothing: the message is a hint, or holds its proof in itself.
+    Nothing,
 }
 
 /// A message as it travels: what somebody says before anybody checked it.
@@ -191,6 +193,9 @@ pub enum Form {
     Authenticator,
     /// A signature, because others must be able to judge it.
     Signature,
+    /// Nothing. The state machines take such messages in by themselves: they never become
+    /// [`Verified`].
+    Nothing,
 }
 
 impl Message {
@@ -202,6 +207,7 @@ impl Message {
             Self::Fetch(_) | Self::Data(_) | Self::Stable(_) => Form::Tag,
             Self::Body(_) | Self::Committed(_) => Form::Tag,
             Self::ViewChange(_) | Self::NewView(_) => Form::Signature,
+            Self::Configured(_) | Self::Succession(_) => Form::Nothing,
             Self::Request(_) | Self::PrePrepare(_) | Self::Prepare(_) | Self::Commit(_) => {
                 Form::Authenticator
             }
@@ -218,7 +224,7 @@ impl Unverified<Request> {
         const FRAMING: usize = 24;
         let tags = match &self.proof {
             Proof::Authenticator(tags) => tags.0.len(),
-            Proof::Tag(_) | Proof::Signature(_) => 0,
+            Proof::Tag(_) | Proof::Signature(_) | Proof::Nothing => 0,
         };
         self.bytes.len() + tags + FRAMING
     }

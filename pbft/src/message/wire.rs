@@ -15,9 +15,9 @@ use prost::Message as _;
 use thiserror::Error;
 
 use super::{
-    Answer, Batch, Body, Busy, Certificate, Checkpoint, Claim, Commit, Committed, Content, Data, Ending,
-    Fetch, LeafPath, Message, NewView, Page, PageCursor, PrePrepare, Prepare, Proof, Reply, Request, Seal,
-    Space, Status, Unverified, ViewChange, Want,
+    Answer, Batch, Body, Busy, Certificate, Checkpoint, Claim, Commit, Committed, Configured, Content, Data,
+    Ending, Fetch, LeafPath, Message, NewView, Page, PageCursor, PrePrepare, Prepare, Proof, Reply, Request,
+    Seal, Space, Status, Unverified, ViewChange, Want,
 };
 use crate::{
     crypto::{
@@ -31,6 +31,10 @@ use crate::{
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated from proto/wire.proto")]
 mod generated;
 use generated as pb;
+mod succession;
+
+pub use succession::{decode_succession, encode_succession};
+use succession::{succession_in, succession_out};
 
 /// Elements that a repeated field may have. Every one takes two bytes of the input at least, so
 /// that this bounds memory only beside the limit on the length of a frame.
@@ -93,6 +97,7 @@ fn envelope(message: &Unverified<Message>) -> pb::Envelope {
         Proof::Tag(tag) => pb::envelope::Proof::Tag(Bytes::copy_from_slice(&tag.0)),
         Proof::Authenticator(tags) => pb::envelope::Proof::Authenticator(tags.0.clone()),
         Proof::Signature(signature) => pb::envelope::Proof::Signature(signature.0.clone()),
+        Proof::Nothing => pb::envelope::Proof::Nothing(true),
     };
     pb::Envelope {
         from_client,
@@ -113,6 +118,7 @@ pub fn decode(bytes: Bytes) -> Result<Unverified<Message>, Malformed> {
         pb::envelope::Proof::Tag(tag) => Proof::Tag(Tag(exactly("tag", &tag)?)),
         pb::envelope::Proof::Authenticator(tags) => Proof::Authenticator(authenticator(tags)?),
         pb::envelope::Proof::Signature(signature) => Proof::Signature(signature_in(signature)?),
+        pb::envelope::Proof::Nothing(_) => Proof::Nothing,
     };
     Ok(Unverified {
         sender: principal_in(envelope.from_client, envelope.sender),
@@ -160,6 +166,10 @@ pub fn encode_body(message: &Message) -> Bytes {
         Message::Committed(Committed { sequence, digest }) => {
             pb::Committed { sequence: sequence.0, digest: digest_out(digest) }.encode_to_vec().into()
         }
+        Message::Configured(Configured { number }) => {
+            pb::Configured { number: *number }.encode_to_vec().into()
+        }
+        Message::Succession(body) => encode_succession(body),
         Message::Body(Body { sequence, batch }) => {
             pb::Body { sequence: sequence.0, batch: batch.bytes.clone() }.encode_to_vec().into()
         }
@@ -199,6 +209,7 @@ pub fn encode_request(request: &Request) -> Bytes {
         read_only: request.read_only,
         receipt: request.receipt,
         replier: request.replier.0,
+        reconfigure: request.reconfigure,
     };
     body.encode_to_vec().into()
 }
@@ -213,7 +224,7 @@ pub fn batch(time: u64, seal: bool, requests: Arc<[Unverified<Request>]>) -> Bat
         body: request.bytes.clone(),
         authenticator: match &request.proof {
             Proof::Authenticator(tags) => tags.0.clone(),
-            Proof::Tag(_) | Proof::Signature(_) => Bytes::new(), // void: requests carry authenticators
+            Proof::Tag(_) | Proof::Signature(_) | Proof::Nothing => Bytes::new(), // void: requests carry authenticators
         },
     });
     let body = pb::Batch { time, seal, requests: relayed.collect() };
@@ -291,8 +302,10 @@ pub fn encode_record(record: &Record) -> Bytes {
             let (replica, signature) = signed_out(message);
             Kind::NewView(pb::SignedNewView { replica, body: message.bytes.clone(), signature })
         }
-        Record::SnapshotBegin { sequence } => {
-            Kind::SnapshotBegin(pb::StateAt { sequence: sequence.0, state: Bytes::new() })
+        Record::Succession(succession) => Kind::Succession(succession_out(succession)),
+        Record::SnapshotBegin { sequence, successions } => {
+            let successions = successions.iter().map(succession_out).collect();
+            Kind::SnapshotBegin(pb::SnapshotBegin { sequence: sequence.0, successions })
         }
         Record::SnapshotPages { pages } => {
             Kind::SnapshotPages(pb::Pages { pages: pages.iter().map(page_out).collect() })
@@ -335,7 +348,11 @@ pub fn decode_record(bytes: Bytes) -> Result<Record, Malformed> {
             bytes: body.body,
             proof: Proof::Signature(signature_in(body.signature)?),
         }),
-        Kind::SnapshotBegin(body) => Record::SnapshotBegin { sequence: Sequence(body.sequence) },
+        Kind::Succession(body) => Record::Succession(succession_in(body)?.into()),
+        Kind::SnapshotBegin(body) => Record::SnapshotBegin {
+            sequence: Sequence(body.sequence),
+            successions: body.successions.into_iter().map(succession_in).collect::<Result<_, _>>()?,
+        },
         Kind::SnapshotPages(body) => Record::SnapshotPages { pages: pages_in(body.pages)? },
         Kind::SnapshotEnd(body) => Record::SnapshotEnd(certificate_in(body)?),
     })
@@ -363,6 +380,8 @@ pub fn decode_body(kind: u32, bytes: Bytes) -> Result<Message, Malformed> {
     const WANT: u32 = Kind::Want as u32;
     const BODY: u32 = Kind::Body as u32;
     const COMMITTED: u32 = Kind::Committed as u32;
+    const CONFIGURED: u32 = Kind::Configured as u32;
+    const SUCCESSION: u32 = Kind::Succession as u32;
     Ok(match kind {
         REQUEST => Message::Request(request_in(bytes)?),
         PRE_PREPARE => Message::PrePrepare(pre_prepare_in(read("pre-prepare", bytes)?)?),
@@ -410,6 +429,11 @@ pub fn decode_body(kind: u32, bytes: Bytes) -> Result<Message, Malformed> {
             let digest = digest_in("digest", &digest)?;
             Message::Committed(Committed { sequence: Sequence(sequence), digest })
         }
+        CONFIGURED => {
+            let pb::Configured { number } = read("configured", bytes)?;
+            Message::Configured(Configured { number })
+        }
+        SUCCESSION => Message::Succession(decode_succession(bytes)?),
         BODY => {
             let pb::Body { sequence, batch } = read("body", bytes)?;
             Message::Body(Body { sequence: Sequence(sequence), batch: decode_batch(batch)? })
@@ -433,6 +457,7 @@ fn request_in(bytes: Bytes) -> Result<Request, Malformed> {
         read_only: body.read_only,
         receipt: body.receipt,
         replier: ReplicaId(body.replier),
+        reconfigure: body.reconfigure,
     })
 }
 
@@ -583,7 +608,7 @@ fn signed_out<M>(message: &Unverified<M>) -> (u32, Bytes) {
     let (_, replica) = principal_out(message.sender);
     let signature = match &message.proof {
         Proof::Signature(signature) => signature.0.clone(),
-        Proof::Tag(_) | Proof::Authenticator(_) => Bytes::new(), // void: these are signed
+        Proof::Tag(_) | Proof::Authenticator(_) | Proof::Nothing => Bytes::new(), // void: these are signed
     };
     (replica, signature)
 }

@@ -446,6 +446,9 @@ impl<S: Service> Replica<S> {
         if operations.is_empty() || operations.len() > most {
             return Err("number of operations of a request");
         }
+        if request.reconfigure && (operations.len() > 1 || request.read_only) {
+            return Err("number of operations of a request to reconfigure");
+        }
         if operations.iter().any(|operation| operation.len() > limits.operation_bytes_max as usize) {
             return Err("number of bytes of an operation");
         }

@@ -12,7 +12,7 @@ impl<S: Service> Replica<S> {
         if !self.is_primary() || self.is_changing() || self.transfer.is_active() {
             return;
         }
-        while !self.admission.is_empty() {
+        while !self.admission.is_empty() || self.must_fill() {
             let sequence = self.last_proposed.max(self.executed()).next();
             let in_flight = sequence.0 - self.executed().0;
             if in_flight > self.settings.batches_in_flight || !self.log.has(sequence) {
@@ -24,6 +24,11 @@ impl<S: Service> Replica<S> {
             self.retransmission.wake(self.now);
             self.accept(PrePrepare { view: self.view, sequence, batch }, digest);
         }
+    }
+
+    /// Whether places up to a boundary are to be filled, if need be with empty batches.
+    fn must_fill(&self) -> bool {
+        self.boundary().is_some_and(|end| self.last_proposed.max(self.executed()) < end)
     }
 
     fn next_batch(&mut self) -> Batch {

@@ -129,6 +129,19 @@ impl Checkpoints {
         }
     }
 
+    /// A configuration begins after `start`: nobody of it has said anything yet.
+    pub(super) fn begin_at(&mut self, start: Sequence) {
+        self.own.retain(|own| own.image.sequence >= start);
+        self.votes.clear();
+        self.signatures.clear();
+        self.ahead = None;
+    }
+
+    /// A proven state that this replica has not reached.
+    pub(super) fn look_ahead(&mut self, certificate: Certificate) {
+        self.ahead = Some(certificate);
+    }
+
     fn own_mut(&mut self, sequence: Sequence) -> Option<&mut Own> {
         self.own.iter_mut().find(|own| own.image.sequence == sequence)
     }
@@ -173,7 +186,7 @@ impl<S: Service> Replica<S> {
     /// brought back from the disk, because others let go of the batches below once it is stable:
     /// so it leaves after its record, and with it every committed batch below, is durable.
     pub(super) fn take_checkpoint(&mut self) {
-        let image = self.execution.image();
+        let image = self.execution.image(&self.configuration);
         let (sequence, state) = (image.sequence, image.digest);
         self.checkpoints.push(image, false);
         if !self.checkpoints.replaying {
@@ -267,7 +280,7 @@ impl<S: Service> Replica<S> {
     pub(super) fn send_checkpoints(&mut self, to: ReplicaId, above: Sequence) {
         let stable = self.log.low();
         if above < stable
-            && let Some(certificate) = self.checkpoints.stable.clone()
+            && let Some(certificate) = self.proven_stable().cloned()
         {
             self.send(Principal::Replica(to), Message::Stable(certificate));
         }
@@ -368,6 +381,7 @@ impl<S: Service> Replica<S> {
             self.write_snapshot();
         }
         self.adopt_chosen();
+        self.succeed_if_due();
     }
 
     /// Writes a copy of the state at the low watermark into the journal, with the proof that it is
@@ -382,7 +396,8 @@ impl<S: Service> Replica<S> {
         let sequence = certificate.sequence;
         let image = self.checkpoints.image(sequence).expect("the stable checkpoint is kept").clone();
         self.outbox.bytes_since_snapshot = 0;
-        let begin = self.append(Record::SnapshotBegin { sequence }, None);
+        let successions = self.succeeding.successions().to_vec();
+        let begin = self.append(Record::SnapshotBegin { sequence, successions }, None);
         let before = self.log.first_position().map_or(begin, |first| first.min(begin));
         if let Some(record) = self.views.record() {
             self.append(record, None);

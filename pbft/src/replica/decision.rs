@@ -31,7 +31,9 @@ use crate::mutation::{self, Mutation};
 /// What a view begins with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Decision {
-    /// The stable checkpoint that everything lies above; none for the beginning.
+    /// Where the configuration begins.
+    pub(crate) start: Sequence,
+    /// The stable checkpoint that everything lies above; none for the beginning of the configuration.
     pub(crate) stable: Option<Certificate>,
     /// What belongs to the places above it, without a gap.
     pub(crate) chosen: Vec<(Sequence, Digest)>,
@@ -40,7 +42,7 @@ pub(crate) struct Decision {
 impl Decision {
     /// The sequence number of the checkpoint.
     pub(crate) fn base(&self) -> Sequence {
-        self.stable.as_ref().map_or(Sequence(0), |stable| stable.sequence)
+        self.stable.as_ref().map_or(self.start, |stable| stable.sequence)
     }
 
     /// The last place that is decided.
@@ -50,14 +52,14 @@ impl Decision {
 }
 
 /// What the VIEW-CHANGEs decide together; none while there are too few of them. `null` is the
-/// digest of the null batch.
-pub(crate) fn decide(group: &Group, null: Digest, set: &[&ViewChange]) -> Option<Decision> {
+/// digest of the null batch, `start` the place that the configuration begins after.
+pub(crate) fn decide(group: &Group, null: Digest, start: Sequence, set: &[&ViewChange]) -> Option<Decision> {
     let quorum = group.quorum() as usize;
     if set.len() < quorum {
         return None;
     }
     let stable = set.iter().filter_map(|one| one.stable.as_ref()).max_by_key(|stable| stable.sequence);
-    let base = stable.map_or(Sequence(0), |stable| stable.sequence);
+    let base = stable.map_or(start, |stable| stable.sequence);
     // By place: what is in the Ps and in the Qs.
     let mut prepared: BTreeMap<Sequence, Vec<Claim>> = BTreeMap::new();
     for claim in set.iter().flat_map(|one| &one.prepared).filter(|claim| claim.sequence > base) {
@@ -99,13 +101,13 @@ pub(crate) fn decide(group: &Group, null: Digest, set: &[&ViewChange]) -> Option
     }
     // Behind it nothing was committed: those places are free.
     chosen.truncate(kept);
-    Some(Decision { stable: stable.cloned(), chosen })
+    Some(Decision { start, stable: stable.cloned(), chosen })
 }
 
 /// Whether a VIEW-CHANGE is one that a correct replica could have sent: claims lie between its
 /// watermarks, in order, speak of earlier views, and are no more than one replica makes.
-pub(crate) fn is_well_formed(message: &ViewChange, window: u64) -> bool {
-    let base = message.stable.as_ref().map_or(0, |stable| stable.sequence.0);
+pub(crate) fn is_well_formed(message: &ViewChange, start: Sequence, window: u64) -> bool {
+    let base = message.stable.as_ref().map_or(start, |stable| stable.sequence).0;
     let fits = |claim: &Claim| {
         claim.view < message.view && claim.sequence.0 > base && claim.sequence.0 - base <= window
     };
@@ -161,7 +163,7 @@ mod tests {
     fn check(set: &[&str], expected: &str) {
         let group = Group::new(&Setup::new(1, 1).configuration);
         let set: Vec<_> = set.iter().map(|text| view_change(text)).collect();
-        let decided = decide(&group, NULL, &set.iter().collect::<Vec<_>>());
+        let decided = decide(&group, NULL, Sequence(0), &set.iter().collect::<Vec<_>>());
         let told = decided.map_or("nothing yet".to_owned(), |decision| {
             let chosen = decision.chosen.iter().map(|(sequence, digest)| {
                 let batch = if *digest == NULL { "null".into() } else { char::from(digest.0[0]).to_string() };
@@ -232,12 +234,12 @@ mod tests {
 
     #[test]
     fn claims_that_no_correct_replica_makes_are_refused() {
-        assert!(is_well_formed(&view_change("s=4 p=5a0 q=5a0 q=5b1 q=8a0"), 4));
+        assert!(is_well_formed(&view_change("s=4 p=5a0 q=5a0 q=5b1 q=8a0"), Sequence(0), 4));
         for wrong in ["p=5a9 q=5a9", "s=4 q=4a0", "q=5a0", "p=1a0 p=1b0", "q=1a0 q=1a1", "q=2a0 q=1a0"] {
-            assert!(!is_well_formed(&view_change(wrong), 4), "{wrong}");
+            assert!(!is_well_formed(&view_change(wrong), Sequence(0), 4), "{wrong}");
         }
         let many: String = (b'a'..=b'q').map(|letter| format!("q=1{}0 ", char::from(letter))).collect();
-        assert!(!is_well_formed(&view_change(&many), 4), "17 batches for one place");
+        assert!(!is_well_formed(&view_change(&many), Sequence(0), 4), "17 batches for one place");
     }
 
     /// Batches of place 1 in views below `below`, as a correct replica may have met them.
@@ -277,7 +279,7 @@ mod tests {
                 set.remove(silent);
             }
             let group = Group::new(&Setup::new(1, 1).configuration);
-            if let Some(decision) = decide(&group, NULL, &set.iter().collect::<Vec<_>>()) {
+            if let Some(decision) = decide(&group, NULL, Sequence(0), &set.iter().collect::<Vec<_>>()) {
                 prop_assert_eq!(decision.chosen, [(Sequence(1), Digest([b'c'; 32]))]);
             }
         }

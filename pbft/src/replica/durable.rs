@@ -59,6 +59,11 @@ impl Outbox {
         self.last = last;
     }
 
+    /// Another configuration is in force: nothing is said any more that was promised in the former one.
+    pub(super) fn forget_promises(&mut self) {
+        self.waiting.retain(|(_, then)| matches!(then, Then::Truncate(_)));
+    }
+
     pub(super) fn has_journal(&self) -> bool {
         self.journal
     }

@@ -13,6 +13,8 @@ use crate::mutation::{self, Mutation};
 pub(super) struct Log {
     slots: Vec<Slot>,
     low: Sequence,
+    /// The boundary of the configuration, once one is known: nothing is ordered beyond it.
+    end: Option<Sequence>,
 }
 
 /// What is known about one sequence number in the current view.
@@ -67,9 +69,9 @@ pub(super) struct Proposal {
 }
 
 impl Log {
-    pub(super) fn new(window: u64) -> Self {
+    pub(super) fn new(window: u64, low: Sequence) -> Self {
         let window = usize::try_from(window).expect("L is at most 2^21");
-        Self { slots: (0..window).map(|_| Slot::default()).collect(), low: Sequence(0) }
+        Self { slots: (0..window).map(|_| Slot::default()).collect(), low, end: None }
     }
 
     /// The low watermark: the last stable checkpoint.
@@ -79,7 +81,13 @@ impl Log {
 
     /// The high watermark.
     pub(super) fn high(&self) -> Sequence {
-        Sequence(self.low.0 + self.slots.len() as u64)
+        let high = Sequence(self.low.0 + self.slots.len() as u64);
+        self.end.map_or(high, |end| high.min(end))
+    }
+
+    /// Nothing is ordered beyond `end` any more.
+    pub(super) fn close_at(&mut self, end: Sequence) {
+        self.end = Some(end);
     }
 
     /// Whether a sequence number is between the watermarks.

@@ -317,7 +317,9 @@ impl<S: Service> Replica<S> {
                 _ => return,
             };
             let mut fresh = Vec::with_capacity(batch.requests.len());
-            self.execution.execute(sequence, &batch, &mut fresh);
+            let members = (&self.configuration, &self.keychain);
+            self.execution.execute(sequence, &batch, members, &mut fresh);
+            self.close_log();
             self.retransmission.moved();
             self.on_progress(&batch);
             if !self.checkpoints.is_replaying() && self.may_answer() {

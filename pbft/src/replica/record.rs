@@ -2,6 +2,7 @@
 
 use crate::crypto::Digest;
 use crate::group::{Sequence, View};
+use crate::membership::Succession;
 use crate::message::{Batch, Certificate, NewView, Page, PrePrepare, Unverified, ViewChange};
 
 /// The place of a record in the journal: records are counted from 1, and 0 is before all.
@@ -63,10 +64,15 @@ pub enum Record {
     /// This replica entered the view: all that the NEW-VIEW chose is pre-prepared here as far as
     /// its batches are known.
     NewView(Unverified<NewView>),
+    /// The next configuration is in force: what stands before is of the former one, and none of its
+    /// promises binds any more.
+    Succession(Box<Succession>),
     /// A copy of the whole state begins.
     SnapshotBegin {
         /// The last batch in the state.
         sequence: Sequence,
+        /// What led to the configuration that the copy is made in.
+        successions: Vec<Succession>,
     },
     /// A part of the copy.
     SnapshotPages {
@@ -78,6 +84,9 @@ pub enum Record {
     SnapshotEnd(Certificate),
 }
 
+/// Of a [`Succession`], about.
+const SUCCESSION_BYTES: u64 = 2048;
+
 impl Record {
     /// The bytes that the record takes up in a journal, about.
     pub(super) fn weight(&self) -> u64 {
@@ -86,6 +95,8 @@ impl Record {
             Self::Learned { batch, .. } => batch.bytes.len() as u64,
             Self::ViewChange(message) => message.bytes.len() as u64,
             Self::NewView(message) => message.bytes.len() as u64,
+            Self::Succession(_) => SUCCESSION_BYTES,
+            Self::SnapshotBegin { successions, .. } => successions.len() as u64 * SUCCESSION_BYTES,
             Self::SnapshotPages { pages } => pages.iter().map(|page| page.bytes.len() as u64 + 16).sum(),
             _ => 0,
         }

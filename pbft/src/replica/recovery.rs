@@ -89,7 +89,7 @@ impl<S: Service> Replica<S> {
         settings: Settings,
         records: impl IntoIterator<Item = (JournalPosition, Record)>,
     ) -> Result<Self, RecoveryFailed> {
-        let mut replica = Self::new(configuration, me, keychain, service, settings);
+        let mut replica = Self::empty(configuration, me, keychain, service, settings);
         let records: Vec<_> = records.into_iter().collect();
         for pair in records.windows(2) {
             let (previous, position) = (pair[0].0, pair[1].0);
@@ -99,11 +99,14 @@ impl<S: Service> Replica<S> {
         }
         replica.checkpoints.set_replaying(true);
         let copied = replica.install_last_snapshot(&records)?;
+        let outdated = replica.outdated(&records);
         let mut last = JournalPosition(0);
         for (position, record) in records {
             last = position;
             replica.outbox.bytes_since_snapshot += record.weight();
-            replica.replay(position, record, copied)?;
+            if position >= outdated {
+                replica.replay(position, record, copied)?;
+            }
         }
         replica.checkpoints.set_replaying(false);
         replica.outbox.resume(last);
@@ -116,6 +119,7 @@ impl<S: Service> Replica<S> {
         replica.resume_view();
         replica.resume_proposing(None);
         replica.resume_checkpoints();
+        replica.succeed_if_due();
         replica.assert_invariants();
         Ok(replica)
     }
@@ -142,6 +146,9 @@ impl<S: Service> Replica<S> {
             .iter()
             .rposition(|(_, record)| matches!(record, Record::SnapshotBegin { .. }))
             .ok_or(damaged)?;
+        if let Record::SnapshotBegin { successions, .. } = &records[begin].1 {
+            successions.iter().cloned().for_each(|succession| self.replay_succession(succession));
+        }
         let (mut protocol, mut service) = (State::default(), State::default());
         for (_, record) in &records[begin..end] {
             let Record::SnapshotPages { pages } = record else { continue };
@@ -157,7 +164,17 @@ impl<S: Service> Replica<S> {
         self.checkpoints.restart_from(image, certificate.clone(), true);
         self.checkpoints.vote_again(self.me);
         self.log.advance(sequence);
+        self.close_log();
         Ok(records[begin].0)
+    }
+
+    /// Where the records of the configuration in force begin: those before were promises in another one.
+    fn outdated(&self, records: &[(JournalPosition, Record)]) -> JournalPosition {
+        let number = self.configuration.number;
+        let entered = records.iter().rev().find(
+            |(_, record)| matches!(record, Record::Succession(other) if other.reconfigure.number <= number),
+        );
+        entered.map_or(JournalPosition(0), |(position, _)| *position)
     }
 
     /// Does again what a record says was done.
@@ -214,6 +231,8 @@ impl<S: Service> Replica<S> {
             Record::NewView(message) => {
                 self.replay_new_view(position, message).ok_or(RecoveryFailed::View { position })?;
             }
+            Record::Succession(_) if mutation::is_on(Mutation::ForgetSuccession) => {}
+            Record::Succession(succession) => self.replay_succession(*succession),
             Record::SnapshotBegin { .. } | Record::SnapshotPages { .. } | Record::SnapshotEnd(_) => {}
         }
         Ok(())

@@ -42,6 +42,11 @@ struct Active {
 const TRIES: u32 = 3;
 
 impl Transfer {
+    /// Gives up what is under way.
+    pub(super) fn stop(&mut self) {
+        self.active = None;
+    }
+
     pub(super) fn is_active(&self) -> bool {
         self.active.is_some()
     }
@@ -192,6 +197,7 @@ impl<S: Service> Replica<S> {
         if sequence > self.log.low() {
             self.log.advance(sequence);
         }
+        self.close_log();
         // The copy comes before anything that is promised on top of it.
         self.write_snapshot();
         let then = super::durable::Then::SendCheckpoint(sequence);
@@ -200,5 +206,6 @@ impl<S: Service> Replica<S> {
         self.prune_all_requests();
         self.adopt_chosen();
         self.execute_committed();
+        self.succeed_if_due();
     }
 }

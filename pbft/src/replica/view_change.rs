@@ -164,7 +164,11 @@ impl<S: Service> Replica<S> {
     /// itself: when that gets nowhere, others may have left.
     fn waits_for_primary(&self) -> bool {
         let requested = !self.is_primary() && !self.admission.is_empty();
-        self.views.accepted > self.executed() || requested
+        match self.boundary() {
+            // All of them want to get there; once there, they wait for a checkpoint, and for no primary.
+            Some(end) => self.executed() < end,
+            None => self.views.accepted > self.executed() || requested,
+        }
     }
 
     /// Something has begun that should come to an end.
@@ -192,7 +196,7 @@ impl<S: Service> Replica<S> {
         if self.is_changing() {
             return; // the timer is the next view's
         }
-        if !batch.requests.is_empty() {
+        if !batch.requests.is_empty() || self.boundary().is_some() {
             self.views.failures = 0;
             self.views.timer = None;
         }
@@ -231,7 +235,7 @@ impl<S: Service> Replica<S> {
         let slots = || self.log.slots();
         let mut body = ViewChange {
             view,
-            stable: self.checkpoints.stable().cloned(),
+            stable: self.proven_stable().cloned(),
             prepared: slots().filter_map(|(sequence, slot)| slot.past.prepared(sequence)).collect(),
             pre_prepared: slots().flat_map(|(sequence, slot)| slot.past.pre_prepared(sequence)).collect(),
         };
@@ -272,7 +276,7 @@ impl<S: Service> Replica<S> {
         if view < self.view || (view == self.view && !self.is_changing()) {
             return self.put_aside(Ignored::WrongView);
         }
-        if !is_well_formed(&message.body, self.configuration.limits.window) {
+        if !is_well_formed(&message.body, self.configuration.start, self.configuration.limits.window) {
             return self.accuse(Misbehaviour::WrongViewChange { replica: from, view });
         }
         if let Some(known) = self.views.received.get(&from) {
@@ -337,7 +341,7 @@ impl<S: Service> Replica<S> {
 
     pub(super) fn decision(&self, view_changes: &[Unverified<ViewChange>]) -> Option<Decision> {
         let set: Vec<_> = view_changes.iter().map(|one| &one.body).collect();
-        decide(&self.group, self.views.null.1, &set)
+        decide(&self.group, self.views.null.1, self.configuration.start, &set)
     }
 
     /// The new primary begins its view.
@@ -349,15 +353,16 @@ impl<S: Service> Replica<S> {
         if from != self.group.primary(view) {
             return self.put_aside(Ignored::NotForUs);
         }
-        let window = self.configuration.limits.window;
-        let fits = |one: &Unverified<ViewChange>| one.body.view == view && is_well_formed(&one.body, window);
+        let (start, window) = (self.configuration.start, self.configuration.limits.window);
+        let fits =
+            |one: &Unverified<ViewChange>| one.body.view == view && is_well_formed(&one.body, start, window);
         // In the order of their senders, so that nobody counts twice.
         let single = view_changes.is_sorted_by(|a, b| a.sender < b.sender);
         // Only then is the calculation bounded by the window.
         let sound = single && view_changes.iter().all(fits);
         let mut decision = sound.then(|| self.decision(view_changes)).flatten();
         if mutation::is_on(Mutation::TrustNewView) {
-            decision = decision.or(Some(Decision { stable: None, chosen: Vec::new() }));
+            decision = decision.or(Some(Decision { start, stable: None, chosen: Vec::new() }));
         }
         match decision {
             Some(_) if view < self.view => self.listen_to(view),

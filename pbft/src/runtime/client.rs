@@ -14,6 +14,7 @@ use crate::{
     client::{ClientSettings, Options, Outcome, SubmitRefused},
     crypto::Identity,
     group::{ClientId, Configuration, Incarnation, InvalidConfiguration, ReplicaId, Sequence, Voters},
+    membership::{Reconfigure, ReconfigureRefused, Succession},
     message::{Content, Ending},
     receipt::Receipt,
 };
@@ -24,7 +25,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// All that a client needs.
 #[derive(Debug)]
 pub struct ClientSetup {
-    /// The group's genesis.
+    /// The group's genesis, or a later configuration of it.
     pub configuration: Configuration,
     /// Which of its registered clients this is.
     pub id: ClientId,
@@ -63,7 +64,7 @@ impl ClientSetup {
 /// All that a link needs.
 #[derive(Debug)]
 pub struct LinkSetup {
-    /// The group's genesis.
+    /// The group's genesis, or a later configuration of it.
     pub configuration: Configuration,
     /// Where the replicas are reached.
     pub peers: watch::Receiver<AddressBook>,
@@ -110,6 +111,9 @@ pub enum ClientFailed {
     /// The operation was executed, and the group could not make a receipt for it any more.
     #[error("the operation was executed, but there is no receipt for it any more")]
     NoReceipt(Box<Reply>),
+    /// The group does not follow the order to reconfigure.
+    #[error("RECONFIGURE refused: {0}")]
+    Reconfigure(#[from] ReconfigureRefused),
     /// The operating system refused a thread or a socket.
     #[error("client's thread: {0}")]
     Io(#[from] io::Error),
@@ -129,6 +133,9 @@ pub struct ClientStatus {
     pub in_flight: usize,
     /// Connections that were closed because of what came over them, by kind.
     pub refused: BTreeMap<&'static str, u64>,
+    /// What followed the configuration that the link began with: kept in a
+    /// [`Chain`](crate::membership::Chain), it says who the members are now.
+    pub successions: Vec<Succession>,
 }
 
 /// One connection to each replica, shared by any number of clients. It ends when the link and all
@@ -245,17 +252,32 @@ impl Client {
         options: Options,
         deadline: Duration,
     ) -> Result<(Reply, Option<Receipt>), ClientFailed> {
+        let asks = Asks::Operation(operation, options);
+        finish(self.ask(asks, deadline).await?)
+    }
+
+    /// Has members replaced, as the operator orders it; gives the batch after which that is in force.
+    ///
+    /// # Errors
+    /// When there is no answer in time, or the group refuses the order.
+    pub async fn reconfigure(&self, order: Reconfigure) -> Result<Sequence, ClientFailed> {
+        let outcome = self.ask(Asks::Reconfigure(order), self.deadline).await?;
+        let (reply, _) = finish(outcome)?;
+        Ok(Reconfigure::outcome(&reply.result)?)
+    }
+
+    async fn ask(&self, asks: Asks, deadline: Duration) -> Result<Outcome, ClientFailed> {
         let outcome = async {
             let permit = Arc::clone(&self.in_flight).acquire_owned().await;
             let permit = permit.expect("the semaphore is never closed");
             let (answer, answered) = oneshot::channel();
-            let waiting = Waiting { operation, options, answer, _permit: permit };
+            let waiting = Waiting { asks, answer, _permit: permit };
             let order = Order::Invoke { id: self.id, waiting };
             self.link.orders.send(order).map_err(|_| ClientFailed::Ended)?;
             answered.await.map_err(|_| ClientFailed::Ended)?.map_err(ClientFailed::from)
         };
         let outcome = timeout(deadline, outcome).await;
-        finish(outcome.map_err(|_| ClientFailed::Deadline(deadline))??)
+        outcome.map_err(|_| ClientFailed::Deadline(deadline))?
     }
 
     /// The status of the client's link.
@@ -280,10 +302,16 @@ pub(super) enum Order {
     Invoke { id: ClientId, waiting: Waiting },
 }
 
+/// What somebody waits for.
+#[derive(Debug)]
+pub(super) enum Asks {
+    Operation(Bytes, Options),
+    Reconfigure(Reconfigure),
+}
+
 #[derive(Debug)]
 pub(super) struct Waiting {
-    pub(super) operation: Bytes,
-    pub(super) options: Options,
+    pub(super) asks: Asks,
     pub(super) answer: oneshot::Sender<Result<Outcome, SubmitRefused>>,
     /// Given back when the operation leaves the client's window, not when its caller gives up.
     _permit: OwnedSemaphorePermit,

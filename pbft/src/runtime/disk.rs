@@ -108,7 +108,7 @@ mod tests {
         let setup = JournalSetup { path, sync: SyncPolicy::Data, create: true };
         let (journal, ..) = Journal::open(&setup, OWNER).unwrap();
         let disk = Disk::start(journal).unwrap();
-        let record = |number| Record::SnapshotBegin { sequence: Sequence(number) };
+        let record = |number| Record::SnapshotBegin { sequence: Sequence(number), successions: Vec::new() };
         let records: Vec<_> = (1..=500).map(|number| (JournalPosition(number), record(number))).collect();
         let mut progress = disk.progress();
         for few in records.chunks(3) {

@@ -34,7 +34,6 @@ pub(super) enum Frame {
 #[derive(Debug)]
 pub(super) struct Hello {
     pub(super) group: GroupId,
-    pub(super) configuration: u64,
     pub(super) nonce: [u8; 32],
     /// The acceptor's.
     pub(super) new_key: Option<NewKey>,
@@ -56,7 +55,7 @@ pub(super) enum Refusal {
     Malformed(#[from] Malformed),
     #[error("frame kind {0} is unknown, or has no place here")]
     Kind(u8),
-    #[error("greeting is of another protocol, version, group or configuration")]
+    #[error("greeting is of another protocol, version or group")]
     Greeting,
     #[error("nobody proved to be the sender")]
     Unproven,
@@ -112,17 +111,16 @@ fn decode(mut bytes: Bytes) -> Result<Frame, Refusal> {
 }
 
 fn decode_hello(mut bytes: Bytes) -> Result<Hello, Refusal> {
-    let mut fixed = [0; 5 + 16 + 8 + 32];
+    let mut fixed = [0; 5 + 16 + 32];
     bytes.try_copy_to_slice(&mut fixed).map_err(|_| Refusal::Greeting)?;
     let mut read = &fixed[..];
-    let mut hello = Hello { group: GroupId([0; 16]), configuration: 0, nonce: [0; 32], new_key: None };
+    let mut hello = Hello { group: GroupId([0; 16]), nonce: [0; 32], new_key: None };
     let mut magic = [0; 4];
     read.copy_to_slice(&mut magic);
     if &magic != MAGIC || read.get_u8() != PROTOCOL_VERSION {
         return Err(Refusal::Greeting);
     }
     read.copy_to_slice(&mut hello.group.0);
-    hello.configuration = read.get_u64_le();
     read.copy_to_slice(&mut hello.nonce);
     if !bytes.is_empty() {
         hello.new_key = Some(wire::decode_new_key(bytes)?);
@@ -136,7 +134,6 @@ pub(super) fn hello(configuration: &Configuration, nonce: &[u8; 32], new_key: Op
         out.put_slice(MAGIC);
         out.put_u8(PROTOCOL_VERSION);
         out.put_slice(&configuration.group.0);
-        out.put_u64_le(configuration.number);
         out.put_slice(nonce);
         if let Some(new_key) = new_key {
             out.put_slice(&wire::encode_new_key(new_key));

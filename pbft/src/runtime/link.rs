@@ -17,7 +17,7 @@ use tokio::{
 
 use super::{
     AddressBook, Clock, TransportSettings,
-    client::{ClientStatus, Order, Waiting},
+    client::{Asks, ClientStatus, Order, Waiting},
     connection::Outgoing,
     dial::{Dialler, accept_key, dial, same_group},
     frame::{self, Hello, Refusal},
@@ -26,6 +26,7 @@ use crate::{
     client::{self, ClientAction, ClientSettings, RequestId, SubmitRefused},
     crypto::{Identity, Keychain, NewKey, Principal, SeedRng},
     group::{ClientId, Configuration, Group, Incarnation, ReplicaId},
+    membership::Succession,
     message::{Message, Unverified},
     time::Instant,
 };
@@ -83,6 +84,8 @@ struct Inner {
     in_flight: usize,
     suspects: BTreeMap<ReplicaId, u64>,
     refused: BTreeMap<&'static str, u64>,
+    /// What followed the configuration that the link began with.
+    successions: Vec<Succession>,
     status: watch::Sender<ClientStatus>,
 }
 
@@ -121,6 +124,7 @@ impl Shared {
             in_flight: 0,
             suspects: BTreeMap::new(),
             refused: BTreeMap::new(),
+            successions: Vec::new(),
             status,
         };
         let (inner, fed, clock) = (inner.into(), Notify::new(), Clock::new());
@@ -133,25 +137,48 @@ impl Shared {
         let (scope, keys) = (self.configuration.scope(), self.configuration.public_keys());
         let mut keychain = Keychain::new(scope, keys, Principal::Client(id), identity);
         keychain.renew(self.clock.epoch(), inner.rng.next_seed());
-        for (replica, connected) in self.group.replicas().zip(&inner.replicas) {
-            if let Some(Connected { outgoing, nonce, new_key }) = connected
-                && accept_key(&mut keychain, new_key).is_ok()
-            {
-                join(&keychain, replica, outgoing, nonce);
-            }
-        }
         let seed = inner.rng.next_seed();
         settings.seed = u64::from_le_bytes(*seed.first_chunk().expect("32 bytes"));
         let configuration = Configuration::clone(&self.configuration);
-        let client = client::Client::new(configuration, id, incarnation, keychain, settings);
+        let mut client = client::Client::new(configuration, id, incarnation, keychain, settings);
+        for succession in &inner.successions {
+            client.handle_succession(self.clock.now(), succession);
+        }
+        for (replica, connected) in self.group.replicas().zip(&inner.replicas) {
+            if let Some(Connected { outgoing, nonce, new_key }) = connected
+                && accept_key(client.keychain_mut(), new_key).is_ok()
+            {
+                join(&client, replica, outgoing, nonce);
+            }
+        }
         let (queue, waiting) = Default::default();
         *slot = Some(Box::new(Member { client, queue, waiting, due: None, touched: false }));
     }
 }
 
-fn join(keychain: &Keychain, replica: ReplicaId, outgoing: &Rc<Outgoing>, nonce: &[u8; 32]) {
-    let join = frame::join(keychain, Principal::Replica(replica), nonce);
+impl Shared {
+    /// Something about the configuration is of interest to all clients of the link alike: what proves
+    /// itself goes to all, and one asks for all of them.
+    fn on_membership(&self, message: &Unverified<Message>) {
+        let inner = &mut *self.inner.borrow_mut();
+        let all = matches!(message.body, Message::Succession(_));
+        let members = inner.clients.iter_mut().zip((0..).map(ClientId));
+        let members = members.filter_map(|(member, id)| Some((member.as_mut()?, id)));
+        let mut fed = Vec::new();
+        for (member, id) in members.take(if all { usize::MAX } else { 1 }) {
+            member.client.handle_message(self.clock.now(), message.clone());
+            fed.push(id);
+        }
+        fed.into_iter().for_each(|id| inner.touch(id));
+    }
+}
+
+fn join(client: &client::Client, replica: ReplicaId, outgoing: &Rc<Outgoing>, nonce: &[u8; 32]) {
+    let join = frame::join(client.keychain(), Principal::Replica(replica), nonce);
     outgoing.put_bytes(&join.expect("a client's key is renewed before it joins"));
+    if let Some(greeting) = client.greeting() {
+        outgoing.put(|out| frame::put_message(out, &greeting));
+    }
     outgoing.flush();
 }
 
@@ -264,6 +291,17 @@ impl Inner {
                         connected.send(&message, &mut self.dirty);
                     }
                 }
+                ClientAction::Succession(succession) => {
+                    if self.successions.last().is_none_or(|last| last.start < succession.start) {
+                        // Somebody else has their places: their connections mean nothing any more.
+                        for (index, _) in &succession.reconfigure.replacements {
+                            if let Some(gone) = self.replicas[index.index()].take() {
+                                gone.outgoing.close();
+                            }
+                        }
+                        self.successions.push(*succession);
+                    }
+                }
                 ClientAction::Outcome(outcome) => {
                     for replica in outcome.disagreed.iter() {
                         *self.suspects.entry(replica).or_default() += 1;
@@ -291,6 +329,7 @@ impl Inner {
             suspects: self.suspects.clone(),
             in_flight: self.in_flight,
             refused: self.refused.clone(),
+            successions: self.successions.clone(),
         };
         self.status.send_if_modified(|known| {
             let changed = *known != status;
@@ -303,7 +342,11 @@ impl Inner {
 impl Member {
     fn submit(&mut self, now: Instant, in_flight: &mut usize) {
         while let Some(waiting) = self.queue.pop_front() {
-            match self.client.submit(now, waiting.operation.clone(), waiting.options) {
+            let submitted = match &waiting.asks {
+                Asks::Operation(operation, options) => self.client.submit(now, operation.clone(), *options),
+                Asks::Reconfigure(order) => self.client.submit_reconfigure(now, order),
+            };
+            match submitted {
                 Ok(request) => _ = self.waiting.insert(request, waiting),
                 Err(SubmitRefused::WindowFull { .. }) => {
                     self.queue.push_front(waiting); // until an outcome makes room
@@ -357,7 +400,7 @@ impl Dialler for Shared {
         self.on_new_key(new_key.clone())?;
         let inner = &mut *self.inner.borrow_mut();
         for member in inner.clients.iter().flatten() {
-            join(member.client.keychain(), peer, outgoing, &nonce);
+            join(&member.client, peer, outgoing, &nonce);
         }
         let outgoing = Rc::clone(outgoing);
         inner.replicas[peer.index()] = Some(Connected { outgoing, nonce, new_key });
@@ -386,6 +429,7 @@ impl Dialler for Shared {
             Message::Reply(reply) => reply.client,
             Message::Busy(busy) => busy.client,
             Message::Seal(seal) => seal.client,
+            Message::Configured(_) | Message::Succession(_) => return self.on_membership(&message),
             _ => return,
         };
         let inner = &mut *self.inner.borrow_mut();

@@ -32,6 +32,7 @@ use crate::{
     crypto::{Identity, Keychain, NewKey, Principal, SeedRng},
     group::{Configuration, InvalidConfiguration, ReplicaId, Sequence, View},
     journal::{Journal, JournalFailed, JournalSetup, Owner},
+    membership::Succession,
     message::{Message, Unverified},
     replica::{Action, Ignored, JournalPosition, Misbehaviour, Record, RecoveryFailed, Replica, Settings},
     service::Service,
@@ -45,8 +46,11 @@ const EVIDENCE_KEPT: usize = 32;
 /// All that a replica needs.
 #[derive(Debug)]
 pub struct ReplicaSetup {
-    /// The group's genesis.
+    /// The configuration that the replica begins with, for ever the same: the group's genesis, or the one
+    /// that made it a member.
     pub configuration: Configuration,
+    /// What led to that configuration; none for the genesis.
+    pub succession: Option<Succession>,
     /// Which replica this is.
     pub index: ReplicaId,
     /// Its identity: the private half of its key in the configuration.
@@ -76,8 +80,19 @@ impl ReplicaSetup {
         seed: [u8; 32],
     ) -> Self {
         let (settings, transport) = Default::default();
-        let journal = None;
-        Self { configuration, index, identity, journal, listener, peers, seed, settings, transport }
+        let (succession, journal) = (None, None);
+        Self {
+            configuration,
+            succession,
+            index,
+            identity,
+            journal,
+            listener,
+            peers,
+            seed,
+            settings,
+            transport,
+        }
     }
 }
 
@@ -90,6 +105,17 @@ pub enum ServeFailed {
     /// The identity is not the one in the configuration.
     #[error("identity is not that of replica {0} in the configuration")]
     Identity(ReplicaId),
+    /// The configuration is not the genesis, and what led to it is not given, or leads elsewhere.
+    #[error("configuration {0} needs the succession that led to it")]
+    Succession(u64),
+    /// The operator gave the replica's place to another key. Its journal is of no use any more.
+    #[error("replica {index} was replaced in configuration {configuration}")]
+    Replaced {
+        /// Its index.
+        index: ReplicaId,
+        /// The configuration without it.
+        configuration: u64,
+    },
     /// The journal can't be opened or written. The replica must not vote on.
     #[error("journal: {0}")]
     Journal(#[from] JournalFailed),
@@ -107,6 +133,8 @@ pub enum ServeFailed {
 /// What a running replica tells about itself.
 #[derive(Clone, Debug, Default)]
 pub struct ReplicaStatus {
+    /// The configuration it is in.
+    pub configuration: u64,
     /// The view it is in, or wants to enter.
     pub view: View,
     /// Whether it has left the view before and not entered that one yet.
@@ -150,7 +178,7 @@ impl ReplicaHandle {
         self.status.clone()
     }
 
-    /// Waits until the replica stops by itself, which it does on a failed disk only.
+    /// Waits until the replica stops by itself, which it does on a failed disk, or when it is replaced.
     ///
     /// # Errors
     /// Says why it stopped.
@@ -187,8 +215,15 @@ pub fn serve(
     setup: ReplicaSetup,
     service: impl Service + Send + 'static,
 ) -> Result<ReplicaHandle, ServeFailed> {
-    let ReplicaSetup { configuration, index, identity, journal, listener, peers, .. } = setup;
+    let ReplicaSetup { configuration, succession, index, identity, journal, listener, peers, .. } = setup;
     configuration.validate()?;
+    let number = configuration.number;
+    let leads = |succession: &Succession| {
+        (succession.reconfigure.number, succession.start) == (number, configuration.start)
+    };
+    if number > 0 && !succession.as_ref().is_some_and(leads) {
+        return Err(ServeFailed::Succession(number));
+    }
     if configuration.replicas.get(index.index()) != Some(identity.public_key()) {
         return Err(ServeFailed::Identity(index));
     }
@@ -209,13 +244,20 @@ pub fn serve(
     let (stop, stopped) = oneshot::channel();
     let (alive, ended) = watch::channel(());
     // Recovery runs on the caller's time, so that its failure is this function's.
+    let begin = |configuration, keychain, service, settings| match succession.filter(|_| number > 0) {
+        Some(succession) => Replica::join(configuration, succession, index, keychain, service, settings),
+        None => Replica::new(configuration, index, keychain, service, settings),
+    };
     let (replica, disk) = match opened {
+        Some((journal, _, records)) if records.is_empty() => {
+            (begin(configuration, keychain, service, settings), Some(Disk::start(journal)?))
+        }
         Some((journal, first, records)) => {
             let records = (first.0..).map(JournalPosition).zip(records);
             let replica = Replica::recover(configuration, index, keychain, service, settings, records)?;
             (replica, Some(Disk::start(journal)?))
         }
-        None => (Replica::new(configuration, index, keychain, service, settings), None),
+        None => (begin(configuration, keychain, service, settings), None),
     };
     let thread = thread::Builder::new().name(format!("pbft-replica-{index}")).spawn(move || {
         let _alive = alive;
@@ -337,6 +379,11 @@ async fn drive<S: Service>(shared: &Shared<S>) -> Result<(), ServeFailed> {
             inner.replica.handle_durable(shared.clock.now(), progress.borrow_and_update().durable);
         }
         inner.step(shared.clock.now());
+        if inner.replica.is_retired() {
+            let (index, configuration) = (inner.replica.id(), inner.replica.configuration().number);
+            tracing::warn!(%index, configuration, "replaced: this replica takes part no more");
+            return Err(ServeFailed::Replaced { index, configuration });
+        }
         stale = true;
         if published.elapsed() >= STATUS_PERIOD {
             inner.publish();
@@ -399,6 +446,7 @@ impl<S: Service> Inner<S> {
         let replica = &self.replica;
         let connected = (0..).map(ReplicaId).zip(&self.routes.replicas);
         let status = ReplicaStatus {
+            configuration: replica.configuration().number,
             view: replica.view(),
             changing: replica.is_changing(),
             primary: replica.primary(),

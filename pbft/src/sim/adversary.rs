@@ -2,6 +2,7 @@
 //! lie a file. It knows its own keys and nobody else's, so what it says is proven to be its own.
 
 use crate::crypto::{Domain, Keychain, Principal};
+use crate::group::Configuration;
 use crate::message::{Checkpoint, Form, Message, Proof, Unverified, ViewChange, state_statement, wire};
 
 use super::random::Random;
@@ -54,6 +55,13 @@ impl Adversary {
         Self { lie, keychain }
     }
 
+    /// Goes over to another configuration, as the replica whose words it twists.
+    pub(super) fn follow(&mut self, configuration: &Configuration) {
+        if self.keychain.scope().configuration != configuration.number {
+            self.keychain.succeed(configuration.scope(), configuration.public_keys());
+        }
+    }
+
     /// What reaches the network instead of a message, if anything does.
     pub(super) fn twist(
         &mut self,
@@ -81,6 +89,7 @@ impl Adversary {
             Form::Tag => Proof::Tag(self.keychain.tag(to, domain, &bytes)),
             Form::Authenticator => Proof::Authenticator(self.keychain.authenticator(domain, &bytes)),
             Form::Signature => Proof::Signature(self.keychain.sign(domain, &bytes)),
+            Form::Nothing => Proof::Nothing,
         };
         Unverified { sender: self.keychain.me(), body, bytes, proof }
     }

@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 
+use super::Executed;
 use super::disk::Disk;
-use super::{Executed, Setup};
 use crate::client::Outcome;
-use crate::crypto::Digest;
+use crate::crypto::{Digest, Scope};
 use crate::group::{ClientId, ReplicaId, Sequence};
 use crate::message::Message;
 
@@ -99,7 +99,7 @@ pub enum Violation {
 }
 
 /// All checkers of a run.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Checkers {
     agreement: Agreement,
     validity: Validity,
@@ -110,17 +110,6 @@ pub(super) struct Checkers {
 }
 
 impl Checkers {
-    pub(super) fn new(setup: &Setup) -> Self {
-        Self {
-            agreement: Agreement::default(),
-            validity: Validity::default(),
-            exactly_once: ExactlyOnce::default(),
-            durability: Durability::default(),
-            promises: Promises::new(setup),
-            violation: None,
-        }
-    }
-
     pub(super) fn violation(&self) -> Option<&Violation> {
         self.violation.as_ref()
     }
@@ -174,11 +163,11 @@ impl Checkers {
     /// A replica sends something.
     pub(super) fn says(
         &mut self,
-        replica: ReplicaId,
+        (replica, scope): (ReplicaId, Scope),
         (message, bytes): (&Message, &[u8]),
         disk: Option<&Disk>,
     ) {
-        let verdict = self.promises.check(replica, message, bytes, disk);
+        let verdict = self.promises.check((replica, scope), message, bytes, disk);
         self.note(verdict);
         if let Message::Checkpoint(checkpoint) = message {
             let verdict = self.agreement.check_state(replica, checkpoint.sequence, &checkpoint.state);

@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! group f=1 clients=1 k=4 l=8 …   begins; further: in-flight, batch, window, history, snapshot,
-//!                                 view-timeout, journal
+//!                                 view-timeout, journal, operator
 //! request C name…                 submits operations in one bundle; a read ends in `all?`
 //! receipt C name                  submits an operation and asks for a receipt
 //! settle                          what is under way happens; no timer fires
@@ -21,6 +21,8 @@
 //! lie A B n=N                     a made-up state at checkpoint N from A to B
 //! prepare|commit A B n=N [v=V]    a vote of A's own making to B, for the batch that was voted for last
 //! propose A B n=N [v=V]           an empty batch of A's own making to B
+//! replace C R                     the operator orders, through client C, to replace R
+//! newcomer R                      a replica with an empty disk takes the place of R
 //! places                          what each replica has executed, holds stable, and where it is
 //! ignored                         what each replica put aside
 //! ```
@@ -124,6 +126,9 @@ fn group(words: &[&str]) -> Option<Cluster<Ledger>> {
     setup.settings.snapshot_bytes_min = number("snapshot", 1 << 20)?;
     setup.settings.view_timeout = Duration::from_millis(number("view-timeout", 250)?);
     setup.settings.journal = number("journal", 1)? == 1;
+    if number("operator", 0)? == 1 {
+        setup.with_operator();
+    }
     let mut cluster = Cluster::new(setup, Ledger);
     cluster.run_for(Duration::from_millis(10));
     cluster.take_sent();
@@ -152,6 +157,17 @@ fn perform(stage: &mut Stage, name: &str, rest: &[&str], out: &mut String) -> Op
                     cluster.cut(from, to);
                 }
             }
+        }
+        ("replace", [client, replaced]) => {
+            let replaced = principals(cluster, replaced)?.into_iter().map(|principal| match principal {
+                Principal::Replica(id) => Some(id),
+                Principal::Client(_) => None,
+            });
+            let replaced = replaced.collect::<Option<Vec<_>>>()?;
+            cluster.order_replacement(ClientId(client.parse().ok()?), &replaced).ok()?;
+        }
+        ("newcomer", [id]) => {
+            cluster.replace(ReplicaId(id.parse().ok()?)).then_some(())?;
         }
         ("mend", []) => cluster.mend(),
         ("crash" | "restart", [which]) => {
@@ -196,6 +212,8 @@ fn vote(
             first.put_u64(sequence.0);
             first.put_u64(1); // the agreed time
             first.put_u64(0); // no leaves in the history
+            first.put_u64(0); // no boundary
+            first.put_u32(0); // and no order that leads to one
             let pages = vec![Page { at: PageCursor::default(), bytes: first.freeze() }];
             Message::Data(Data { sequence, from: PageCursor::default(), pages, next: None })
         }
@@ -270,6 +288,7 @@ fn bundle(cluster: &mut Cluster<Ledger>, client: &str, words: &[&str]) -> Option
         read_only: false,
         receipt: false,
         replier: ReplicaId(0),
+        reconfigure: false,
     };
     for operation in &request.operations {
         cluster.checkers.submitted(client, operation);
@@ -304,7 +323,15 @@ fn places(cluster: &Cluster<Ledger>, out: &mut String) {
                     view if replica.is_changing() => format!(" wants view={view}"),
                     view => format!(" view={view}"),
                 };
-                let mark = if replica.is_transferring() { "  transferring" } else { "" };
+                let mark = match (replica.is_retired(), replica.is_transferring()) {
+                    (true, _) => "  retired",
+                    (false, true) => "  transferring",
+                    _ => "",
+                };
+                let view = match replica.configuration().number {
+                    0 => view,
+                    number => format!(" configuration={number}{view}"),
+                };
                 writeln!(out, "{id}  executed={executed} stable={stable} leaves={leaves}{view}{mark}")
             }
         };
@@ -430,12 +457,23 @@ fn describe(message: &Message) -> String {
         Message::Want(_) => "WANT",
         Message::Body(_) => "BODY",
         Message::Committed(_) => "COMMITTED",
+        Message::Configured(_) => "CONFIGURED",
+        Message::Succession(_) => "SUCCESSION",
     };
     let fields = match message {
         Message::Request(m) => {
             let last = m.end().0 - 1;
             let t = if last == m.first.0 { m.first.to_string() } else { format!("{}-{last}", m.first) };
-            format!("t={t} floor={}{}", m.floor, if m.read_only { " read-only" } else { "" })
+            {
+                let how = if m.read_only {
+                    " read-only"
+                } else if m.reconfigure {
+                    " reconfigure"
+                } else {
+                    ""
+                };
+                format!("t={t} floor={}{how}", m.floor)
+            }
         }
         Message::PrePrepare(m) => {
             let requests = m.batch.requests.iter().map(|request| {
@@ -492,6 +530,17 @@ fn describe(message: &Message) -> String {
         }
         Message::Want(m) => format!("n={} d={}", m.sequence, short(&m.digest)),
         Message::Committed(m) => format!("n={} d={}", m.sequence, short(&m.digest)),
+        Message::Configured(m) => format!("configuration={}", m.number),
+        Message::Succession(m) => {
+            let replaced: Vec<_> =
+                m.reconfigure.replacements.iter().map(|(index, _)| index.0.to_string()).collect();
+            format!(
+                "configuration={} start={} replaces {}",
+                m.reconfigure.number,
+                m.start,
+                replaced.join(",")
+            )
+        }
         Message::Body(m) => format!("n={} of {} bytes", m.sequence, m.batch.bytes.len()),
     };
     format!("{kind} {fields}").trim_end().to_owned()

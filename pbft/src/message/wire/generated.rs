@@ -11,7 +11,7 @@ pub struct Envelope {
     pub kind: u32,
     #[prost(bytes = "bytes", tag = "4")]
     pub body: ::prost::bytes::Bytes,
-    #[prost(oneof = "envelope::Proof", tags = "5, 6, 7")]
+    #[prost(oneof = "envelope::Proof", tags = "5, 6, 7, 8")]
     pub proof: ::core::option::Option<envelope::Proof>,
 }
 /// Nested message and enum types in `Envelope`.
@@ -27,6 +27,9 @@ pub mod envelope {
         /// RSA, so that anyone may pass the message on.
         #[prost(bytes, tag = "7")]
         Signature(::prost::bytes::Bytes),
+        /// Such a message is a hint, or proves itself.
+        #[prost(bool, tag = "8")]
+        Nothing(bool),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -47,6 +50,8 @@ pub struct Request {
     pub receipt: bool,
     #[prost(uint32, tag = "8")]
     pub replier: u32,
+    #[prost(bool, tag = "9")]
+    pub reconfigure: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PrePrepare {
@@ -223,6 +228,25 @@ pub struct Committed {
     #[prost(bytes = "bytes", tag = "2")]
     pub digest: ::prost::bytes::Bytes,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Configured {
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Succession {
+    /// A Reconfigure in its own encoding: the operator's signature is over those bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub reconfigure: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "2")]
+    pub start: u64,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub protocol: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub service: ::prost::bytes::Bytes,
+    #[prost(message, repeated, tag = "5")]
+    pub votes: ::prost::alloc::vec::Vec<Vote>,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Body {
     #[prost(uint64, tag = "1")]
@@ -321,7 +345,7 @@ pub struct NewKey {
 /// A record of the journal.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Record {
-    #[prost(oneof = "record::Record", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "record::Record", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
     pub record: ::core::option::Option<record::Record>,
 }
 /// Nested message and enum types in `Record`.
@@ -340,9 +364,8 @@ pub mod record {
         Checkpoint(super::StateAt),
         #[prost(message, tag = "5")]
         Stable(super::Certificate),
-        /// Its digest is empty: it is not known before the end.
         #[prost(message, tag = "6")]
-        SnapshotBegin(super::StateAt),
+        SnapshotBegin(super::SnapshotBegin),
         #[prost(message, tag = "7")]
         SnapshotPages(super::Pages),
         #[prost(message, tag = "8")]
@@ -353,6 +376,8 @@ pub mod record {
         NewView(super::SignedNewView),
         #[prost(message, tag = "11")]
         Learned(super::Body),
+        #[prost(message, tag = "12")]
+        Succession(super::Succession),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -371,6 +396,14 @@ pub struct StateAt {
     pub sequence: u64,
     #[prost(bytes = "bytes", tag = "2")]
     pub state: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SnapshotBegin {
+    #[prost(uint64, tag = "1")]
+    pub sequence: u64,
+    /// What led to the configuration that the copy was made in.
+    #[prost(message, repeated, tag = "2")]
+    pub successions: ::prost::alloc::vec::Vec<Succession>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Pages {

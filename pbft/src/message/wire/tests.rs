@@ -1,6 +1,7 @@
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
+use crate::membership::{Reconfigure, Succession};
 
 fn bytes(max: usize) -> impl Strategy<Value = Bytes> {
     vec(any::<u8>(), 0..=max).prop_map(Bytes::from)
@@ -22,6 +23,7 @@ fn request() -> impl Strategy<Value = Request> {
             read_only,
             receipt,
             replier: ReplicaId(replier),
+            reconfigure: receipt && !read_only,
         },
     )
 }
@@ -191,13 +193,32 @@ fn message() -> impl Strategy<Value = Message> {
                 Message::Data(Data { sequence: Sequence(sequence), from, pages, next })
             }
         ),
+        any::<u64>().prop_map(|number| Message::Configured(Configured { number })),
+        succession().prop_map(Message::Succession),
     ]
 }
 
+fn succession() -> impl Strategy<Value = Succession> {
+    let order = (any::<u64>(), digest(), 0..3u32, bytes(64));
+    (order, certificate(), digest(), digest()).prop_map(|(order, certificate, protocol, service)| {
+        let (number, replaces, count, signature) = order;
+        let key = |index: u32| (ReplicaId(index), crate::crypto::PublicKey::fixture(index));
+        let replacements = (0..count).map(key).collect();
+        let signature = Signature(signature);
+        Succession {
+            reconfigure: Reconfigure { number, replaces, replacements, signature },
+            start: certificate.sequence,
+            protocol,
+            service,
+            votes: certificate.votes,
+        }
+    })
+}
+
 fn record() -> impl Strategy<Value = Record> {
-    let signed = (certificate(), view_change(), new_view());
-    (0..11, any::<u64>(), any::<u64>(), digest(), pre_prepare(), pages(), signed).prop_map(
-        |(kind, view, sequence, digest, pre_prepare, pages, (stable, view_change, new_view))| {
+    let signed = (certificate(), view_change(), new_view(), succession());
+    (0..12, any::<u64>(), any::<u64>(), digest(), pre_prepare(), pages(), signed).prop_map(
+        |(kind, view, sequence, digest, pre_prepare, pages, (stable, view_change, new_view, succession))| {
             let (view, sequence, state) = (View(view), Sequence(sequence), digest);
             match kind {
                 0 => Record::PrePrepared(pre_prepare),
@@ -208,7 +229,8 @@ fn record() -> impl Strategy<Value = Record> {
                 8 => Record::ViewChange(view_change),
                 9 => Record::NewView(new_view),
                 10 => Record::Learned { sequence, batch: pre_prepare.batch },
-                5 => Record::SnapshotBegin { sequence },
+                11 => Record::Succession(succession.into()),
+                5 => Record::SnapshotBegin { sequence, successions: vec![succession] },
                 6 => Record::SnapshotPages { pages },
                 _ => Record::SnapshotEnd(stable),
             }
@@ -230,11 +252,12 @@ proptest! {
     #[test]
     fn every_message_survives_the_wire(
         body in message(), client in any::<bool>(), index in any::<u32>(),
-        form in 0..3, tag in any::<[u8; 16]>(), tags in bytes(64),
+        form in 0..4, tag in any::<[u8; 16]>(), tags in bytes(64),
     ) {
         let proof = match form {
             0 => Proof::Tag(Tag(tag)),
             1 => Proof::Authenticator(Authenticator(tags)),
+            2 => Proof::Nothing,
             _ => Proof::Signature(Signature(tags)),
         };
         let bytes = encode_body(&body);
