@@ -41,6 +41,8 @@ pub enum Mutation {
     TrustNewView,
     /// A client takes f+1 equal answers.
     AnswerAtWeakQuorum,
+    /// A restarted replica answers reads before it has executed again what it may have answered before.
+    ReadTooEarly,
 }
 
 #[cfg(feature = "sim")]
