@@ -52,3 +52,11 @@ fn main() {
     println!("sums, and what was read at last: {sums:?}");
     assert_eq!(sums, [3, 8, 16, 16]);
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn example_runs() {
+        super::main();
+    }
+}

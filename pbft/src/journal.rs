@@ -1,7 +1,7 @@
 //! The journal: what a replica promised, as bytes that survive a crash.
 //!
-//! This module is the format and its recovery, from bytes to bytes; with the feature `runtime`,
-//! [`Journal`] keeps it in files.
+//! This module is the format and its recovery, from bytes to bytes; with the feature
+//! `file-journal`, which `runtime` brings along, [`Journal`] keeps it in files.
 //!
 //! A journal is a row of segments. A segment is a header and then records, one after the other:
 //!
@@ -20,13 +20,13 @@
 //! the journal and names the offset, and the replica must be replaced (a lost disk is a membership
 //! change). Segments but the last were durable as a whole before the next one began.
 
-#[cfg(feature = "runtime")]
+#[cfg(feature = "file-journal")]
 mod file;
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 use thiserror::Error;
 
-#[cfg(feature = "runtime")]
+#[cfg(feature = "file-journal")]
 pub use self::file::{Journal, JournalFailed, JournalSetup, SyncPolicy};
 use crate::{
     crypto::Digest,

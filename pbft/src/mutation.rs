@@ -49,6 +49,8 @@ pub enum Mutation {
     ForgetSuccession,
     /// Anybody may order to replace members.
     TrustReconfigure,
+    /// A restarted replica answers reads before it has executed again what it may have answered before.
+    ReadTooEarly,
 }
 
 #[cfg(feature = "sim")]

@@ -28,6 +28,7 @@ use crate::time::Instant;
 mod adversary;
 pub mod checker;
 mod disk;
+pub mod kv;
 mod ledger;
 mod membership;
 mod network;

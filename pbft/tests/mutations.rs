@@ -5,6 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use quorate_pbft::mutation::{self, Mutation};
+use quorate_pbft::sim::checker::linearizability::Objection;
+use quorate_pbft::sim::kv::{self, run::Reason};
 use quorate_pbft::sim::{run, script};
 
 /// The story comes out otherwise, or an assertion stops it.
@@ -23,6 +25,15 @@ fn seeds_notice(mutation: Mutation) {
         outcome.map_or(true, |outcome| outcome.is_err())
     };
     assert!((0..200).any(notices), "200 seeds do not notice {mutation:?}");
+}
+
+/// One of the first histories of the key-value store is not linearizable.
+fn histories_notice(mutation: Mutation) {
+    let notices = |seed| {
+        let failed = mutation::with(mutation, || kv::run::seed(seed, 100)).err();
+        matches!(failed.map(|failed| failed.reason), Some(Reason::Objection(Objection::Inexplicable(_))))
+    };
+    assert!((0..200).any(notices), "200 histories do not notice {mutation:?}");
 }
 
 #[test]
@@ -103,6 +114,12 @@ fn forgetting_that_a_view_was_left_is_noticed() {
 #[test]
 fn taking_f_plus_one_answers_is_noticed() {
     story_notices(Mutation::AnswerAtWeakQuorum, "normal_case");
+    histories_notice(Mutation::AnswerAtWeakQuorum);
+}
+
+#[test]
+fn reading_too_early_after_a_crash_is_noticed() {
+    histories_notice(Mutation::ReadTooEarly);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use super::{Ignored, Replica};
 use crate::crypto::{Digest, DigestAlgorithm, Principal};
 use crate::group::{ClientId, Incarnation, Limits, Sequence, Timestamp, View};
 use crate::message::{Answer, Batch, Busy, Content, Message, Reply, Request, Seal, Unverified};
+use crate::mutation::{self, Mutation};
 use crate::service::Service;
 use crate::time::Instant;
 
@@ -410,7 +411,8 @@ impl<S: Service> Replica<S> {
     /// 2f+1 equal answers: they share a correct replica with every quorum that acknowledged a write.
     fn on_read(&mut self, request: &Request) {
         let client = request.client;
-        if self.transfer.is_active() || !self.may_answer() || self.executed() < self.reads_from {
+        let too_early = self.executed() < self.reads_from && !mutation::is_on(Mutation::ReadTooEarly);
+        if self.transfer.is_active() || !self.may_answer() || too_early {
             return self.put_aside(Ignored::Stale);
         }
         let mut room = self.configuration.limits.reply_bytes_max as usize;

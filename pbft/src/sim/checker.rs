@@ -12,6 +12,7 @@ use crate::message::Message;
 pub mod agreement;
 pub mod durability;
 pub mod exactly_once;
+pub mod linearizability;
 pub mod promise;
 pub mod validity;
 
