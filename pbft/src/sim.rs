@@ -8,7 +8,7 @@
 //! [`checker`]s look at every step. [`run::seed`] is a whole run with faults; [`script`] runs
 //! stories in text files.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BinaryHeap;
 use std::rc::Rc;
 use std::time::Duration;
@@ -116,10 +116,18 @@ pub struct Executed {
 struct Witness<S> {
     service: S,
     seen: Rc<RefCell<Vec<Executed>>>,
+    /// The next operation goes wrong.
+    strays: Rc<Cell<bool>>,
 }
+
+/// A page that no operation writes, but for one that goes wrong.
+const STRAY_PAGE: u64 = (1 << 30) - 1;
 
 impl<S: Service> Service for Witness<S> {
     fn execute(&self, context: &Context, operation: &[u8], state: &mut State) -> Bytes {
+        if self.strays.take() {
+            state.write(STRAY_PAGE, &context.sequence.0.to_be_bytes());
+        }
         self.seen.borrow_mut().push(Executed {
             sequence: context.sequence,
             client: context.client,
@@ -143,6 +151,9 @@ struct Node<S> {
     syncing: bool,
     wake: Option<Instant>,
     seen: Rc<RefCell<Vec<Executed>>>,
+    strays: Rc<Cell<bool>>,
+    /// It went wrong, without lying.
+    strayed: bool,
     /// How it lies, if it does.
     adversary: Option<Adversary>,
     /// Somebody else spoke in its name, so that it may be accused.
@@ -262,8 +273,8 @@ impl<S: Service + Clone> Cluster<S> {
             setup,
         };
         for id in cluster.replica_ids() {
-            let seen = Rc::default();
-            let replica = Some(cluster.fresh(id, &seen));
+            let (seen, strays) = Default::default();
+            let replica = Some(cluster.fresh(id, &seen, &strays));
             let disk = Disk::new(Group::new(&cluster.setup.configuration));
             cluster.nodes.push(Node {
                 replica,
@@ -272,6 +283,8 @@ impl<S: Service + Clone> Cluster<S> {
                 syncing: false,
                 wake: None,
                 seen,
+                strays,
+                strayed: false,
                 adversary: None,
                 impersonated: false,
             });
@@ -286,8 +299,14 @@ impl<S: Service + Clone> Cluster<S> {
         cluster
     }
 
-    fn fresh(&self, id: ReplicaId, seen: &Rc<RefCell<Vec<Executed>>>) -> Replica<Witness<S>> {
-        let witness = Witness { service: self.service.clone(), seen: Rc::clone(seen) };
+    fn fresh(
+        &self,
+        id: ReplicaId,
+        seen: &Rc<RefCell<Vec<Executed>>>,
+        strays: &Rc<Cell<bool>>,
+    ) -> Replica<Witness<S>> {
+        let (seen, strays) = (Rc::clone(seen), Rc::clone(strays));
+        let witness = Witness { service: self.service.clone(), seen, strays };
         let configuration = self.setup.configuration.clone();
         Replica::new(
             configuration,
@@ -324,10 +343,19 @@ impl<S: Service + Clone> Cluster<S> {
         self.nodes[id.index()].adversary = Some(Adversary::some(&mut self.random, keys));
     }
 
-    /// Whether a replica does not lie.
+    /// The next operation that a replica executes goes wrong there, as on a faulty machine. What it executes
+    /// and says is no checker's business any more.
+    pub fn stray(&mut self, id: ReplicaId) {
+        let node = &mut self.nodes[id.index()];
+        node.strays.set(true);
+        node.strayed = true;
+    }
+
+    /// Whether a replica does not lie, and never went wrong.
     #[must_use]
     pub fn is_correct(&self, id: ReplicaId) -> bool {
-        self.nodes[id.index()].adversary.is_none()
+        let node = &self.nodes[id.index()];
+        node.adversary.is_none() && !node.strayed
     }
 
     /// The time.
@@ -384,7 +412,12 @@ impl<S: Service + Clone> Cluster<S> {
         self.network.cut(from, to);
     }
 
-    /// Takes all cuts back.
+    /// What gets from one to the other takes so much longer from now on.
+    pub fn slow(&mut self, from: Principal, to: Principal, longer: Duration) {
+        self.network.slow(from, to, longer);
+    }
+
+    /// Takes all cuts back, and what was slow is as fast as the rest.
     pub fn mend(&mut self) {
         self.network.mend();
     }
@@ -456,8 +489,9 @@ impl<S: Service + Clone> Cluster<S> {
         if self.nodes[id.index()].replica.is_some() {
             return;
         }
-        let seen = Rc::clone(&self.nodes[id.index()].seen);
-        let witness = Witness { service: self.service.clone(), seen };
+        let node = &self.nodes[id.index()];
+        let (seen, strays) = (Rc::clone(&node.seen), Rc::clone(&node.strays));
+        let witness = Witness { service: self.service.clone(), seen, strays };
         let keys = self.keys(Principal::Replica(id));
         let (configuration, settings) = (self.setup.configuration.clone(), self.setup.settings.clone());
         let records = self.nodes[id.index()].disk.records();
