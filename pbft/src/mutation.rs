@@ -31,7 +31,7 @@ pub enum Mutation {
     TrustMetaData,
     /// Pages that a fetched state does not have any more are kept.
     KeepVanished,
-    /// A replica whose state is not the group's serves it to others.
+    /// A replica whose state is not the group's, or that fetches another one, serves it to others.
     ServeDiverged,
     /// A new view forgets what was prepared in those before.
     ForgetPrepared,

@@ -12,6 +12,8 @@
 //!
 //! The operator decides which state is right, and begins a new group with it.
 
+use std::fmt;
+
 use super::{Misbehaviour, Replica};
 use crate::group::Sequence;
 use crate::service::Service;
@@ -34,6 +36,19 @@ pub enum Readiness {
     Stalled,
     /// More than f replicas have diverged ([`Misbehaviour::Split`]).
     Halted,
+}
+
+impl fmt::Display for Readiness {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Ready => "ready",
+            Self::Changing => "changing the view",
+            Self::Transferring => "fetching a state",
+            Self::Diverged => "diverged",
+            Self::Stalled => "stalled",
+            Self::Halted => "halted",
+        })
+    }
 }
 
 #[derive(Debug, Default)]
@@ -71,7 +86,8 @@ impl<S: Service> Replica<S> {
         self.health.halted
     }
 
-    /// Notes whether something waits, and what was executed meanwhile.
+    /// Notes whether something waits, and what was executed meanwhile; gives up on a state that was reached
+    /// without fetching it.
     pub(super) fn watch_progress(&mut self) {
         let executed = self.executed();
         let waits = self.waits_for_primary() || !self.admission.is_empty();
@@ -82,6 +98,10 @@ impl<S: Service> Replica<S> {
             health.waits_since = Some(self.now);
         }
         health.executed = executed;
+        let overtaken = self.transfer.sequence().is_some_and(|sequence| sequence <= executed);
+        if overtaken && !self.checkpoints.has_diverged() {
+            self.transfer.stop();
+        }
     }
 
     /// Upon votes of which more than f differ from the most.

@@ -168,8 +168,8 @@ impl<S: Service> Replica<S> {
 
     /// Serves parts of a checkpoint that is still here; else says which ones are.
     pub(super) fn on_fetch(&mut self, from: ReplicaId, message: &Fetch) {
-        let diverged = self.checkpoints.has_diverged() && !mutation::is_on(Mutation::ServeDiverged);
-        if diverged || self.transfer.is_active() {
+        let whole = !self.checkpoints.has_diverged() && !self.transfer.is_active();
+        if !whole && !mutation::is_on(Mutation::ServeDiverged) {
             return self.put_aside(Ignored::Stale);
         }
         let (now, rate) = (self.now, self.settings.fetch_bytes_per_second);
