@@ -1,7 +1,7 @@
 //! The replica: one PBFT replica around the state machine of its function.
 //!
 //! It listens at two places: the PBFT transport, where its peers and the set's worker reach it, and gRPC
-//! for `Replica.Status` and the health service. It needs nobody but its peers: a control plane that is
+//! for `Replica.Status` and the health service, which says whether the replica is of use to its group. It needs nobody but its peers: a control plane that is
 //! gone changes nothing for a replica that runs.
 
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     },
 };
 use quorate_pbft::{
-    ReplicaId,
+    Readiness, ReplicaId,
     runtime::{self, JournalSetup, ReplicaSetup, ReplicaStatus, ServeFailed, SyncPolicy},
 };
 use tokio::{net::TcpListener, sync::watch};
@@ -23,6 +23,7 @@ use tonic::{
     Request, Response, Status,
     transport::{Server, server::TcpIncoming},
 };
+use tonic_health::{ServingStatus, server::HealthReporter};
 
 /// Runs a replica until its attachment ends. It needs no more than a current-thread runtime; the state
 /// machine has a thread of its own.
@@ -71,7 +72,7 @@ pub async fn serve(
     let mut setup = ReplicaSetup::new(genesis, ReplicaId(index), identity, transport, peers, seed);
     setup.journal = Some(JournalSetup { path, sync, create: !spec.resumes });
     let mut handle = runtime::serve(setup, FunctionService(function))?;
-    let (_, health) = tonic_health::server::health_reporter();
+    let (reporter, health) = tonic_health::server::health_reporter();
     say(&listening);
     // It takes part from here on: the worker's readiness is what tells whether enough do.
     say(&Said::Ready);
@@ -79,12 +80,37 @@ pub async fn serve(
         .add_service(ReplicaServer::new(StatusOf { index: ReplicaId(index), status: handle.status() }))
         .add_service(health)
         .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
+    let health_of = handle.status();
     tokio::select! {
         served = server => served.map_err(ReplicaError::Server),
         stopped = handle.stopped() => stopped.map_err(ReplicaError::Served),
+        () = report(reporter, health_of) => Ok(()),
         _ = ended.wait_for(|ended| *ended) => Ok(()),
     }?;
     handle.shutdown().await.map_err(ReplicaError::Served)
+}
+
+/// Says through the health service whether the replica is of use, until it stops.
+async fn report(reporter: HealthReporter, mut status: watch::Receiver<ReplicaStatus>) {
+    let mut said = None;
+    // Without a replica nobody is left to be told.
+    while let Ok(now) =
+        status.wait_for(|status| Some(status.readiness) != said).await.map(|now| now.readiness)
+    {
+        if let Some(before) = said {
+            tracing::info!(%before, %now, "readiness");
+        }
+        said = Some(now);
+        reporter.set_service_status("", serving(now)).await;
+    }
+    std::future::pending().await
+}
+
+fn serving(readiness: Readiness) -> ServingStatus {
+    match readiness {
+        Readiness::Ready => ServingStatus::Serving,
+        _ => ServingStatus::NotServing,
+    }
 }
 
 struct StatusOf {
@@ -109,6 +135,7 @@ impl Replica for StatusOf {
             stable: status.stable.0,
             connected_peers: u32::try_from(status.connected.len()).unwrap_or(u32::MAX),
             refused: ignored.chain(refused).collect(),
+            readiness: status.readiness.to_string(),
         }))
     }
 }

@@ -89,7 +89,7 @@ pub use group::{
     ReplicaId, Sequence, Timestamp, View, Voters,
 };
 pub use replica::{
-    Action, Ignored, JournalPosition, Misbehaviour, Record, RecoveryFailed, Replica, Settings,
+    Action, Ignored, JournalPosition, Misbehaviour, Readiness, Record, RecoveryFailed, Replica, Settings,
 };
 pub use service::{Context, NotReadOnly, Service, State};
 pub use time::Instant;

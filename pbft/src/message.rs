@@ -14,6 +14,7 @@ use bytes::Bytes;
 use crate::crypto::{Digest, Domain, Keychain, Kind, Principal, Scope, Signature};
 use crate::group::{ClientId, Incarnation, ReplicaId, Sequence, Timestamp, View, Voters};
 use crate::membership::Succession;
+use crate::service::Branch;
 
 mod proof;
 pub mod wire;
@@ -43,7 +44,9 @@ pub enum Message {
     Status(Status),
     /// Lagging replica to one other.
     Fetch(Fetch),
-    /// The answer to a [`Fetch`].
+    /// The answer to a [`Fetch`] of partitions.
+    MetaData(MetaData),
+    /// The answer to a [`Fetch`] of pages.
     Data(Data),
     /// Replica to one that lags.
     Stable(Certificate),
@@ -78,6 +81,7 @@ impl Message {
             Self::Seal(_) => Kind::Seal,
             Self::Status(_) => Kind::Status,
             Self::Fetch(_) => Kind::Fetch,
+            Self::MetaData(_) => Kind::MetaData,
             Self::Data(_) => Kind::Data,
             Self::Stable(_) => Kind::Stable,
             Self::ViewChange(_) => Kind::ViewChange,
@@ -433,27 +437,42 @@ pub enum Progress {
     Committed = 3,
 }
 
-/// Asks for a stretch of the state at a checkpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Asks for parts of the state at a checkpoint, all of one level.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetch {
     /// The checkpoint.
     pub sequence: Sequence,
-    /// Where to begin.
-    pub from: PageCursor,
+    /// In which array of pages; the whole state has none, and says the first.
+    pub space: Space,
+    /// 0 asks for pages, higher levels ask for the digests of a partition's children, and one above the
+    /// highest asks for the digests of both arrays.
+    pub level: u32,
+    /// The pages or partitions; at most [`FETCH_PLACES_MAX`](wire::FETCH_PLACES_MAX).
+    pub indexes: Vec<u64>,
 }
 
-/// A stretch of the state at a checkpoint. It carries no authority: the whole is checked against
-/// the checkpoint's digest.
+/// Digests in the tree of a checkpoint's state: for the first of the partitions that were asked for, in their
+/// order. Each is checked against the digest that is known of its partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetaData {
+    /// The checkpoint.
+    pub sequence: Sequence,
+    /// As it was asked for.
+    pub space: Space,
+    /// As it was asked for.
+    pub level: u32,
+    /// Partitions, by index, and what their digests are made over.
+    pub partitions: Vec<(u64, Branch)>,
+}
+
+/// Pages of a checkpoint's state: the first of those that were asked for, in their order. Each is checked
+/// against the digest that is known of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Data {
     /// The checkpoint.
     pub sequence: Sequence,
-    /// Where this stretch begins, as it was asked for.
-    pub from: PageCursor,
-    /// The pages that are not empty, in order.
+    /// The pages.
     pub pages: Vec<Page>,
-    /// Where the next stretch begins; `None` when this was the last.
-    pub next: Option<PageCursor>,
 }
 
 /// Where a page is.

@@ -25,8 +25,14 @@ pub enum Mutation {
     AcceptOutsideWindow,
     /// A restarted replica does not remember what it proposed or accepted.
     ForgetPromises,
-    /// A fetched state is taken without comparing its digest.
-    TrustFetchedState,
+    /// A fetched page is taken without comparing its digest.
+    TrustPages,
+    /// Fetched digests are taken without comparing them with the one above.
+    TrustMetaData,
+    /// Pages that a fetched state does not have any more are kept.
+    KeepVanished,
+    /// A replica whose state is not the group's, or that fetches another one, serves it to others.
+    ServeDiverged,
     /// A new view forgets what was prepared in those before.
     ForgetPrepared,
     /// A VIEW-CHANGE says nothing of what was prepared.

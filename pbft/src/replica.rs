@@ -14,7 +14,8 @@
 //! * *upon executing a multiple of K*: write down the state's digest, then send CHECKPOINT.
 //! * *upon 2f+1 matching CHECKPOINTs*, one's own among them: it is stable; move the low watermark
 //!   there and drop what lies below.
-//! * *upon the certificate of a checkpoint that cannot be reached any more*: fetch that state.
+//! * *upon the certificate of a checkpoint that cannot be reached any more*: fetch what differs in that state
+//!   (`transfer` has its rules).
 //! * *when nothing moves*: tell the others how far one is; they send again what is missing.
 //! * *when requests wait and the primary does nothing*: change the view (`view_change` has its rules).
 //! * *when the operator replaces members*: go over to the next configuration (`succession` has its rules).
@@ -50,6 +51,7 @@ mod checkpoint;
 mod decision;
 mod durable;
 mod execution;
+mod health;
 mod learning;
 mod log;
 mod normal;
@@ -67,6 +69,7 @@ pub use action::{Action, Ignored, Misbehaviour};
 #[cfg(feature = "sim")]
 pub(crate) use decision::decide;
 pub(crate) use execution::{boundary_digest, outcome_digest};
+pub use health::Readiness;
 pub(crate) use past::CLAIMS_PER_PLACE_MAX;
 pub use record::{JournalPosition, Record};
 pub use recovery::RecoveryFailed;
@@ -76,6 +79,7 @@ use admission::Admission;
 use checkpoint::Checkpoints;
 use durable::Outbox;
 use execution::Execution;
+use health::Health;
 use log::Log;
 use status::Retransmission;
 use succession::Succeeding;
@@ -128,6 +132,7 @@ pub struct Replica<S> {
     execution: Execution<S>,
     checkpoints: Checkpoints,
     transfer: Transfer,
+    health: Health,
     /// Answers up to this batch may have been given before a crash: no read is answered before it
     /// is executed again, else 2f+1 replicas that came back could deny an acknowledged write.
     reads_from: Sequence,
@@ -186,6 +191,7 @@ impl<S: Service> Replica<S> {
             execution: Execution::new(&configuration, service),
             checkpoints: Checkpoints::new(&configuration),
             transfer: Transfer::default(),
+            health: Health::default(),
             reads_from: Sequence(0),
             outbox: Outbox::new(settings.journal),
             retransmission: Retransmission::new(&group, &settings),
@@ -307,6 +313,9 @@ impl<S: Service> Replica<S> {
         let doubts = message.doubts().to_vec();
         let message = message.into_received();
         let Unverified { sender, body, bytes, proof } = message;
+        if self.is_halted() && !matches!(body, Message::Status(_)) {
+            return self.put_aside(Ignored::Halted);
+        }
         match (sender, body) {
             (Principal::Client(client), Message::Request(body)) => {
                 self.on_request(client, Unverified { sender, body, bytes, proof });
@@ -317,7 +326,8 @@ impl<S: Service> Replica<S> {
                 Message::Commit(message) => self.on_commit(from, message),
                 Message::Checkpoint(message) => self.on_checkpoint(from, &message),
                 Message::Status(message) => self.on_status(from, &message),
-                Message::Fetch(message) => self.on_fetch(from, message),
+                Message::Fetch(message) => self.on_fetch(from, &message),
+                Message::MetaData(message) => self.on_meta_data(from, message),
                 Message::Data(message) => self.on_data(from, message),
                 Message::Stable(certificate) => self.on_stable(certificate),
                 Message::ViewChange(body) => {
@@ -336,6 +346,7 @@ impl<S: Service> Replica<S> {
             },
             _ => self.put_aside(Ignored::NotForUs),
         }
+        self.watch_progress();
         self.assert_invariants();
     }
 
@@ -353,8 +364,11 @@ impl<S: Service> Replica<S> {
             return;
         }
         self.on_status_tick();
-        self.on_transfer_tick();
-        self.on_view_tick();
+        if !self.is_halted() {
+            self.on_transfer_tick();
+            self.on_view_tick();
+        }
+        self.watch_progress();
         self.assert_invariants();
     }
 
@@ -364,13 +378,14 @@ impl<S: Service> Replica<S> {
         if self.succeeding.is_retired() {
             return Instant(u64::MAX);
         }
-        let others = self.transfer.due().into_iter().chain(self.view_due());
+        let others = self.transfer.due(self.now).into_iter().chain(self.view_due());
+        let others = others.filter(|_| !self.is_halted());
         others.fold(self.status_due(), Instant::min)
     }
 
     /// The next thing to do, if there is one.
     pub fn poll_action(&mut self, now: Instant) -> Option<Action> {
-        if self.actions.is_empty() {
+        if self.actions.is_empty() && !self.is_halted() {
             self.now = now;
             self.propose();
         }

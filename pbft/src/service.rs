@@ -6,7 +6,8 @@ use crate::group::{ClientId, Sequence};
 
 mod state;
 
-pub use state::{PAGE_BYTES_MAX, Snapshot, State};
+pub use state::{Branch, PAGE_BYTES_MAX, Snapshot, State};
+pub(crate) use state::{FAN_OUT, LEVELS, page_digest};
 
 /// All that a deterministic service may know beside its state and the operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

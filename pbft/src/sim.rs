@@ -8,7 +8,7 @@
 //! [`checker`]s look at every step. [`run::seed`] is a whole run with faults; [`script`] runs
 //! stories in text files.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, BinaryHeap};
 use std::rc::Rc;
 use std::time::Duration;
@@ -110,10 +110,18 @@ pub struct Executed {
 struct Witness<S> {
     service: S,
     seen: Rc<RefCell<Vec<Executed>>>,
+    /// The next operation goes wrong.
+    strays: Rc<Cell<bool>>,
 }
+
+/// A page that no operation writes, but for one that goes wrong.
+const STRAY_PAGE: u64 = (1 << 30) - 1;
 
 impl<S: Service> Service for Witness<S> {
     fn execute(&self, context: &Context, operation: &[u8], state: &mut State) -> Bytes {
+        if self.strays.take() {
+            state.write(STRAY_PAGE, &context.sequence.0.to_be_bytes());
+        }
         self.seen.borrow_mut().push(Executed {
             sequence: context.sequence,
             client: context.client,
@@ -138,6 +146,9 @@ struct Node<S> {
     wake: Option<Instant>,
     seen: Rc<RefCell<Vec<Executed>>>,
     origin: Origin,
+    strays: Rc<Cell<bool>>,
+    /// It went wrong, without lying.
+    strayed: bool,
     /// How it lies, if it does.
     adversary: Option<Adversary>,
     /// Somebody else spoke in its name, so that it may be accused.
@@ -267,6 +278,8 @@ impl<S: Service + Clone> Cluster<S> {
                 syncing: false,
                 wake: None,
                 seen: Rc::default(),
+                strays: Rc::default(),
+                strayed: false,
                 origin: Origin { configuration, succession: None },
                 adversary: None,
                 impersonated: false,
@@ -312,10 +325,19 @@ impl<S: Service + Clone> Cluster<S> {
         self.nodes[id.index()].adversary = Some(Adversary::some(&mut self.random, keys));
     }
 
-    /// Whether a replica does not lie.
+    /// The next operation that a replica executes goes wrong there, as on a faulty machine. What it executes
+    /// and says is no checker's business any more.
+    pub fn stray(&mut self, id: ReplicaId) {
+        let node = &mut self.nodes[id.index()];
+        node.strays.set(true);
+        node.strayed = true;
+    }
+
+    /// Whether a replica does not lie, and never went wrong.
     #[must_use]
     pub fn is_correct(&self, id: ReplicaId) -> bool {
-        self.nodes[id.index()].adversary.is_none()
+        let node = &self.nodes[id.index()];
+        node.adversary.is_none() && !node.strayed
     }
 
     /// The time.
@@ -372,7 +394,12 @@ impl<S: Service + Clone> Cluster<S> {
         self.network.cut(from, to);
     }
 
-    /// Takes all cuts back.
+    /// What gets from one to the other takes so much longer from now on.
+    pub fn slow(&mut self, from: Principal, to: Principal, longer: Duration) {
+        self.network.slow(from, to, longer);
+    }
+
+    /// Takes all cuts back, and what was slow is as fast as the rest.
     pub fn mend(&mut self) {
         self.network.mend();
     }
@@ -444,8 +471,7 @@ impl<S: Service + Clone> Cluster<S> {
         if self.nodes[id.index()].replica.is_some() {
             return;
         }
-        let seen = Rc::clone(&self.nodes[id.index()].seen);
-        let witness = Witness { service: self.service.clone(), seen };
+        let witness = self.witness(id);
         let keys = self.origin_keys(id);
         let configuration = self.nodes[id.index()].origin.configuration.clone();
         let settings = self.setup.settings.clone();

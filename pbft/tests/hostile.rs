@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_pbft::{
-    Action, ClientId, Configuration, Context, Incarnation, Instant, JournalPosition, Misbehaviour,
-    NotReadOnly, Options, Record, RecoveryFailed, Replica, ReplicaId, Sequence, Service, Settings, State,
-    Timestamp, View,
+    Action, ClientId, Configuration, Context, Incarnation, Instant, JournalPosition, NotReadOnly, Options,
+    Record, RecoveryFailed, Replica, ReplicaId, Sequence, Service, Settings, State, Timestamp, View,
     crypto::{Domain, Keychain, Kind, Principal},
-    message::{Busy, Data, Message, PageCursor, PrePrepare, Proof, Request, Space, Status, Unverified, wire},
+    message::{Busy, Message, PrePrepare, Proof, Request, Status, Unverified, wire},
     sim::{Cluster, Ledger, Setup},
 };
 
@@ -166,38 +165,6 @@ fn journal_whose_beginning_is_lost_is_refused() {
     let refused = Replica::recover(configuration, ReplicaId(1), keychain, Ledger, settings, records);
     let expected = RecoveryFailed::Gap { position: JournalPosition(40), previous: JournalPosition(0) };
     assert_eq!(refused.err(), Some(expected));
-}
-
-#[test]
-fn source_that_draws_a_transfer_out_is_left() {
-    let mut setup = Setup::new(1, 1);
-    setup.configuration.limits.checkpoint_period = 2;
-    setup.configuration.limits.window = 4;
-    let configuration = setup.configuration.clone();
-    let mut cluster = Cluster::new(setup, Ledger);
-    cluster.run_for(Duration::from_millis(10));
-    cluster.crash(ReplicaId(3));
-    for name in ["1234567a", "1234567b", "1234567c", "1234567d"] {
-        cluster.submit(ClientId(0), Bytes::from(name), Options::default()).unwrap();
-        cluster.settle();
-    }
-    cluster.restart(ReplicaId(3));
-    while !cluster.replica(ReplicaId(3)).unwrap().is_transferring() {
-        assert!(cluster.step());
-    }
-    let from = PageCursor::default();
-    let next = Some(PageCursor { space: Space::Protocol, index: 1 });
-    let body = Message::Data(Data { sequence: Sequence(4), from, pages: vec![], next });
-    let message = to_one(&configuration, (replica(0), replica(3)), body);
-    // The first source is the one after the last replica: 0.
-    cluster.take_sent();
-    cluster.inject(replica(0), replica(3), message);
-    cluster.run_for(Duration::from_secs(1));
-    let wrong = Misbehaviour::WrongState { replica: ReplicaId(0), sequence: Sequence(4) };
-    assert_eq!(cluster.take_evidence(), [(ReplicaId(3), wrong)]);
-    let mut sent = cluster.take_sent().into_iter();
-    assert!(!sent.any(|sent| sent.to == replica(0) && matches!(sent.message, Message::Fetch(_))));
-    assert_eq!(cluster.replica(ReplicaId(3)).unwrap().executed(), Sequence(4));
 }
 
 #[test]

@@ -123,6 +123,21 @@ fn reading_too_early_after_a_crash_is_noticed() {
 }
 
 #[test]
-fn trusting_a_fetched_state_is_noticed() {
-    story_notices(Mutation::TrustFetchedState, "lying_transfer");
+fn trusting_fetched_pages_is_noticed() {
+    story_notices(Mutation::TrustPages, "lying_transfer");
+}
+
+#[test]
+fn trusting_fetched_digests_is_noticed() {
+    story_notices(Mutation::TrustMetaData, "lying_transfer");
+}
+
+#[test]
+fn keeping_vanished_pages_is_noticed() {
+    story_notices(Mutation::KeepVanished, "diverged");
+}
+
+#[test]
+fn serving_while_diverged_is_noticed() {
+    story_notices(Mutation::ServeDiverged, "diverged");
 }

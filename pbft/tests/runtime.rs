@@ -10,8 +10,8 @@ use std::{
 
 use bytes::Bytes;
 use quorate_pbft::{
-    ClientId, Configuration, Context, GroupId, Ignored, Incarnation, Limits, Permutation, ReplicaId,
-    Sequence, Service, State,
+    ClientId, Configuration, Context, GroupId, Ignored, Incarnation, Limits, Permutation, Readiness,
+    ReplicaId, Sequence, Service, State,
     crypto::{Identity, SeedRng},
     membership::{Chain, Reconfigure, Succession},
     runtime::{
@@ -419,7 +419,7 @@ async fn a_replica_whose_disk_is_lost_is_replaced() {
     assert_eq!(chain.extend(succession.clone()).unwrap().start, start);
     let origin = (chain.latest().clone(), Some(succession));
     cluster.start_member(3, KEYS.newcomer.clone(), origin.clone(), true).await;
-    cluster.until(3, |status| status.last_executed >= start && !status.transferring).await;
+    cluster.until(3, |status| status.last_executed >= start && status.readiness == Readiness::Ready).await;
 
     // Its vote counts from now on, also after a restart.
     cluster.stop(1).await;

@@ -142,6 +142,9 @@ pub struct ReplicaStatusResponse {
     /// It is the primary of a view that it is in.
     #[prost(bool, tag = "7")]
     pub leads: bool,
+    /// `ready` when it is of use, else why not; the health service says NOT_SERVING then.
+    #[prost(string, tag = "8")]
+    pub readiness: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ReportRequest {

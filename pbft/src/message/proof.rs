@@ -204,7 +204,7 @@ impl Message {
     pub fn form(&self) -> Form {
         match self {
             Self::Reply(_) | Self::Busy(_) | Self::Seal(_) => Form::Tag,
-            Self::Fetch(_) | Self::Data(_) | Self::Stable(_) => Form::Tag,
+            Self::Fetch(_) | Self::MetaData(_) | Self::Data(_) | Self::Stable(_) => Form::Tag,
             Self::Body(_) | Self::Committed(_) => Form::Tag,
             Self::ViewChange(_) | Self::NewView(_) => Form::Signature,
             Self::Configured(_) | Self::Succession(_) => Form::Nothing,

@@ -16,8 +16,8 @@ use thiserror::Error;
 
 use super::{
     Answer, Batch, Body, Busy, Certificate, Checkpoint, Claim, Commit, Committed, Configured, Content, Data,
-    Ending, Fetch, LeafPath, Message, NewView, Page, PageCursor, PrePrepare, Prepare, Proof, Reply, Request,
-    Seal, Space, Status, Unverified, ViewChange, Want,
+    Ending, Fetch, LeafPath, Message, MetaData, NewView, Page, PageCursor, PrePrepare, Prepare, Proof, Reply,
+    Request, Seal, Space, Status, Unverified, ViewChange, Want,
 };
 use crate::{
     crypto::{
@@ -25,6 +25,7 @@ use crate::{
     },
     group::{ClientId, Incarnation, REPLICAS_MAX, ReplicaId, Sequence, Timestamp, View},
     replica::Record,
+    service::{Branch, FAN_OUT},
 };
 
 #[rustfmt::skip]
@@ -41,6 +42,8 @@ use succession::{succession_in, succession_out};
 pub const ELEMENTS_MAX: usize = 1 << 16;
 /// Claims that a VIEW-CHANGE may make of either kind. Each takes 36 bytes of the input at least.
 pub const CLAIMS_MAX: usize = 1 << 20;
+/// Pages or partitions that one FETCH may ask for.
+pub const FETCH_PLACES_MAX: usize = 64;
 /// Digests on a leaf's path: its siblings and the other peaks of the history.
 pub const PATH_DIGESTS_MAX: usize = 128;
 
@@ -152,10 +155,11 @@ pub fn encode_body(message: &Message) -> Bytes {
             let (active, stable, executed, slots) = (active.0, stable.0, executed.0, slots.clone());
             pb::Status { view: view.0, stable, executed, slots, active }.encode_to_vec().into()
         }
-        Message::Fetch(Fetch { sequence, from }) => {
-            let from = Some(cursor_out(*from));
-            pb::Fetch { sequence: sequence.0, from }.encode_to_vec().into()
+        Message::Fetch(Fetch { sequence, space, level, indexes }) => {
+            let (space, indexes) = (*space as u32, indexes.clone());
+            pb::Fetch { sequence: sequence.0, space, level: *level, indexes }.encode_to_vec().into()
         }
+        Message::MetaData(body) => meta_data_out(body).encode_to_vec().into(),
         Message::Data(body) => data_out(body).encode_to_vec().into(),
         Message::Stable(body) => certificate_out(body).encode_to_vec().into(),
         Message::ViewChange(body) => encode_view_change(body),
@@ -373,6 +377,7 @@ pub fn decode_body(kind: u32, bytes: Bytes) -> Result<Message, Malformed> {
     const SEAL: u32 = Kind::Seal as u32;
     const STATUS: u32 = Kind::Status as u32;
     const FETCH: u32 = Kind::Fetch as u32;
+    const META_DATA: u32 = Kind::MetaData as u32;
     const DATA: u32 = Kind::Data as u32;
     const STABLE: u32 = Kind::Stable as u32;
     const VIEW_CHANGE: u32 = Kind::ViewChange as u32;
@@ -412,10 +417,12 @@ pub fn decode_body(kind: u32, bytes: Bytes) -> Result<Message, Malformed> {
             Message::Status(Status { view: View(view), active: View(active), stable, executed, slots })
         }
         FETCH => {
-            let pb::Fetch { sequence, from } = read("fetch", bytes)?;
-            let from = cursor_in("from", from)?;
-            Message::Fetch(Fetch { sequence: Sequence(sequence), from })
+            let pb::Fetch { sequence, space, level, indexes } = read("fetch", bytes)?;
+            at_most("indexes", indexes.len(), FETCH_PLACES_MAX)?;
+            let (sequence, space) = (Sequence(sequence), space_in(space)?);
+            Message::Fetch(Fetch { sequence, space, level, indexes })
         }
+        META_DATA => Message::MetaData(meta_data_in(read("meta-data", bytes)?)?),
         DATA => Message::Data(data_in(read("data", bytes)?)?),
         STABLE => Message::Stable(certificate_in(read("certificate", bytes)?)?),
         VIEW_CHANGE => Message::ViewChange(view_change_in(read("view-change", bytes)?)?),
@@ -652,22 +659,51 @@ fn seal_in(body: pb::Seal) -> Result<Seal, Malformed> {
     })
 }
 
-fn data_out(body: &Data) -> pb::Data {
-    pb::Data {
+fn meta_data_out(body: &MetaData) -> pb::MetaData {
+    let partition = |(index, branch): &(u64, Branch)| pb::Partition {
+        index: *index,
+        level: branch.level,
+        present: branch.children.iter().fold(0, |present, (child, _)| present | 1 << (child % 32)),
+        digests: branch.children.iter().flat_map(|(_, digest)| digest.0).collect(),
+    };
+    pb::MetaData {
         sequence: body.sequence.0,
-        from: Some(cursor_out(body.from)),
-        pages: body.pages.iter().map(page_out).collect(),
-        next: body.next.map(cursor_out),
+        space: body.space as u32,
+        level: body.level,
+        partitions: body.partitions.iter().map(partition).collect(),
     }
 }
 
-fn data_in(body: pb::Data) -> Result<Data, Malformed> {
-    Ok(Data {
+fn meta_data_in(body: pb::MetaData) -> Result<MetaData, Malformed> {
+    at_most("partitions", body.partitions.len(), FETCH_PLACES_MAX)?;
+    let partition = |partition: pb::Partition| {
+        let pb::Partition { index, level, present, digests } = partition;
+        if present >> FAN_OUT != 0 {
+            return Err(Malformed::Unknown { field: "present", value: present });
+        }
+        let (limit, length) = (present.count_ones() as usize * 32, digests.len());
+        if length != limit {
+            return Err(Malformed::Length { field: "digests", length, limit });
+        }
+        let children = (0u8..).take(FAN_OUT).filter(|child| present >> child & 1 == 1);
+        let digests = digests.chunks(32).map(|digest| digest_in("digests", digest));
+        let children = children.zip(digests).map(|(child, digest)| Ok((child, digest?)));
+        Ok((index, Branch { level, children: children.collect::<Result<_, Malformed>>()? }))
+    };
+    Ok(MetaData {
         sequence: Sequence(body.sequence),
-        from: cursor_in("from", body.from)?,
-        pages: pages_in(body.pages)?,
-        next: body.next.map(|next| cursor_in("next", Some(next))).transpose()?,
+        space: space_in(body.space)?,
+        level: body.level,
+        partitions: body.partitions.into_iter().map(partition).collect::<Result<_, _>>()?,
     })
+}
+
+fn data_out(body: &Data) -> pb::Data {
+    pb::Data { sequence: body.sequence.0, pages: body.pages.iter().map(page_out).collect() }
+}
+
+fn data_in(body: pb::Data) -> Result<Data, Malformed> {
+    Ok(Data { sequence: Sequence(body.sequence), pages: pages_in(body.pages)? })
 }
 
 fn page_out(page: &Page) -> pb::Page {
@@ -676,7 +712,7 @@ fn page_out(page: &Page) -> pb::Page {
 
 fn pages_in(pages: Vec<pb::Page>) -> Result<Vec<Page>, Malformed> {
     at_most("pages", pages.len(), ELEMENTS_MAX)?;
-    let page = |page: pb::Page| Ok(Page { at: cursor_in("at", page.at)?, bytes: page.bytes });
+    let page = |page: pb::Page| Ok(Page { at: cursor_in(page.at)?, bytes: page.bytes });
     pages.into_iter().map(page).collect()
 }
 
@@ -684,14 +720,17 @@ fn cursor_out(cursor: PageCursor) -> pb::PageCursor {
     pb::PageCursor { space: cursor.space as u32, index: cursor.index }
 }
 
-fn cursor_in(field: &'static str, cursor: Option<pb::PageCursor>) -> Result<PageCursor, Malformed> {
-    let cursor = cursor.ok_or(Malformed::Missing { field })?;
-    let space = match cursor.space {
-        0 => Space::Protocol,
-        1 => Space::Service,
-        value => return Err(Malformed::Unknown { field: "space", value }),
-    };
-    Ok(PageCursor { space, index: cursor.index })
+fn cursor_in(cursor: Option<pb::PageCursor>) -> Result<PageCursor, Malformed> {
+    let cursor = cursor.ok_or(Malformed::Missing { field: "at" })?;
+    Ok(PageCursor { space: space_in(cursor.space)?, index: cursor.index })
+}
+
+fn space_in(space: u32) -> Result<Space, Malformed> {
+    match space {
+        0 => Ok(Space::Protocol),
+        1 => Ok(Space::Service),
+        value => Err(Malformed::Unknown { field: "space", value }),
+    }
 }
 
 fn principal_out(principal: Principal) -> (bool, u32) {

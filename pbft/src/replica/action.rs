@@ -2,7 +2,7 @@
 
 use super::record::{JournalPosition, Record};
 use crate::crypto::{Digest, Principal};
-use crate::group::{ReplicaId, Sequence, View};
+use crate::group::{ReplicaId, Sequence, View, Voters};
 use crate::message::{Message, Unverified};
 
 /// Something that a driver does for a replica.
@@ -17,7 +17,7 @@ use crate::message::{Message, Unverified};
 pub enum Action {
     /// Send to one principal. Nothing need be durable any more: a message that is a promise
     /// (PRE-PREPARE, PREPARE, COMMIT, CHECKPOINT, VIEW-CHANGE, NEW-VIEW) only comes out after its
-    /// record was durable, and the others (REPLY, BUSY, SEAL, STATUS, FETCH, DATA, STABLE, WANT, BODY,
+    /// record was durable, and the others (REPLY, BUSY, SEAL, STATUS, FETCH, META-DATA, DATA, STABLE, WANT, BODY,
     /// a relayed REQUEST) promise nothing: a REPLY tells of a batch that 2f+1 replicas hold prepared
     /// on their disks.
     Send {
@@ -120,12 +120,35 @@ pub enum Misbehaviour {
         /// Which view.
         view: View,
     },
-    /// A replica sent pages that do not make up the state that was asked for.
+    /// A replica sent pages or digests that are not those of the state that was asked for.
     #[error("replica {replica} sent a wrong state for checkpoint {sequence}")]
     WrongState {
         /// Who did.
         replica: ReplicaId,
         /// For which checkpoint.
+        sequence: Sequence,
+    },
+    /// More than f replicas have states that differ from the rest: no state can get 2f+1 votes any more. This
+    /// replica has halted: it orders and answers nothing until the operator begins the group anew.
+    #[error("halted: no state after batch {sequence} can get 2f+1 votes any more, they are {states:?}")]
+    Split {
+        /// After which batch.
+        sequence: Sequence,
+        /// The states, and who vouches for each.
+        states: std::sync::Arc<[(Digest, Voters)]>,
+    },
+    /// The group's state takes up more than this replica may fetch. It waits for a later one.
+    #[error("the state after batch {sequence} takes up more than transfer_bytes_max ({bytes_max}): raise it")]
+    StateTooLarge {
+        /// After which batch.
+        sequence: Sequence,
+        /// The limit.
+        bytes_max: u64,
+    },
+    /// The group's state is not one that this replica's program reads. It waits for a later one.
+    #[error("the state after batch {sequence} cannot be read: another version of the program wrote it")]
+    UnreadableState {
+        /// After which batch.
         sequence: Sequence,
     },
     /// This replica's own state differs from what a quorum vouches for. It serves nobody and
@@ -154,7 +177,10 @@ impl Misbehaviour {
             | Self::ConflictingViewChanges { replica, .. }
             | Self::WrongViewChange { replica, .. }
             | Self::WrongState { replica, .. } => Some(*replica),
-            Self::Diverged { .. } => None,
+            Self::StateTooLarge { .. }
+            | Self::UnreadableState { .. }
+            | Self::Split { .. }
+            | Self::Diverged { .. } => None,
         }
     }
 }
@@ -186,11 +212,13 @@ pub enum Ignored {
     TooOften,
     /// It asks for, or answers to, something that is not (any more) here.
     Stale,
+    /// This replica has halted ([`Misbehaviour::Split`]).
+    Halted,
 }
 
 impl Ignored {
     /// Every reason.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Unproven,
         Self::NotForUs,
         Self::WrongView,
@@ -203,5 +231,6 @@ impl Ignored {
         Self::OldIncarnation,
         Self::TooOften,
         Self::Stale,
+        Self::Halted,
     ];
 }

@@ -31,8 +31,9 @@ pub(super) struct Checkpoints {
     stable: Option<Certificate>,
     /// A certificate for a state that this replica has not reached.
     ahead: Option<Certificate>,
-    /// The state here is not the quorum's.
-    diverged: bool,
+    /// The last checkpoint at which the state here was found to be another one than the quorum's, if no later
+    /// one was the quorum's.
+    diverged: Option<Sequence>,
     /// A fetched state that the journal does not hold yet.
     fetched: Option<Sequence>,
     /// The journal is being replayed: nothing is said and nothing is signed.
@@ -61,7 +62,7 @@ impl Checkpoints {
             votes_max: usize::try_from(kept).expect("L is at most 2^21"),
             stable: None,
             ahead: None,
-            diverged: false,
+            diverged: None,
             fetched: None,
             replaying: false,
         }
@@ -86,7 +87,21 @@ impl Checkpoints {
     }
 
     pub(super) fn has_diverged(&self) -> bool {
-        self.diverged
+        self.diverged.is_some()
+    }
+
+    /// Who vouches for which state after a batch.
+    pub(super) fn standings(&self, sequence: Sequence) -> &[(Digest, Voters)] {
+        self.votes.get(&sequence).map_or(&[], Ballot::standings)
+    }
+
+    /// A certificate for a state that is not here.
+    fn note_ahead(&mut self, certificate: &Certificate) -> bool {
+        let news = self.ahead.as_ref().is_none_or(|ahead| ahead.sequence < certificate.sequence);
+        if news {
+            self.ahead = Some(certificate.clone());
+        }
+        news
     }
 
     /// The state at one of the own checkpoints that are kept.
@@ -107,7 +122,7 @@ impl Checkpoints {
     /// Takes the place of all own ones.
     pub(super) fn restart_from(&mut self, image: Image, certificate: Certificate, durable: bool) {
         self.own.clear();
-        self.diverged = false;
+        self.diverged = None;
         self.fetched = (!durable).then_some(image.sequence);
         self.push(image, durable);
         self.move_up(certificate);
@@ -186,6 +201,9 @@ impl<S: Service> Replica<S> {
     /// brought back from the disk, because others let go of the batches below once it is stable:
     /// so it leaves after its record, and with it every committed batch below, is durable.
     pub(super) fn take_checkpoint(&mut self) {
+        if self.checkpoints.has_diverged() {
+            return; // nobody is told of a state that is known to be wrong
+        }
         let image = self.execution.image(&self.configuration);
         let (sequence, state) = (image.sequence, image.digest);
         self.checkpoints.push(image, false);
@@ -216,7 +234,7 @@ impl<S: Service> Replica<S> {
     /// answers nobody. Nor does one that a crash would take back: 2f+1 answers tell a client that
     /// every later quorum knows of its operation.
     pub(super) fn may_answer(&self) -> bool {
-        !self.checkpoints.diverged && self.checkpoints.fetched.is_none()
+        !self.checkpoints.has_diverged() && self.checkpoints.fetched.is_none()
     }
 
     pub(super) fn checkpoint_is_durable(&mut self, sequence: Sequence) {
@@ -231,6 +249,7 @@ impl<S: Service> Replica<S> {
             self.broadcast(message);
         }
         self.checkpoints.record(me, sequence, &state);
+        self.check_split(sequence);
         match self.checkpoints.ahead.take_if(|ahead| ahead.sequence == sequence) {
             Some(certificate) => self.learn(certificate),
             None => self.check_stable(sequence),
@@ -295,7 +314,7 @@ impl<S: Service> Replica<S> {
     pub(super) fn on_checkpoint(&mut self, from: ReplicaId, message: &Checkpoint) {
         let Checkpoint { sequence, state, .. } = *message;
         let period = self.configuration.limits.checkpoint_period;
-        if sequence <= self.log.low() && !self.checkpoints.diverged {
+        if sequence <= self.log.low() && !self.checkpoints.has_diverged() {
             return self.put_aside(Ignored::OutsideWindow);
         }
         if !sequence.0.is_multiple_of(period) {
@@ -305,6 +324,7 @@ impl<S: Service> Replica<S> {
             Vote::Counted => {
                 self.checkpoints.signatures.insert((sequence, from), message.vote.clone());
                 self.retransmission.wake(self.now);
+                self.check_split(sequence);
                 self.check_stable(sequence);
             }
             Vote::Repeated => self.put_aside(Ignored::Repeated),
@@ -329,7 +349,7 @@ impl<S: Service> Replica<S> {
 
     /// Takes in the proof that 2f+1 replicas hold a state.
     pub(super) fn on_stable(&mut self, certificate: Certificate) {
-        if certificate.sequence <= self.log.low() && !self.checkpoints.diverged {
+        if certificate.sequence <= self.log.low() && !self.checkpoints.has_diverged() {
             return self.put_aside(Ignored::Stale);
         }
         self.learn(certificate);
@@ -339,33 +359,43 @@ impl<S: Service> Replica<S> {
     pub(super) fn learn(&mut self, certificate: Certificate) {
         let sequence = certificate.sequence;
         let Some(own) = self.checkpoints.own.iter().find(|own| own.image.sequence == sequence) else {
-            let news = self.checkpoints.ahead.as_ref().is_none_or(|ahead| ahead.sequence < sequence);
-            if sequence > self.executed() && news {
-                self.checkpoints.ahead = Some(certificate);
+            let needed = sequence > self.executed() || self.checkpoints.has_diverged();
+            if needed && self.checkpoints.note_ahead(&certificate) {
                 self.retransmission.wake(self.now);
+            }
+            if needed && self.transfer.is_active() {
+                self.start_transfer(certificate); // what is being fetched may be gone soon
             }
             return;
         };
         let (ours, theirs, durable) = (own.image.digest, certificate.state, own.durable);
         if ours != theirs {
-            if !self.checkpoints.diverged {
-                self.checkpoints.diverged = true;
+            if self.checkpoints.diverged < Some(sequence) {
+                self.checkpoints.diverged = Some(sequence);
+                self.checkpoints.note_ahead(&certificate);
                 self.accuse(Misbehaviour::Diverged { sequence, ours, theirs });
                 self.start_transfer(certificate);
             }
             return;
+        }
+        if self.checkpoints.diverged.is_some_and(|wrong| wrong < sequence) {
+            // What was wrong has been overwritten.
+            self.checkpoints.diverged = None;
+            self.transfer.stop();
         }
         if durable && sequence > self.log.low() {
             self.make_stable(certificate);
         }
     }
 
-    /// The highest state above the own one that 2f+1 replicas hold.
+    /// The highest state above the own one that 2f+1 replicas hold; when the own one is wrong, the highest from
+    /// there on.
     pub(super) fn left_behind(&self) -> Option<Certificate> {
-        let executed = self.executed();
-        let vouched = self.checkpoints.vouched(executed, self.group.quorum());
+        let wrong = self.checkpoints.diverged.map(|wrong| Sequence(wrong.0.saturating_sub(1)));
+        let right = wrong.unwrap_or_else(|| self.executed());
+        let vouched = self.checkpoints.vouched(right, self.group.quorum());
         let vouched = vouched.map(|(sequence, state, voters)| self.certificate(sequence, state, voters));
-        let known = self.checkpoints.ahead.clone().filter(|ahead| ahead.sequence > executed);
+        let known = self.checkpoints.ahead.clone().filter(|ahead| ahead.sequence > right);
         vouched.into_iter().chain(known).max_by_key(|certificate| certificate.sequence)
     }
 

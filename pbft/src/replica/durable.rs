@@ -103,6 +103,9 @@ impl<S: Service> Replica<S> {
     }
 
     fn act(&mut self, then: Then) {
+        if self.is_halted() && !matches!(then, Then::SendCheckpoint(_) | Then::Truncate(_)) {
+            return;
+        }
         match then {
             Then::SendProposal(view, sequence) => self.proposal_is_durable(view, sequence),
             Then::SendCommit(view, sequence) => self.prepared_is_durable(view, sequence),

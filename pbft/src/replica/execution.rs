@@ -41,8 +41,8 @@ pub(super) struct Execution<S> {
 pub(super) struct Image {
     pub(super) sequence: Sequence,
     pub(super) digest: Digest,
-    /// Of the protocol's and of the service's pages.
-    pub(super) parts: (Digest, Digest),
+    /// At a boundary, the digest of the next configuration.
+    pub(super) next: Option<Digest>,
     pub(super) protocol: Snapshot,
     pub(super) service: Snapshot,
     /// Of the history.
@@ -251,12 +251,17 @@ impl<S: Service> Execution<S> {
         Image {
             sequence: self.executed,
             digest: state_digest(&self.scope, &protocol.1, &service.1, next.as_ref()),
-            parts: (protocol.1, service.1),
+            next,
             protocol: protocol.0,
             service: service.0,
             size: self.history.size(),
             root: self.history.root(),
         }
+    }
+
+    /// The pages as they are now, those of the protocol as of the last checkpoint; all are digested.
+    pub(super) fn pages(&mut self) -> (Snapshot, Snapshot) {
+        (self.protocol.snapshot(&self.scope).0, self.pages.snapshot(&self.scope).0)
     }
 
     /// Puts pages in the place of the state, if they are what `digest` vouches for.
@@ -282,7 +287,8 @@ impl<S: Service> Execution<S> {
         let (protocol_digest, service_digest) = (parts.0.1, parts.1.1);
         let next = next_digest(pending.as_ref(), configuration, executed);
         let found = state_digest(&self.scope, &protocol_digest, &service_digest, next.as_ref());
-        if found != digest && !mutation::is_on(Mutation::TrustFetchedState) {
+        let trusting = [Mutation::TrustMetaData, Mutation::KeepVanished].into_iter().any(mutation::is_on);
+        if found != digest && !trusting {
             return None;
         }
         let (peaks, []) = first.as_chunks::<32>() else { return None };
@@ -296,8 +302,7 @@ impl<S: Service> Execution<S> {
         (self.executed, self.time, self.history) = (executed, time, history);
         (self.protocol, self.pages, self.pending) = (protocol, service, pending);
         let (protocol, service) = (parts.0.0, parts.1.0);
-        let parts = (protocol_digest, service_digest);
-        Some(Image { sequence, digest, parts, protocol, service, size, root })
+        Some(Image { sequence, digest, next, protocol, service, size, root })
     }
 }
 
@@ -313,7 +318,12 @@ fn next_digest(
 }
 
 /// The digest of the whole state; at a boundary it covers the next configuration.
-fn state_digest(scope: &Scope, protocol: &Digest, service: &Digest, next: Option<&Digest>) -> Digest {
+pub(super) fn state_digest(
+    scope: &Scope,
+    protocol: &Digest,
+    service: &Digest,
+    next: Option<&Digest>,
+) -> Digest {
     let next = next.map_or(&[][..], |next| &next.0);
     scope.digest(Domain::new(Kind::State, 0), &[&protocol.0, &service.0, next])
 }

@@ -277,6 +277,11 @@ impl Ballot {
         self.votes.iter().find(|(_, by)| by.count() >= needed).copied()
     }
 
+    /// Who voted for what.
+    pub(super) fn standings(&self) -> &[(Digest, Voters)] {
+        &self.votes
+    }
+
     /// Takes a voter's vote back.
     pub(super) fn withdraw(&mut self, voter: ReplicaId) {
         let keep = |voters: Voters| voters.iter().filter(|other| *other != voter).collect();

@@ -32,10 +32,17 @@ pub struct Settings {
     pub view_timeout_max: Duration,
     /// How long an answer to FETCH may take before it is asked for again, or elsewhere.
     pub fetch_timeout: Duration,
+    /// How many FETCHes may be under way.
+    pub fetches_max: usize,
+    /// How many of them to one replica.
+    pub fetches_per_source_max: usize,
+    /// Bytes of states that are moved from one replica to another in a second, at most: this one asks
+    /// for no more from each, and gives no more to each.
+    pub fetch_bytes_per_second: u64,
     /// A copy of the state goes into the journal when this many bytes, and at least as many as the
     /// last copy had, were written since: so copies at most double what is written.
     pub snapshot_bytes_min: u64,
-    /// A state of more bytes than this is not fetched.
+    /// A state of more bytes than this is not fetched, those counted that are here and not replaced yet.
     pub transfer_bytes_max: u64,
 }
 
@@ -53,6 +60,9 @@ impl Default for Settings {
             view_timeout: Duration::from_millis(250),
             view_timeout_max: Duration::from_secs(8),
             fetch_timeout: Duration::from_millis(500),
+            fetches_max: 8,
+            fetches_per_source_max: 2,
+            fetch_bytes_per_second: 64 << 20,
             snapshot_bytes_min: 8 << 20,
             transfer_bytes_max: 1 << 34,
         }

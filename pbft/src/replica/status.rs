@@ -73,6 +73,10 @@ impl<S: Service> Replica<S> {
         if self.now < self.retransmission.due {
             return;
         }
+        if self.is_halted() {
+            self.retransmission.due = self.now + self.retransmission.idle;
+            return;
+        }
         let waits = self.waits();
         let pace = &mut self.retransmission;
         let moved = std::mem::take(&mut pace.moved);
@@ -141,12 +145,17 @@ impl<S: Service> Replica<S> {
 
     /// Sends again what a replica lacks and this one may say.
     pub(super) fn on_status(&mut self, from: ReplicaId, message: &Status) {
+        let halted = self.is_halted();
         let pace = &mut self.retransmission;
         let answered = &mut pace.answered[from.index()];
         if answered.is_some_and(|at| self.now.since(at) < pace.period / 2) {
             return self.put_aside(Ignored::TooOften);
         }
         *answered = Some(self.now);
+        if halted {
+            // Whoever comes back is told why.
+            return self.send_checkpoints(from, message.stable);
+        }
         // What the sender has heard of and this replica has not: reason to ask, for a while.
         let heard = message.executed.0.saturating_add(message.slots.len() as u64);
         let ahead = Sequence(heard.min(self.log.high().0));

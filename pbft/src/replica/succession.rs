@@ -34,7 +34,7 @@ use crate::group::{Configuration, Group, ReplicaId, Sequence, View};
 use crate::membership::Succession;
 use crate::message::{Certificate, Configured, Message};
 use crate::mutation::{self, Mutation};
-use crate::service::Service;
+use crate::service::{LEVELS, Service};
 use crate::time::Instant;
 
 /// How this replica came into its configuration.
@@ -142,7 +142,7 @@ impl<S: Service> Replica<S> {
         }
         let image = self.checkpoints.image(certificate.sequence).expect("what is stable is kept");
         let (order, start) = self.execution.pending().expect("there is a boundary");
-        let (protocol, service) = image.parts;
+        let [protocol, service] = [&image.protocol, &image.service].map(|pages| pages.digest_at(LEVELS, 0));
         let (reconfigure, votes) = (order.clone(), std::sync::Arc::clone(&certificate.votes));
         let succession = Succession { reconfigure, start: *start, protocol, service, votes };
         let next = succession.reconfigure.apply(&self.configuration, succession.start);

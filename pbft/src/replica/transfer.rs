@@ -1,58 +1,103 @@
-//! Fetching a whole state when the batches that lead to it are gone, and serving it to others
-//! (after TOCS 5.3; all pages come from one replica at a time).
+//! Fetching a state when the batches that lead to it are gone, or when the own one is wrong, and serving it to
+//! others (TOCS 5.3 and 6.2).
+//!
+//! The rules, as events:
+//!
+//! * *when this replica is left behind, or finds that it diverged*: aim at the digest of the certified state,
+//!   and begin from the pages that are here.
+//! * *while something is wanted and somebody may be asked*: FETCH some partitions, or some pages, from one of
+//!   those who signed the certificate: the one with the least to do, and among those the fastest. So many
+//!   at once of each, and of all; so many bytes a second of each.
+//! * *upon META-DATA*: compare it with the digest that is known of its partition. Of the children, those whose
+//!   digests are the own ones are here already; those that are empty are emptied; the others are wanted.
+//! * *upon DATA*: compare each page with its digest, and put it in.
+//! * *upon an answer that does not fit its digest*: say who gave it, and ask that one nothing more.
+//! * *when an answer does not come*: ask somebody else, and leave that one in peace for a while.
+//! * *upon the certificate of a later state*: aim at that one. What was put in stays: where the two states
+//!   are equal its digests are the wanted ones.
+//! * *when nothing is wanted any more*: the pages are the state. Write a copy of it down, and vouch for it.
+//!
+//! Nothing is on the disk before the end: after a crash it begins again, from the pages that the disk has.
+//!
+//! * *upon FETCH*: answer with as many of the places as fit a message, if the state is here and this
+//!   replica's own is the group's; if the state is here no more, show the certificate of a later one. One
+//!   replica gets so many bytes in a second; what goes beyond is put aside.
+//!
+//! # Where this differs from the paper
+//!
+//! * META-DATA carries no sequence numbers of last changes: digests alone tell what differs. The one for the
+//!   root comes from a certificate, so nothing has to be asked of f+1 replicas.
+//! * A partition's children are told by everybody who is asked, not by a designated replier with the others
+//!   as witnesses: one answer is proven right or wrong by itself.
 
 use super::checkpoint::PAGES_BYTES;
+use super::execution::Image;
 use super::record::Record;
 use super::{Ignored, Misbehaviour, Replica};
-use crate::crypto::Principal;
-use crate::group::{ReplicaId, Sequence, Voters};
-use crate::message::{Certificate, Data, Fetch, Message, PageCursor, Space};
-use crate::service::{PAGE_BYTES_MAX, Service, State};
+use crate::crypto::{Digest, Principal};
+use crate::group::{ReplicaId, Sequence};
+use crate::message::{Certificate, Data, Fetch, Message, MetaData, Page, PageCursor, Space};
+use crate::mutation::{self, Mutation};
+use crate::service::{Branch, LEVELS, Service};
 use crate::time::Instant;
+
+mod descent;
+mod sources;
+
+use descent::{Descent, Found, NEXT, STATE_LEVEL, Want};
+use sources::{Pace, SERVING_BURST, Sources};
 
 /// The state of a transfer.
 #[derive(Debug, Default)]
 pub(super) struct Transfer {
     active: Option<Active>,
-    /// Whom the last transfer was from: the next one begins with somebody else, so that nobody can
-    /// hold this replica back by answering slowly.
-    last: Option<ReplicaId>,
+    /// What is known of those who can be asked.
+    sources: Sources,
+    /// What others were given; at most one for each of them.
+    served: std::collections::BTreeMap<ReplicaId, Pace>,
 }
 
 #[derive(Debug)]
 struct Active {
     /// What 2f+1 replicas hold.
     certificate: Certificate,
-    /// Those that have not failed us yet.
-    sources: Voters,
-    source: ReplicaId,
-    /// The next page that is wanted.
-    cursor: PageCursor,
-    /// Pages that came; nothing of them is believed before the last one is here.
-    protocol: State,
-    service: State,
-    bytes: u64,
-    /// When the stretch that is wanted was asked for, and how often.
-    asked: Instant,
-    times: u32,
-    due: Instant,
+    descent: Descent,
+    /// At most `fetches_max`, and `fetches_per_source_max` for each source.
+    asked: Vec<Asked>,
+    /// The state cannot be taken over: a later one perhaps can.
+    stuck: bool,
 }
 
-/// How often a stretch is asked for from one replica.
-const TRIES: u32 = 3;
+/// A FETCH without an answer.
+#[derive(Debug)]
+struct Asked {
+    source: ReplicaId,
+    at: Instant,
+    due: Instant,
+    /// At least one; all of one level.
+    wants: Vec<Want>,
+}
+
+/// What a FETCH costs at least, in bytes of the answer: looking something up is work, too.
+const FETCH_COST_MIN: u64 = 1 << 12;
 
 impl Transfer {
-    /// Gives up what is under way.
-    pub(super) fn stop(&mut self) {
-        self.active = None;
-    }
-
     pub(super) fn is_active(&self) -> bool {
         self.active.is_some()
     }
 
-    pub(super) fn due(&self) -> Option<Instant> {
-        self.active.as_ref().map(|active| active.due)
+    /// Gives up, whatever is under way.
+    pub(super) fn stop(&mut self) {
+        self.active = None;
+    }
+
+    /// When an answer is overdue, or somebody may be asked who may not be now.
+    pub(super) fn due(&self, now: Instant) -> Option<Instant> {
+        let active = self.active.as_ref().filter(|active| !active.stuck)?;
+        let overdue = active.asked.iter().map(|asked| asked.due);
+        let wants = !active.descent.is_idle();
+        let ready = wants.then(|| self.sources.next_ready(now, active.certificate.voters())).flatten();
+        overdue.chain(ready).min()
     }
 
     pub(super) fn sequence(&self) -> Option<Sequence> {
@@ -61,137 +106,170 @@ impl Transfer {
 }
 
 impl<S: Service> Replica<S> {
-    /// Begins to fetch a state that f+1 correct replicas can bring back at least.
+    /// Begins to fetch a state that f+1 correct replicas can bring back at least, or goes over to it.
     pub(super) fn start_transfer(&mut self, certificate: Certificate) {
-        let sources = certificate.voters();
-        self.start_transfer_from(certificate, sources);
-    }
-
-    fn start_transfer_from(&mut self, certificate: Certificate, sources: Voters) {
-        if self.transfer.sequence().is_some_and(|current| current >= certificate.sequence) {
+        let current = self.transfer.sequence();
+        if self.is_halted() || current.is_some_and(|current| current >= certificate.sequence) {
             return;
         }
-        let sources: Voters = sources.iter().filter(|source| *source != self.me).collect();
-        self.transfer.active = self.pick(sources).map(|source| Active {
-            certificate,
-            sources,
-            source,
-            cursor: PageCursor::default(),
-            protocol: State::default(),
-            service: State::default(),
-            bytes: 0,
-            asked: self.now,
-            times: 0,
-            due: self.now,
-        });
-        self.transfer.last = self.transfer.active.as_ref().map(|active| active.source);
+        let state = certificate.state;
+        let mut descent = match self.transfer.active.take() {
+            Some(active) if !active.stuck => active.descent,
+            _ => {
+                self.transfer.sources.forgive();
+                let (protocol, service) = self.execution.pages();
+                Descent::new(self.configuration.scope(), protocol, service)
+            }
+        };
+        descent.aim(state);
+        self.transfer.active = Some(Active { certificate, descent, asked: Vec::new(), stuck: false });
         self.ask();
     }
 
-    /// The first source after the last one, or after this replica, in the order of indices: so not
-    /// all laggards ask one.
-    fn pick(&self, sources: Voters) -> Option<ReplicaId> {
-        let last = self.transfer.last.unwrap_or(self.me);
-        sources.iter().find(|source| *source > last).or_else(|| sources.iter().next())
-    }
-
+    /// Asks for what is wanted, as far as anybody may be asked.
     fn ask(&mut self) {
-        let (now, timeout) = (self.now, self.settings.fetch_timeout);
-        let Some(active) = &mut self.transfer.active else { return };
-        active.times += 1;
-        (active.asked, active.due) = (now, now + timeout);
-        let sequence = active.certificate.sequence;
-        let (source, fetch) = (active.source, Fetch { sequence, from: active.cursor });
-        self.send(Principal::Replica(source), Message::Fetch(fetch));
+        let (now, me, settings) = (self.now, self.me, &self.settings);
+        let Transfer { active, sources, .. } = &mut self.transfer;
+        let Some(active) = active.as_mut().filter(|active| !active.stuck) else { return };
+        let (voters, sequence) = (active.certificate.voters(), active.certificate.sequence);
+        let mut fetches = Vec::new();
+        while active.asked.len() < settings.fetches_max && !active.descent.is_idle() {
+            let load = |id| active.asked.iter().filter(|asked| asked.source == id).count();
+            let Some(source) = sources.pick(now, me, voters, load, settings.fetches_per_source_max) else {
+                break;
+            };
+            let wants = active.descent.take();
+            let Want { space, level, .. } = wants[0];
+            let indexes = wants.iter().map(|want| want.index).collect();
+            fetches.push((source, Fetch { sequence, space, level, indexes }));
+            active.asked.push(Asked { source, at: now, due: now + settings.fetch_timeout, wants });
+        }
+        // Correct ones are among them: whoever is left with liars only was shown no certificate.
+        let hopeless = voters.iter().all(|id| id == me || sources.has_lied(id));
+        if hopeless {
+            self.transfer.stop();
+        }
+        for (source, fetch) in fetches {
+            self.send(Principal::Replica(source), Message::Fetch(fetch));
+        }
     }
 
-    /// Asks again, or elsewhere, when an answer is late; gives up on a state that nobody serves.
+    /// Asks elsewhere when an answer is late.
     pub(super) fn on_transfer_tick(&mut self) {
-        let Some(active) = &self.transfer.active else { return };
-        if self.now < active.due {
-            return;
+        let (now, timeout) = (self.now, self.settings.fetch_timeout);
+        let Transfer { active, sources, .. } = &mut self.transfer;
+        let Some(active) = active else { return };
+        for late in active.asked.extract_if(.., |asked| asked.due <= now) {
+            sources.missed(late.source, now, timeout);
+            active.descent.give_back(late.wants);
         }
-        if active.times < TRIES {
-            return self.ask();
-        }
-        self.leave_source();
+        self.ask();
     }
 
-    /// Begins again with another source; with none left, waits for newer checkpoints.
-    fn leave_source(&mut self) {
-        let Some(active) = self.transfer.active.take() else { return };
-        let left = active.sources.iter().filter(|source| *source != active.source).collect();
-        self.start_transfer_from(active.certificate, left);
-    }
-
-    /// Serves a stretch of a checkpoint that is still here; else says which ones are.
-    pub(super) fn on_fetch(&mut self, from: ReplicaId, message: Fetch) {
-        if self.checkpoints.has_diverged() || self.transfer.is_active() {
+    /// Serves parts of a checkpoint that is still here; else says which ones are.
+    pub(super) fn on_fetch(&mut self, from: ReplicaId, message: &Fetch) {
+        let whole = !self.checkpoints.has_diverged() && !self.transfer.is_active();
+        if !whole && !mutation::is_on(Mutation::ServeDiverged) {
             return self.put_aside(Ignored::Stale);
         }
-        let Fetch { sequence, from: begin } = message;
-        let Some(image) = self.checkpoints.image(sequence) else {
-            self.put_aside(Ignored::Stale);
-            return self.send_checkpoints(from, sequence);
-        };
-        let (pages, next) = image.pages(begin, PAGES_BYTES);
-        let data = Data { sequence, from: begin, pages, next };
-        self.send(Principal::Replica(from), Message::Data(data));
+        let (now, rate) = (self.now, self.settings.fetch_bytes_per_second);
+        let pace = self.transfer.served.entry(from).or_default();
+        if pace.ready(SERVING_BURST) > now {
+            return self.put_aside(Ignored::TooOften);
+        }
+        let image = self.checkpoints.image(message.sequence);
+        let answer = image.and_then(|image| image.answer(message));
+        let cost = answer.as_ref().map_or(0, |(_, bytes)| *bytes).max(FETCH_COST_MIN);
+        pace.charge(now, cost, rate);
+        match answer {
+            Some((answer, _)) => self.send(Principal::Replica(from), answer),
+            None => {
+                self.put_aside(Ignored::Stale);
+                self.send_checkpoints(from, message.sequence);
+            }
+        }
     }
 
-    /// Takes in the stretch that was asked for.
+    pub(super) fn on_meta_data(&mut self, from: ReplicaId, message: MetaData) {
+        let MetaData { sequence, space, level, partitions } = message;
+        let found = partitions.into_iter().map(|(index, branch)| (space, index, Found::Branch(branch)));
+        self.on_found(from, sequence, level, found.collect());
+    }
+
     pub(super) fn on_data(&mut self, from: ReplicaId, message: Data) {
-        let limit = self.settings.transfer_bytes_max;
-        let Some(active) = &mut self.transfer.active else { return self.put_aside(Ignored::Stale) };
-        let sequence = active.certificate.sequence;
-        if (from, message.sequence, message.from) != (active.source, sequence, active.cursor) {
-            return self.put_aside(Ignored::Stale);
-        }
-        let mut at = active.cursor;
-        let before = active.bytes;
-        let in_order = message.pages.iter().all(|page| {
-            let fits = page.at >= at && page.at.index < 1 << 30 && page.bytes.len() <= PAGE_BYTES_MAX;
-            at = PageCursor { index: page.at.index.saturating_add(1), ..page.at };
-            active.bytes += page.bytes.len() as u64;
-            fits
-        });
-        // Each stretch but the last is as full as pages allow, so that their number is bounded by
-        // the bytes of a state, and a transfer ends however long somebody draws it out.
-        let full = active.bytes - before + PAGE_BYTES_MAX as u64 > PAGES_BYTES as u64;
-        let moves_on = message.next.is_none_or(|next| full && next >= at && next > active.cursor);
-        if !in_order || !moves_on || active.bytes > limit {
-            self.accuse(Misbehaviour::WrongState { replica: from, sequence });
-            return self.leave_source();
-        }
-        for page in &message.pages {
-            match page.at.space {
-                Space::Protocol => active.protocol.write(page.at.index, &page.bytes),
-                Space::Service => active.service.write(page.at.index, &page.bytes),
-            }
-        }
-        match message.next {
-            Some(next) => {
-                active.cursor = next;
-                active.times = 0;
-                self.ask();
-            }
-            None => self.finish_transfer(),
-        }
+        let pages = message.pages.into_iter();
+        let found = pages.map(|Page { at, bytes }| (at.space, at.index, Found::Page(bytes)));
+        self.on_found(from, message.sequence, 0, found.collect());
     }
 
-    /// All pages are here: they are the state that was asked for, or their sender lied.
-    fn finish_transfer(&mut self) {
-        let Some(active) = self.transfer.active.take() else { return };
-        let Certificate { sequence, state, .. } = active.certificate;
-        if sequence <= self.executed() && !self.checkpoints.has_diverged() {
-            return; // caught up by itself meanwhile
+    /// Takes in what was asked for, or the first part of it.
+    fn on_found(&mut self, from: ReplicaId, sequence: Sequence, level: u32, found: Vec<(Space, u64, Found)>) {
+        let (now, rate) = (self.now, self.settings.fetch_bytes_per_second);
+        let Transfer { active, sources, .. } = &mut self.transfer;
+        let answers = |asked: &Asked| {
+            let first = &asked.wants[0];
+            let place = found.first().map(|(space, index, _)| (*space, *index));
+            asked.source == from && first.level == level && Some((first.space, first.index)) == place
+        };
+        let aimed = active.as_mut().filter(|active| active.certificate.sequence == sequence);
+        let position = aimed.as_ref().and_then(|active| active.asked.iter().position(answers));
+        let (Some(active), Some(position)) = (aimed, position) else {
+            return self.put_aside(Ignored::Stale);
+        };
+        let Asked { at, mut wants, .. } = active.asked.remove(position);
+        let rest = wants.split_off(found.len().min(wants.len()));
+        let (mut right, mut bytes) = (found.len() <= wants.len(), FETCH_COST_MIN);
+        for (want, (space, index, found)) in wants.into_iter().zip(found) {
+            bytes += found.weight();
+            right &= (space, index) == (want.space, want.index) && active.descent.take_in(&want, found);
+            if !right {
+                active.descent.give_back([want]);
+            }
         }
-        let (protocol, service) = (active.protocol.clone(), active.service.clone());
+        active.descent.give_back(rest);
+        if right {
+            sources.answered(from, now, now.since(at), (bytes, rate));
+        } else {
+            sources.lied(from);
+            let (theirs, others) =
+                active.asked.drain(..).partition::<Vec<_>, _>(|asked| asked.source == from);
+            active.asked = others;
+            active.descent.give_back(theirs.into_iter().flat_map(|asked| asked.wants));
+            self.accuse(Misbehaviour::WrongState { replica: from, sequence });
+        }
+        self.go_on();
+    }
+
+    /// Something was taken in.
+    fn go_on(&mut self) {
+        let bytes_max = self.settings.transfer_bytes_max;
+        let Some(active) = &mut self.transfer.active else { return };
+        if active.descent.bytes() > bytes_max && !active.stuck {
+            active.stuck = true;
+            let sequence = active.certificate.sequence;
+            return self.accuse(Misbehaviour::StateTooLarge { sequence, bytes_max });
+        }
+        if active.descent.is_idle() && active.asked.is_empty() {
+            return self.finish_transfer();
+        }
+        self.ask();
+    }
+
+    /// Nothing is wanted any more: the pages are the state.
+    fn finish_transfer(&mut self) {
+        let Some(mut active) = self.transfer.active.take() else { return };
+        let Certificate { sequence, state, .. } = active.certificate;
+        let caught_up = sequence <= self.executed() && !self.checkpoints.has_diverged();
+        if caught_up || sequence < self.log.low() {
+            return; // by itself, meanwhile
+        }
+        let (protocol, service) = active.descent.states();
         let goal = (sequence, state);
         let Some(image) = self.execution.install(&self.configuration, goal, protocol, service) else {
-            self.accuse(Misbehaviour::WrongState { replica: active.source, sequence });
+            // Not what this version of the program reads; asking others again changes nothing.
+            active.stuck = true;
             self.transfer.active = Some(active);
-            return self.leave_source();
+            return self.accuse(Misbehaviour::UnreadableState { sequence });
         };
         self.checkpoints.restart_from(image, active.certificate, false);
         if sequence > self.log.low() {
@@ -207,5 +285,63 @@ impl<S: Service> Replica<S> {
         self.adopt_chosen();
         self.execute_committed();
         self.succeed_if_due();
+    }
+}
+
+impl Found {
+    /// The bytes that it takes up in a message, about.
+    fn weight(&self) -> u64 {
+        match self {
+            Self::Branch(branch) => 32 * branch.children.len() as u64,
+            Self::Page(bytes) => bytes.len() as u64,
+        }
+    }
+}
+
+impl Image {
+    /// The first of the places that a FETCH asks for, as many as fit a message, and the bytes of that; none
+    /// when there is no such place.
+    fn answer(&self, fetch: &Fetch) -> Option<(Message, u64)> {
+        let Fetch { sequence, space, level, ref indexes } = *fetch;
+        let snapshot = match space {
+            Space::Protocol => &self.protocol,
+            Space::Service => &self.service,
+        };
+        let mut bytes = 0;
+        let mut take = |weight: u64| {
+            let fits = bytes == 0 || bytes + weight <= PAGES_BYTES as u64;
+            bytes += if fits { weight } else { 0 };
+            fits
+        };
+        if level == 0 {
+            let page = |index: &u64| {
+                let bytes = snapshot.page_bytes(*index)?;
+                let fits = take(Found::Page(bytes.clone()).weight());
+                fits.then_some(Page { at: PageCursor { space, index: *index }, bytes })
+            };
+            let pages: Vec<_> = indexes.iter().map_while(page).collect();
+            return (!pages.is_empty()).then_some((Message::Data(Data { sequence, pages }), bytes));
+        }
+        let partition = |index: &u64| {
+            let branch = match (level, index) {
+                (1..=LEVELS, _) => snapshot.branch(level, *index)?,
+                (STATE_LEVEL, 0) => self.branch(),
+                _ => return None,
+            };
+            take(Found::Branch(branch.clone()).weight()).then_some((*index, branch))
+        };
+        let partitions: Vec<_> = indexes.iter().map_while(partition).collect();
+        let answer = MetaData { sequence, space, level, partitions };
+        (!answer.partitions.is_empty()).then_some((Message::MetaData(answer), bytes))
+    }
+
+    /// The digests of both arrays, and of the next configuration at a boundary.
+    fn branch(&self) -> Branch {
+        let spaces = [(0, &self.protocol), (1, &self.service)];
+        let digests = spaces.map(|(child, snapshot)| (child, snapshot.digest_at(LEVELS, 0)));
+        let next = self.next.map(|digest| (NEXT, digest));
+        let children =
+            digests.into_iter().chain(next).filter(|(_, digest)| *digest != Digest::ZERO).collect();
+        Branch { level: STATE_LEVEL, children }
     }
 }

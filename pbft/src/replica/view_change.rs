@@ -162,7 +162,7 @@ impl<S: Service> Replica<S> {
 
     /// Whether something should come to an end in this view. The primary counts what it ordered
     /// itself: when that gets nowhere, others may have left.
-    fn waits_for_primary(&self) -> bool {
+    pub(super) fn waits_for_primary(&self) -> bool {
         let requested = !self.is_primary() && !self.admission.is_empty();
         match self.boundary() {
             // All of them want to get there; once there, they wait for a checkpoint, and for no primary.

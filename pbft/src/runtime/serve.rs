@@ -34,7 +34,9 @@ use crate::{
     journal::{Journal, JournalFailed, JournalSetup, Owner},
     membership::Succession,
     message::{Message, Unverified},
-    replica::{Action, Ignored, JournalPosition, Misbehaviour, Record, RecoveryFailed, Replica, Settings},
+    replica::{
+        Action, Ignored, JournalPosition, Misbehaviour, Readiness, Record, RecoveryFailed, Replica, Settings,
+    },
     service::Service,
 };
 
@@ -145,8 +147,8 @@ pub struct ReplicaStatus {
     pub last_executed: Sequence,
     /// The low watermark: the last stable checkpoint.
     pub stable: Sequence,
-    /// Whether it is fetching a state because it fell too far behind.
-    pub transferring: bool,
+    /// Whether it is of use now, and if not, why.
+    pub readiness: Readiness,
     /// The other replicas that it has a connection to.
     pub connected: Vec<ReplicaId>,
     /// How many clients are connected.
@@ -386,7 +388,7 @@ async fn drive<S: Service>(shared: &Shared<S>) -> Result<(), ServeFailed> {
         }
         stale = true;
         if published.elapsed() >= STATUS_PERIOD {
-            inner.publish();
+            inner.publish(shared.clock.now());
             published = tokio::time::Instant::now();
             stale = false;
         }
@@ -424,7 +426,11 @@ impl<S: Service> Inner<S> {
                     }
                 }
                 Action::Evidence(misbehaviour) => {
-                    tracing::warn!(replica = %self.replica.id(), %misbehaviour, "evidence");
+                    let replica = self.replica.id();
+                    match &misbehaviour {
+                        Misbehaviour::Split { .. } => tracing::error!(%replica, %misbehaviour, "halted"),
+                        _ => tracing::warn!(%replica, %misbehaviour, "evidence"),
+                    }
                     if self.evidence.len() == EVIDENCE_KEPT {
                         self.evidence.pop_front();
                     }
@@ -442,7 +448,7 @@ impl<S: Service> Inner<S> {
         }
     }
 
-    fn publish(&mut self) {
+    fn publish(&mut self, now: crate::Instant) {
         let replica = &self.replica;
         let connected = (0..).map(ReplicaId).zip(&self.routes.replicas);
         let status = ReplicaStatus {
@@ -452,7 +458,7 @@ impl<S: Service> Inner<S> {
             primary: replica.primary(),
             last_executed: replica.executed(),
             stable: replica.stable(),
-            transferring: replica.is_transferring(),
+            readiness: replica.readiness(now),
             connected: connected.filter(|(_, route)| route.best().is_some()).map(|(id, _)| id).collect(),
             clients: self.routes.clients.iter().filter(|route| route.best().is_some()).count(),
             ignored: replica.ignored().collect(),

@@ -80,6 +80,7 @@ impl<S: Service + Clone> Cluster<S> {
         let origin = Origin { configuration, succession: Some(succession) };
         self.nodes[id.index()].disk = Disk::new(Group::new(&origin.configuration), &origin.configuration);
         self.nodes[id.index()].adversary = None;
+        self.nodes[id.index()].strayed = false;
         self.nodes[id.index()].origin = origin;
         let replica = self.fresh(id);
         self.nodes[id.index()].replica = Some(replica);
@@ -93,12 +94,18 @@ impl<S: Service + Clone> Cluster<S> {
         let node = &self.nodes[id.index()];
         let Origin { configuration, succession } = node.origin.clone();
         let keychain = self.origin_keys(id);
-        let service = Witness { service: self.service.clone(), seen: Rc::clone(&node.seen) };
+        let service = self.witness(id);
         let settings = self.setup.settings.clone();
         match succession {
             Some(succession) => Replica::join(configuration, succession, id, keychain, service, settings),
             None => Replica::new(configuration, id, keychain, service, settings),
         }
+    }
+
+    pub(super) fn witness(&self, id: ReplicaId) -> Witness<S> {
+        let node = &self.nodes[id.index()];
+        let (seen, strays) = (Rc::clone(&node.seen), Rc::clone(&node.strays));
+        Witness { service: self.service.clone(), seen, strays }
     }
 
     /// The keys that a replica begins with.

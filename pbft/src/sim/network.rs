@@ -1,6 +1,6 @@
 //! The network: delays, losses, duplicates, and links that are cut.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::random::Random;
@@ -33,19 +33,26 @@ impl Weather {
 pub(super) struct Network {
     pub(super) weather: Weather,
     cut: BTreeSet<(Principal, Principal)>,
+    /// What is added to every delay.
+    slow: BTreeMap<(Principal, Principal), Duration>,
 }
 
 impl Network {
     pub(super) fn new(weather: Weather) -> Self {
-        Self { weather, cut: BTreeSet::new() }
+        Self { weather, cut: BTreeSet::new(), slow: BTreeMap::new() }
     }
 
     pub(super) fn cut(&mut self, from: Principal, to: Principal) {
         self.cut.insert((from, to));
     }
 
+    pub(super) fn slow(&mut self, from: Principal, to: Principal, longer: Duration) {
+        self.slow.insert((from, to), longer);
+    }
+
     pub(super) fn mend(&mut self) {
         self.cut.clear();
+        self.slow.clear();
     }
 
     pub(super) fn is_cut(&self, from: Principal, to: Principal) -> bool {
@@ -58,8 +65,9 @@ impl Network {
             return [None, None];
         }
         let Weather { delay_min, delay_max, duplication, .. } = self.weather;
-        let first = random.between(delay_min, delay_max);
-        let second = random.chance(duplication).then(|| random.between(delay_min, delay_max * 2));
+        let longer = self.slow.get(&(from, to)).copied().unwrap_or_default();
+        let first = longer + random.between(delay_min, delay_max);
+        let second = random.chance(duplication).then(|| longer + random.between(delay_min, delay_max * 2));
         [Some(first), second]
     }
 }

@@ -18,7 +18,10 @@
 //! crash R / restart R             R may be `*`
 //! bundle C t=T name… [floor=F] [incarnation=I] [to=R] [spoil=R]   a request of the client's own
 //!                                 making; `spoil` makes its tags for those replicas invalid
-//! lie A B n=N                     a made-up state at checkpoint N from A to B
+//! lie A B n=N [page=P]            made-up digests, or a page, of the state at checkpoint N from A to B
+//! fetch A B n=N                   A asks B for the digests of the state at checkpoint N
+//! slow A B MS                     what gets from A to B takes so much longer
+//! stray R                         the next operation that R executes goes wrong there
 //! prepare|commit A B n=N [v=V]    a vote of A's own making to B, for the batch that was voted for last
 //! propose A B n=N [v=V]           an empty batch of A's own making to B
 //! replace C R                     the operator orders, through client C, to replace R
@@ -33,13 +36,15 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{Cluster, Ledger, Sent, Setup};
+use crate::Readiness;
 use crate::client::Options;
 use crate::crypto::{Authenticator, Digest, Domain, Keychain, Kind, Principal, TAG_BYTES};
 use crate::group::{ClientId, Incarnation, ReplicaId, Sequence, Timestamp, View};
 use crate::message::{
-    Claim, Commit, Content, Data, Ending, Message, Page, PageCursor, PrePrepare, Prepare, Proof, Request,
-    Unverified, wire,
+    Claim, Commit, Content, Data, Ending, Fetch, Form, Message, MetaData, Page, PageCursor, PrePrepare,
+    Prepare, Proof, Request, Space, Unverified, wire,
 };
+use crate::service::{Branch, LEVELS};
 
 /// What is wrong with a script.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -138,7 +143,7 @@ fn group(words: &[&str]) -> Option<Cluster<Ledger>> {
 fn perform(stage: &mut Stage, name: &str, rest: &[&str], out: &mut String) -> Option<()> {
     let cluster = &mut stage.cluster;
     match (name, rest) {
-        ("prepare" | "commit" | "propose" | "lie", [from, to, words @ ..]) => {
+        ("prepare" | "commit" | "propose" | "lie" | "fetch", [from, to, words @ ..]) => {
             vote(cluster, name, (from, to), words, stage.digest)?;
         }
         ("request", [client, names @ ..]) => submit(cluster, client, names, false)?,
@@ -168,6 +173,20 @@ fn perform(stage: &mut Stage, name: &str, rest: &[&str], out: &mut String) -> Op
         }
         ("newcomer", [id]) => {
             cluster.replace(ReplicaId(id.parse().ok()?)).then_some(())?;
+        }
+        ("slow", [from, to, ms]) => {
+            let longer = Duration::from_millis(ms.parse().ok()?);
+            for from in principals(cluster, from)? {
+                for to in principals(cluster, to)? {
+                    cluster.slow(from, to, longer);
+                }
+            }
+        }
+        ("stray", [which]) => {
+            for principal in principals(cluster, which)? {
+                let Principal::Replica(id) = principal else { return None };
+                cluster.stray(id);
+            }
         }
         ("mend", []) => cluster.mend(),
         ("crash" | "restart", [which]) => {
@@ -208,28 +227,38 @@ fn vote(
         "commit" => Message::Commit(Commit { view, sequence, digest }),
         "lie" => {
             // Well formed, so that nothing but its digest tells it from the truth.
-            let mut first = BytesMut::new();
-            first.put_u64(sequence.0);
-            first.put_u64(1); // the agreed time
-            first.put_u64(0); // no leaves in the history
-            first.put_u64(0); // no boundary
-            first.put_u32(0); // and no order that leads to one
-            let pages = vec![Page { at: PageCursor::default(), bytes: first.freeze() }];
-            Message::Data(Data { sequence, from: PageCursor::default(), pages, next: None })
+            if let Some(index) = value(words, "page", Some(u64::MAX)).filter(|index| *index < u64::MAX) {
+                let at = PageCursor { space: Space::Service, index };
+                let pages = vec![Page { at, bytes: Bytes::from_static(b"made up") }];
+                return inject(cluster, (from, to), &Message::Data(Data { sequence, pages }));
+            }
+            let level = LEVELS + 1;
+            let branch = Branch { level, children: vec![(0, Digest([7; 32])), (1, Digest([8; 32]))] };
+            let partitions = vec![(0, branch)];
+            Message::MetaData(MetaData { sequence, space: Space::Protocol, level, partitions })
+        }
+        "fetch" => {
+            let (space, level) = (Space::Protocol, LEVELS + 1);
+            Message::Fetch(Fetch { sequence, space, level, indexes: vec![0] })
         }
         _ => {
             let batch = wire::batch(1, false, [].into());
             Message::PrePrepare(PrePrepare { view, sequence, batch })
         }
     };
+    inject(cluster, (from, to), &body)
+}
+
+/// Sends a message of somebody's own making.
+fn inject(cluster: &mut Cluster<Ledger>, (from, to): (&str, &str), body: &Message) -> Option<()> {
     for from in principals(cluster, from)? {
         let configuration = &cluster.setup.configuration;
         let keys = Keychain::fast(configuration.scope(), configuration.public_keys(), from);
-        let bytes = wire::encode_body(&body);
-        let domain = Domain::new(body.kind(), view.0);
+        let bytes = wire::encode_body(body);
+        let domain = Domain::new(body.kind(), body.view().0);
         for to in principals(cluster, to)? {
-            let proof = match kind {
-                "lie" => Proof::Tag(keys.tag(to, domain, &bytes)),
+            let proof = match body.form() {
+                Form::Tag => Proof::Tag(keys.tag(to, domain, &bytes)),
                 _ => Proof::Authenticator(keys.authenticator(domain, &bytes)),
             };
             let message = Unverified { sender: from, body: body.clone(), bytes: bytes.clone(), proof };
@@ -323,10 +352,10 @@ fn places(cluster: &Cluster<Ledger>, out: &mut String) {
                     view if replica.is_changing() => format!(" wants view={view}"),
                     view => format!(" view={view}"),
                 };
-                let mark = match (replica.is_retired(), replica.is_transferring()) {
-                    (true, _) => "  retired",
-                    (false, true) => "  transferring",
-                    _ => "",
+                let mark = match replica.readiness(cluster.now()) {
+                    _ if replica.is_retired() => "  retired".to_owned(),
+                    Readiness::Ready | Readiness::Changing => String::new(),
+                    other => format!("  {other:?}").to_lowercase(),
                 };
                 let view = match replica.configuration().number {
                     0 => view,
@@ -438,6 +467,19 @@ fn short(digest: &Digest) -> String {
     digest.0[..2].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Which part of a state is meant.
+fn part(space: Space, level: u32) -> String {
+    match level {
+        0 => format!("{space:?} pages"),
+        1..=LEVELS => format!("{space:?} level {level}"),
+        _ => "State".to_owned(),
+    }
+}
+
+fn list(indexes: &[u64]) -> String {
+    indexes.iter().map(u64::to_string).collect::<Vec<_>>().join(",")
+}
+
 fn describe(message: &Message) -> String {
     let kind = match message {
         Message::Request(_) => "REQUEST",
@@ -450,6 +492,7 @@ fn describe(message: &Message) -> String {
         Message::Seal(_) => "SEAL",
         Message::Status(_) => "STATUS",
         Message::Fetch(_) => "FETCH",
+        Message::MetaData(_) => "META-DATA",
         Message::Data(_) => "DATA",
         Message::Stable(_) => "STABLE",
         Message::ViewChange(_) => "VIEW-CHANGE",
@@ -508,10 +551,15 @@ fn describe(message: &Message) -> String {
             };
             format!("{view}stable={} executed={} {slots}", m.stable, m.executed)
         }
-        Message::Fetch(m) => format!("n={} from {:?}:{}", m.sequence, m.from.space, m.from.index),
+        Message::Fetch(m) => format!("n={} {} {}", m.sequence, part(m.space, m.level), list(&m.indexes)),
+        Message::MetaData(m) => {
+            let indexes: Vec<_> = m.partitions.iter().map(|(index, _)| *index).collect();
+            format!("n={} {} {}", m.sequence, part(m.space, m.level), list(&indexes))
+        }
         Message::Data(m) => {
-            let more = if m.next.is_some() { " and more" } else { "" };
-            format!("n={} {} pages{more}", m.sequence, m.pages.len())
+            let indexes: Vec<_> = m.pages.iter().map(|page| page.at.index).collect();
+            let space = m.pages.first().map(|page| page.at.space).unwrap_or_default();
+            format!("n={} {} {}", m.sequence, part(space, 0), list(&indexes))
         }
         Message::Stable(m) => format!("n={} d={}", m.sequence, short(&m.state)),
         Message::ViewChange(m) => {

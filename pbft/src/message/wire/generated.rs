@@ -310,24 +310,49 @@ pub struct Page {
     #[prost(bytes = "bytes", tag = "2")]
     pub bytes: ::prost::bytes::Bytes,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Fetch {
     #[prost(uint64, tag = "1")]
     pub sequence: u64,
-    #[prost(message, optional, tag = "2")]
-    pub from: ::core::option::Option<PageCursor>,
+    #[prost(uint32, tag = "2")]
+    pub space: u32,
+    /// 0 for pages.
+    #[prost(uint32, tag = "3")]
+    pub level: u32,
+    #[prost(uint64, repeated, tag = "4")]
+    pub indexes: ::prost::alloc::vec::Vec<u64>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MetaData {
+    #[prost(uint64, tag = "1")]
+    pub sequence: u64,
+    #[prost(uint32, tag = "2")]
+    pub space: u32,
+    #[prost(uint32, tag = "3")]
+    pub level: u32,
+    #[prost(message, repeated, tag = "4")]
+    pub partitions: ::prost::alloc::vec::Vec<Partition>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Partition {
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+    /// Where the digest was made: `level` above, or below it.
+    #[prost(uint32, tag = "2")]
+    pub level: u32,
+    /// A bit for each child that is not empty; bit 0 is the first child.
+    #[prost(uint32, tag = "3")]
+    pub present: u32,
+    /// Digests of 32 bytes, one after the other.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub digests: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Data {
     #[prost(uint64, tag = "1")]
     pub sequence: u64,
-    #[prost(message, optional, tag = "2")]
-    pub from: ::core::option::Option<PageCursor>,
-    #[prost(message, repeated, tag = "3")]
+    #[prost(message, repeated, tag = "2")]
     pub pages: ::prost::alloc::vec::Vec<Page>,
-    /// Absent in the last stretch.
-    #[prost(message, optional, tag = "4")]
-    pub next: ::core::option::Option<PageCursor>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NewKey {

@@ -50,6 +50,13 @@ fn pages() -> impl Strategy<Value = Vec<Page>> {
     vec((cursor(), bytes(50)).prop_map(|(at, bytes)| Page { at, bytes }), 0..4)
 }
 
+fn branch() -> impl Strategy<Value = (u64, Branch)> {
+    let children = proptest::collection::btree_map(0..16u8, digest(), 0..4);
+    (any::<u64>(), any::<u32>(), children).prop_map(|(index, level, children)| {
+        (index, Branch { level, children: children.into_iter().collect() })
+    })
+}
+
 fn pre_prepare() -> impl Strategy<Value = PrePrepare> {
     (any::<u64>(), any::<u64>(), any_batch()).prop_map(|(view, sequence, batch)| PrePrepare {
         view: View(view),
@@ -186,15 +193,20 @@ fn message() -> impl Strategy<Value = Message> {
             let (stable, executed) = (Sequence(stable), Sequence(executed));
             Message::Status(Status { view: View(view), active: View(active), stable, executed, slots })
         }),
-        (any::<u64>(), cursor())
-            .prop_map(|(sequence, from)| { Message::Fetch(Fetch { sequence: Sequence(sequence), from }) }),
-        (any::<u64>(), cursor(), pages(), proptest::option::of(cursor())).prop_map(
-            |(sequence, from, pages, next)| {
-                Message::Data(Data { sequence: Sequence(sequence), from, pages, next })
+        (any::<u64>(), cursor(), any::<u32>(), vec(any::<u64>(), 0..4)).prop_map(
+            |(sequence, PageCursor { space, .. }, level, indexes)| {
+                Message::Fetch(Fetch { sequence: Sequence(sequence), space, level, indexes })
             }
         ),
         any::<u64>().prop_map(|number| Message::Configured(Configured { number })),
         succession().prop_map(Message::Succession),
+        (any::<u64>(), cursor(), any::<u32>(), vec(branch(), 0..4)).prop_map(
+            |(sequence, PageCursor { space, .. }, level, partitions)| {
+                Message::MetaData(MetaData { sequence: Sequence(sequence), space, level, partitions })
+            }
+        ),
+        (any::<u64>(), pages())
+            .prop_map(|(sequence, pages)| Message::Data(Data { sequence: Sequence(sequence), pages })),
     ]
 }
 
@@ -300,7 +312,16 @@ fn fields_out_of_range_are_named() {
     assert_eq!(refused(envelope(Kind::Batch, vec![])), "kind is 32, which means nothing");
     assert_eq!(refused(envelope(Kind::Request, vec![])), "operations is missing");
     assert_eq!(refused(envelope(Kind::Prepare, vec![])), "digest of 0: allowed are 32");
-    let cursor = pb::PageCursor { space: 9, index: 0 };
-    let fetch = pb::Fetch { sequence: 1, from: Some(cursor) }.encode_to_vec();
+    let fetch = pb::Fetch { sequence: 1, space: 9, level: 0, indexes: vec![] }.encode_to_vec();
     assert_eq!(refused(envelope(Kind::Fetch, fetch)), "space is 9, which means nothing");
+    let fetch = pb::Fetch { sequence: 1, space: 0, level: 0, indexes: vec![7; 65] }.encode_to_vec();
+    assert_eq!(refused(envelope(Kind::Fetch, fetch)), "indexes of 65: allowed are 64");
+    let partition = |present, bytes| {
+        let digests = vec![1; bytes].into();
+        let partitions = vec![pb::Partition { index: 0, level: 1, present, digests }];
+        let body = pb::MetaData { sequence: 1, space: 0, level: 1, partitions };
+        refused(envelope(Kind::MetaData, body.encode_to_vec()))
+    };
+    assert_eq!(partition(0b101, 32), "digests of 32: allowed are 64");
+    assert_eq!(partition(1 << 16, 32), "present is 65536, which means nothing");
 }

@@ -1,8 +1,9 @@
-//! Serves wrong pages to whoever fetches a state, and wrong batches to whoever wants one.
+//! Serves wrong pages, or to half of the replicas wrong digests, to whoever fetches a state, and wrong batches
+//! to whoever wants one.
 
 use bytes::Bytes;
 
-use super::{Lie, Said};
+use super::{Lie, Said, is_odd};
 use crate::crypto::Principal;
 use crate::message::{Body, Message, wire};
 
@@ -10,8 +11,15 @@ use crate::message::{Body, Message, wire};
 pub(super) struct WrongPages;
 
 impl Lie for WrongPages {
-    fn instead(&mut self, _: Principal, message: &Message) -> Said {
+    fn instead(&mut self, to: Principal, message: &Message) -> Said {
         match message {
+            Message::MetaData(meta_data) if is_odd(to) => {
+                let mut meta_data = meta_data.clone();
+                for (_, branch) in &mut meta_data.partitions {
+                    branch.children.iter_mut().for_each(|(_, digest)| digest.0[0] ^= 1);
+                }
+                Said::Lie(Box::new(Message::MetaData(meta_data)))
+            }
             Message::Data(data) => {
                 let mut data = data.clone();
                 data.pages.iter_mut().for_each(|page| page.bytes = Bytes::from_static(b"never written"));
