@@ -111,7 +111,7 @@ pub enum Kind {
     Data = 12,
     /// NEW-KEY.
     NewKey = 13,
-    /// VOUCH.
+    /// VOUCH: requests that others may not be able to check.
     Vouch = 14,
     /// META-DATA: digests of partitions of the state.
     MetaData = 15,
@@ -125,6 +125,8 @@ pub enum Kind {
     Body = 19,
     /// COMMITTED: what a place holds for good.
     Committed = 20,
+    /// DOUBT: a pre-prepare with requests that cannot be checked.
+    Doubt = 21,
     /// An ordered batch, in a PRE-PREPARE or the journal.
     Batch = 32,
     /// One operation.

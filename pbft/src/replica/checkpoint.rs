@@ -384,7 +384,7 @@ impl<S: Service> Replica<S> {
         self.outbox.bytes_since_snapshot = 0;
         let begin = self.append(Record::SnapshotBegin { sequence }, None);
         let before = self.log.first_position().map_or(begin, |first| first.min(begin));
-        if let Some(record) = self.views.record() {
+        for record in self.marks.record().into_iter().chain(self.views.record()) {
             self.append(record, None);
         }
         let mut cursor = Some(PageCursor::default());

@@ -1,7 +1,7 @@
 //! What a replica must find again after a crash.
 
 use crate::crypto::Digest;
-use crate::group::{Sequence, View};
+use crate::group::{ClientId, Sequence, View};
 use crate::message::{Batch, Certificate, NewView, Page, PrePrepare, Unverified, ViewChange};
 
 /// The place of a record in the journal: records are counted from 1, and 0 is before all.
@@ -63,6 +63,13 @@ pub enum Record {
     /// This replica entered the view: all that the NEW-VIEW chose is pre-prepared here as far as
     /// its batches are known.
     NewView(Unverified<NewView>),
+    /// Clients whose tags are not taken, as the records say that a copy of the state supersedes.
+    Marks {
+        /// Those that f+1 replicas marked.
+        bound: Vec<ClientId>,
+        /// Those that this replica marked itself.
+        suspected: Vec<ClientId>,
+    },
     /// A copy of the whole state begins.
     SnapshotBegin {
         /// The last batch in the state.
@@ -86,6 +93,7 @@ impl Record {
             Self::Learned { batch, .. } => batch.bytes.len() as u64,
             Self::ViewChange(message) => message.bytes.len() as u64,
             Self::NewView(message) => message.bytes.len() as u64,
+            Self::Marks { bound, suspected } => 4 * (bound.len() + suspected.len()) as u64,
             Self::SnapshotPages { pages } => pages.iter().map(|page| page.bytes.len() as u64 + 16).sum(),
             _ => 0,
         }

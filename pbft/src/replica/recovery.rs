@@ -214,6 +214,7 @@ impl<S: Service> Replica<S> {
             Record::NewView(message) => {
                 self.replay_new_view(position, message).ok_or(RecoveryFailed::View { position })?;
             }
+            Record::Marks { bound, suspected } => self.replay_marks(&bound, &suspected),
             Record::SnapshotBegin { .. } | Record::SnapshotPages { .. } | Record::SnapshotEnd(_) => {}
         }
         Ok(())

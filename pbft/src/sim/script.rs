@@ -18,8 +18,10 @@
 //! crash R / restart R             R may be `*`
 //! bundle C t=T name… [floor=F] [incarnation=I] [to=R] [spoil=R]   a request of the client's own
 //!                                 making; `spoil` makes its tags for those replicas invalid
+//! spoil C R…                      from now on the client's tags for those replicas are invalid
 //! lie A B n=N                     a made-up state at checkpoint N from A to B
 //! prepare|commit A B n=N [v=V]    a vote of A's own making to B, for the batch that was voted for last
+//! vouch A B                       A's word to B for the requests that were vouched for last
 //! propose A B n=N [v=V]           an empty batch of A's own making to B
 //! places                          what each replica has executed, holds stable, and where it is
 //! ignored                         what each replica put aside
@@ -32,11 +34,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{Cluster, Ledger, Sent, Setup};
 use crate::client::Options;
-use crate::crypto::{Authenticator, Digest, Domain, Keychain, Kind, Principal, TAG_BYTES};
+use crate::crypto::{Digest, Domain, Keychain, Kind, Principal};
 use crate::group::{ClientId, Incarnation, ReplicaId, Sequence, Timestamp, View};
 use crate::message::{
-    Claim, Commit, Content, Data, Ending, Message, Page, PageCursor, PrePrepare, Prepare, Proof, Request,
-    Unverified, wire,
+    Claim, Commit, Content, Data, Ending, Form, Message, Page, PageCursor, PrePrepare, Prepare, Proof,
+    Request, Unverified, Vouch, wire,
 };
 
 /// What is wrong with a script.
@@ -92,6 +94,8 @@ struct Stage {
     cluster: Cluster<Ledger>,
     /// What was voted for last.
     digest: Digest,
+    /// What was vouched for last.
+    vouch: Vouch,
 }
 
 fn run(stage: &mut Option<Stage>, line: usize, command: &str, out: &mut String) -> Result<(), ScriptError> {
@@ -100,7 +104,8 @@ fn run(stage: &mut Option<Stage>, line: usize, command: &str, out: &mut String) 
     let (name, rest) = words.split_first().ok_or_else(wrong)?;
     if *name == "group" {
         let cluster = group(rest).ok_or_else(wrong)?;
-        *stage = Some(Stage { cluster, digest: Digest::ZERO });
+        let vouch = Vouch { requests: Vec::new() };
+        *stage = Some(Stage { cluster, digest: Digest::ZERO, vouch });
         return Ok(());
     }
     let stage = stage.as_mut().ok_or(ScriptError::NoGroup { line })?;
@@ -136,9 +141,17 @@ fn perform(stage: &mut Stage, name: &str, rest: &[&str], out: &mut String) -> Op
         ("prepare" | "commit" | "propose" | "lie", [from, to, words @ ..]) => {
             vote(cluster, name, (from, to), words, stage.digest)?;
         }
+        ("vouch", [from, to]) => say(cluster, (from, to), &Message::Vouch(stage.vouch.clone()))?,
         ("request", [client, names @ ..]) => submit(cluster, client, names, false)?,
         ("receipt", [client, names @ ..]) => submit(cluster, client, names, true)?,
         ("bundle", [client, words @ ..]) => bundle(cluster, client, words)?,
+        ("spoil", [client, which @ ..]) => {
+            let [Principal::Client(client)] = principals(cluster, &format!("c{client}"))?[..] else {
+                return None;
+            };
+            let which = which.first().map_or(Some(Vec::new()), |which| principals(cluster, which))?;
+            cluster.spoil_tags(client, &which);
+        }
         ("settle", []) => cluster.settle(),
         ("advance", [ms]) => cluster.run_for(Duration::from_millis(ms.parse().ok()?)),
         ("quiet", [ms]) => {
@@ -204,14 +217,19 @@ fn vote(
             Message::PrePrepare(PrePrepare { view, sequence, batch })
         }
     };
+    say(cluster, (from, to), &body)
+}
+
+/// Everybody `from` says the same to everybody `to`.
+fn say(cluster: &mut Cluster<Ledger>, (from, to): (&str, &str), body: &Message) -> Option<()> {
     for from in principals(cluster, from)? {
         let configuration = &cluster.setup.configuration;
         let keys = Keychain::fast(configuration.scope(), configuration.public_keys(), from);
-        let bytes = wire::encode_body(&body);
-        let domain = Domain::new(body.kind(), view.0);
+        let bytes = wire::encode_body(body);
+        let domain = Domain::new(body.kind(), body.view().0);
         for to in principals(cluster, to)? {
-            let proof = match kind {
-                "lie" => Proof::Tag(keys.tag(to, domain, &bytes)),
+            let proof = match body.form() {
+                Form::Tag => Proof::Tag(keys.tag(to, domain, &bytes)),
                 _ => Proof::Authenticator(keys.authenticator(domain, &bytes)),
             };
             let message = Unverified { sender: from, body: body.clone(), bytes: bytes.clone(), proof };
@@ -278,13 +296,9 @@ fn bundle(cluster: &mut Cluster<Ledger>, client: &str, words: &[&str]) -> Option
     let me = Principal::Client(client);
     let keys = Keychain::fast(configuration.scope(), configuration.public_keys(), me);
     let bytes = wire::encode_request(&request);
-    let mut tags = keys.authenticator(Domain::new(Kind::Request, 0), &bytes).0.to_vec();
-    for spoiled in principals(cluster, value("spoil").unwrap_or("none")).unwrap_or_default() {
-        if let Principal::Replica(id) = spoiled {
-            tags[id.index() * TAG_BYTES] ^= 1;
-        }
-    }
-    let proof = Proof::Authenticator(Authenticator(tags.into()));
+    let tags = keys.authenticator(Domain::new(Kind::Request, 0), &bytes);
+    let wrong = principals(cluster, value("spoil").unwrap_or("none")).unwrap_or_default();
+    let proof = super::spoiled(Proof::Authenticator(tags), &wrong);
     let message = Unverified { sender: me, body: Message::Request(request), bytes, proof };
     for to in principals(cluster, value("to").unwrap_or("0"))? {
         cluster.inject(me, to, message.clone());
@@ -333,11 +347,14 @@ fn tell(stage: &mut Stage, out: &mut String) {
     let cluster = &mut stage.cluster;
     let others = cluster.replica_ids().count() - 1;
     let mut lines: Vec<Line> = Vec::new();
-    for Sent { from, to, cut, message, .. } in cluster.take_sent() {
+    for Sent { from, to, cut, message, signed, .. } in cluster.take_sent() {
         if let Message::Prepare(Prepare { digest, .. }) | Message::Commit(Commit { digest, .. }) = &message {
             stage.digest = *digest;
         }
-        let text = describe(&message);
+        if let Message::Vouch(vouch) = &message {
+            stage.vouch = vouch.clone();
+        }
+        let text = format!("{}{}", describe(&message), if signed { " signed" } else { "" });
         match lines.iter_mut().find(|line| line.from == [from] && line.cut == cut && line.text == text) {
             Some(line) if !line.to.contains(&to) => line.to.push(to),
             _ => lines.push(Line { from: vec![from], to: vec![to], cut, text }),
@@ -415,6 +432,8 @@ fn describe(message: &Message) -> String {
     let kind = match message {
         Message::Request(_) => "REQUEST",
         Message::PrePrepare(_) => "PRE-PREPARE",
+        Message::Vouch(_) => "VOUCH",
+        Message::Doubt(_) => "DOUBT",
         Message::Prepare(_) => "PREPARE",
         Message::Commit(_) => "COMMIT",
         Message::Reply(_) => "REPLY",
@@ -435,7 +454,8 @@ fn describe(message: &Message) -> String {
         Message::Request(m) => {
             let last = m.end().0 - 1;
             let t = if last == m.first.0 { m.first.to_string() } else { format!("{}-{last}", m.first) };
-            format!("t={t} floor={}{}", m.floor, if m.read_only { " read-only" } else { "" })
+            let read_only = if m.read_only { " read-only" } else { "" };
+            format!("t={t} floor={}{read_only}", m.floor)
         }
         Message::PrePrepare(m) => {
             let requests = m.batch.requests.iter().map(|request| {
@@ -445,6 +465,16 @@ fn describe(message: &Message) -> String {
             let requests: Vec<_> = requests.collect();
             let seal = if m.batch.seal { " seal" } else { "" };
             format!("v={} n={} [{}]{seal}", m.view, m.sequence, requests.join(" "))
+        }
+        Message::Vouch(m) => {
+            let requests = m.requests.iter().map(|(client, digest)| format!("c{client}:{}", short(digest)));
+            format!("[{}]", requests.collect::<Vec<_>>().join(" "))
+        }
+        Message::Doubt(m) => {
+            let bits = (0..8 * u32::try_from(m.checked.len()).unwrap_or(0)).map(|index| m.has_checked(index));
+            let doubted = (0..).zip(bits).filter(|(_, checked)| !checked);
+            let doubted: Vec<_> = doubted.map(|(index, _): (u32, _)| index.to_string()).collect();
+            format!("v={} n={} d={} requests {}", m.view, m.sequence, short(&m.digest), doubted.join(","))
         }
         Message::Prepare(m) => format!("v={} n={} d={}", m.view, m.sequence, short(&m.digest)),
         Message::Commit(m) => format!("v={} n={} d={}", m.view, m.sequence, short(&m.digest)),
@@ -457,7 +487,7 @@ fn describe(message: &Message) -> String {
             });
             answers.collect::<Vec<_>>().join(", ")
         }
-        Message::Busy(m) => format!("t={}", m.first),
+        Message::Busy(m) => format!("t={}{}", m.first, if m.sign { " sign" } else { "" }),
         Message::Checkpoint(m) => format!("n={} d={}", m.sequence, short(&m.state)),
         Message::Seal(m) => format!("n={} size={}", m.sequence, m.size),
         Message::Status(m) => {
@@ -484,7 +514,8 @@ fn describe(message: &Message) -> String {
                 claims.iter().map(claim).collect::<Vec<_>>().join(" ")
             };
             let (p, q) = (claims(&m.prepared), claims(&m.pre_prepared));
-            format!("v={} stable={stable} P[{p}] Q[{q}]", m.view)
+            let marks: String = m.marks.iter().map(|client| format!(" marks c{client}")).collect();
+            format!("v={} stable={stable} P[{p}] Q[{q}]{marks}", m.view)
         }
         Message::NewView(m) => {
             let senders: Vec<_> = m.view_changes.iter().map(|one| one.sender).collect();
