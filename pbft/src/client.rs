@@ -8,6 +8,10 @@
 //! * *when answers are late*: send the identical bundle, tagged anew, to all replicas; wait twice
 //!   as long, with jitter.
 //! * *when a read does not settle*: have it ordered.
+//! * *upon BUSY*: wait longer than for an answer, with jitter. From the primary, or from f+1 replicas:
+//!   fewer could all be faulty.
+//! * *upon BUSY of f+1 replicas that ask for a signature*: sign this and all later requests of this
+//!   incarnation. Tags in this client's name held a view up, whoever made them.
 //! * *when the group follows an order to replace members*: ask now and then, until it is in force.
 //! * *upon proof that members were replaced*: go over to the new ones; what they said before counts no
 //!   more, and all that has no outcome is sent again.
@@ -24,7 +28,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::crypto::{Digest, Domain, Keychain, Kind, Principal};
+use crate::crypto::{Digest, Domain, Keychain, Kind, Principal, Signature};
 use crate::group::{
     ClientId, Configuration, Group, Incarnation, ReplicaId, Sequence, Timestamp, View, Voters,
 };
@@ -68,6 +72,14 @@ impl Default for ClientSettings {
             bundle_operations_max: 256,
             seed: 0,
         }
+    }
+}
+
+impl ClientSettings {
+    /// How long the try with this number may take: twice as long as the one before.
+    fn backoff(&self, attempt: u32) -> Duration {
+        let doublings = attempt.saturating_sub(1).min(16);
+        self.retry_after.saturating_mul(1 << doublings).min(self.retry_max)
     }
 }
 
@@ -196,6 +208,8 @@ pub struct Client {
     told: Vec<Option<Instant>>,
     /// An order was followed: when to ask again whether it is in force, and how long to wait after that.
     seeking: Option<(Instant, Duration)>,
+    /// Replicas that do not take this client's tags any more.
+    unconvinced: Voters,
     jitter: u64,
     actions: VecDeque<ClientAction>,
     now: Instant,
@@ -225,9 +239,12 @@ struct Bundle {
     /// Operations in it without an answer.
     open: usize,
     attempts: u32,
-    /// The primary said that it is busy since the last try. It may say so once: else it could keep
-    /// a client from asking all replicas for ever.
+    /// Replicas that said since the last try that they are busy. It may be put off once by that: else
+    /// a primary could keep a client from asking all replicas for ever.
+    busy: Voters,
     put_off: bool,
+    /// Made once: it is over the same bytes whenever they are sent.
+    signature: Option<Signature>,
     due: Instant,
 }
 
@@ -254,6 +271,7 @@ impl Client {
             views: vec![View(0); group.n() as usize],
             told: vec![None; group.n() as usize],
             seeking: None,
+            unconvinced: Voters::default(),
             jitter: settings.seed,
             configuration,
             group,
@@ -473,26 +491,35 @@ impl Client {
         let due = self.now + self.jittered(wait);
         let open = request.operations.len();
         self.due.insert((due, first));
-        self.bundles.insert(first, Bundle { request, bytes, open, attempts: 1, put_off: false, due });
+        let (attempts, busy, put_off, signature) = (1, Voters::default(), false, None);
+        let bundle = Bundle { request, bytes, open, attempts, busy, put_off, signature, due };
+        self.bundles.insert(first, bundle);
         self.transmit(first, reading);
     }
 
-    /// Tags a bundle for the sessions of now, and sends it.
+    /// Tags a bundle for the sessions of now, or signs it, and sends it.
     fn transmit(&mut self, first: Timestamp, to_all: bool) {
-        let bundle = &self.bundles[&first];
+        let (signs, domain) = (self.has_to_sign(), Domain::new(Kind::Request, 0));
+        let bundle = self.bundles.get_mut(&first).expect("who sends a bundle has it");
         let bytes = bundle.bytes.clone();
-        let tags = self.keychain.authenticator(Domain::new(Kind::Request, 0), &bytes);
-        let message = Unverified {
-            sender: Principal::Client(self.me),
-            body: Message::Request(bundle.request.clone()),
-            bytes,
-            proof: Proof::Authenticator(tags),
+        let proof = if signs && !bundle.request.read_only {
+            let signature = bundle.signature.get_or_insert_with(|| self.keychain.sign(domain, &bytes));
+            Proof::Signature(signature.clone())
+        } else {
+            Proof::Authenticator(self.keychain.authenticator(domain, &bytes))
         };
+        let body = Message::Request(bundle.request.clone());
+        let message = Unverified { sender: Principal::Client(self.me), body, bytes, proof };
         let to = self.primary();
         self.actions.push_back(match to_all {
             true => ClientAction::Broadcast { message },
             false => ClientAction::Send { to, message },
         });
+    }
+
+    /// Whether a correct replica asks for signatures.
+    fn has_to_sign(&self) -> bool {
+        self.unconvinced.count() >= self.group.weak_quorum()
     }
 
     /// From three quarters of a duration to five quarters of it.
@@ -507,9 +534,8 @@ impl Client {
             return self.order_reads(first);
         }
         bundle.attempts += 1;
-        bundle.put_off = false;
-        let doublings = (bundle.attempts - 1).min(16);
-        let wait = self.settings.retry_after.saturating_mul(1 << doublings).min(self.settings.retry_max);
+        (bundle.busy, bundle.put_off) = (Voters::default(), false);
+        let wait = self.settings.backoff(bundle.attempts);
         self.reschedule(first, wait);
         let timestamps: Vec<_> =
             self.bundles[&first].request.iter().map(|(timestamp, _)| timestamp).collect();
@@ -648,16 +674,40 @@ impl Client {
         }
     }
 
-    /// The primary is full: ask again later, and not everybody.
+    /// A replica does not take a request now: ask again later, or with a signature.
     fn on_busy(&mut self, from: ReplicaId, busy: &Busy) {
-        let expected = from == self.primary() && busy.incarnation == self.incarnation;
-        let bundle = self.bundles.get_mut(&busy.first).filter(|bundle| expected && !bundle.put_off);
-        if let Some(bundle) = bundle {
-            bundle.put_off = true;
-            let wait = self.settings.retry_after * 2;
-            self.reschedule(busy.first, wait);
-        } else {
+        if busy.incarnation != self.incarnation || !self.bundles.contains_key(&busy.first) {
             self.ignored += 1;
+        } else if busy.sign {
+            self.on_unconvinced(from);
+        } else {
+            self.on_full(from, busy.first);
+        }
+    }
+
+    /// The primary has no room, or f+1 replicas have none.
+    fn on_full(&mut self, from: ReplicaId, first: Timestamp) {
+        let (primary, needed) = (self.primary(), self.group.weak_quorum());
+        let Some(bundle) = self.bundles.get_mut(&first) else { return };
+        bundle.busy.insert(from);
+        let counts = from == primary || bundle.busy.count() >= needed;
+        if !counts || bundle.put_off {
+            self.ignored += 1;
+            return;
+        }
+        bundle.put_off = true;
+        let wait = self.settings.backoff(bundle.attempts + 1);
+        self.reschedule(first, wait);
+    }
+
+    /// A replica asks for signatures. Once f+1 do, all that waits goes out again, signed.
+    fn on_unconvinced(&mut self, from: ReplicaId) {
+        let signed_before = self.has_to_sign();
+        self.unconvinced.insert(from);
+        if !signed_before && self.has_to_sign() {
+            let waiting = self.bundles.iter().filter(|(_, bundle)| !bundle.request.read_only);
+            let waiting: Vec<_> = waiting.map(|(first, _)| *first).collect();
+            waiting.into_iter().for_each(|first| self.transmit(first, true));
         }
     }
 

@@ -114,7 +114,7 @@ pub enum Kind {
     Data = 12,
     /// NEW-KEY.
     NewKey = 13,
-    /// VOUCH.
+    /// VOUCH: requests that others may not be able to check.
     Vouch = 14,
     /// META-DATA: digests of partitions of the state.
     MetaData = 15,
@@ -132,6 +132,8 @@ pub enum Kind {
     Configured = 21,
     /// SUCCESSION: the proof that one configuration follows another.
     Succession = 22,
+    /// DOUBT: a pre-prepare with requests that cannot be checked.
+    Doubt = 23,
     /// An ordered batch, in a PRE-PREPARE or the journal.
     Batch = 32,
     /// One operation.

@@ -234,6 +234,8 @@ const NEW_VIEW_BYTES_MAX: u64 = 1 << 26;
 /// Bytes that the certificate and the signature of a VIEW-CHANGE take, with as many votes as there
 /// can be.
 const CERTIFICATE_BYTES: u64 = (REPLICAS_MAX as u64 + 1) * (SIGNATURE_BYTES_MAX as u64 + 16);
+/// Bytes that the marks in a VIEW-CHANGE take, at most: a bit for each client.
+const MARKS_BYTES: u64 = CLIENTS_MAX as u64 / 8 + 8;
 /// Bytes that a VIEW-CHANGE takes for one place, at most: its claims, of 60 bytes each.
 const PLACE_BYTES: u64 = (CLAIMS_PER_PLACE_MAX as u64 + 1) * 60;
 
@@ -282,7 +284,8 @@ impl Configuration {
             return Err(InvalidConfiguration::Limit { field, value, min, max });
         }
         // A NEW-VIEW of all replicas has to fit a frame and a record of the journal.
-        let window_max = (NEW_VIEW_BYTES_MAX / self.replicas.len() as u64 - CERTIFICATE_BYTES) / PLACE_BYTES;
+        let window_max =
+            (NEW_VIEW_BYTES_MAX / self.replicas.len() as u64 - CERTIFICATE_BYTES - MARKS_BYTES) / PLACE_BYTES;
         for (field, value, min, max) in [
             ("checkpoint_period", period, 1, 1 << 20),
             ("window", limits.window, period.saturating_mul(2), window_max),
@@ -304,7 +307,7 @@ impl Configuration {
     /// A transport that bounds its frames lets it through.
     #[must_use]
     pub fn new_view_bytes_max(&self) -> u64 {
-        self.replicas.len() as u64 * (CERTIFICATE_BYTES + self.limits.window * PLACE_BYTES)
+        self.replicas.len() as u64 * (CERTIFICATE_BYTES + MARKS_BYTES + self.limits.window * PLACE_BYTES)
     }
 
     /// The number of replicas, `3f + 1`.

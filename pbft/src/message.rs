@@ -28,6 +28,10 @@ pub enum Message {
     Request(Request),
     /// Primary to backups.
     PrePrepare(PrePrepare),
+    /// Replica to all, when a client asked it and not only the primary.
+    Vouch(Vouch),
+    /// Backup to all, in place of a [`Prepare`] that it cannot give yet.
+    Doubt(Doubt),
     /// Backup to all.
     Prepare(Prepare),
     /// Replica to all.
@@ -73,6 +77,8 @@ impl Message {
         match self {
             Self::Request(_) => Kind::Request,
             Self::PrePrepare(_) => Kind::PrePrepare,
+            Self::Vouch(_) => Kind::Vouch,
+            Self::Doubt(_) => Kind::Doubt,
             Self::Prepare(_) => Kind::Prepare,
             Self::Commit(_) => Kind::Commit,
             Self::Reply(_) => Kind::Reply,
@@ -99,6 +105,7 @@ impl Message {
     pub fn view(&self) -> View {
         match self {
             Self::PrePrepare(message) => message.view,
+            Self::Doubt(message) => message.view,
             Self::Prepare(message) => message.view,
             Self::Commit(message) => message.view,
             Self::Reply(message) => message.view,
@@ -110,8 +117,9 @@ impl Message {
     }
 }
 
-/// A bundle of operations of one client with consecutive timestamps under one authenticator. One
-/// operation is the common case; a retransmission is the identical bundle.
+/// A bundle of operations of one client with consecutive timestamps under one authenticator, or one
+/// signature once its client was asked for that. One operation is the common case; a retransmission
+/// is the identical bundle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// Who asks.
@@ -171,6 +179,38 @@ pub struct Batch {
     /// The requests in order, as their clients sent them. Shared: a batch is kept, sent and
     /// executed without copying it.
     pub requests: Arc<[Unverified<Request>]>,
+}
+
+/// The sender knows these requests to be authentic: it checked them with its own keys, or f+1 others
+/// vouch for them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vouch {
+    /// Each request's client, and the digest of its bytes in [`Kind::Request`].
+    pub requests: Vec<(ClientId, Digest)>,
+}
+
+/// The sender has the primary's batch for this place and does not accept it yet: some of its requests
+/// it cannot check. For the others it vouches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doubt {
+    /// The view of the pre-prepare.
+    pub view: View,
+    /// Its sequence number.
+    pub sequence: Sequence,
+    /// The batch's digest.
+    pub digest: Digest,
+    /// A bit for each request of the batch, the lowest of the first byte first: set when the sender
+    /// knows it to be authentic.
+    pub checked: Bytes,
+}
+
+impl Doubt {
+    /// Whether the sender vouches for a request of the batch.
+    #[must_use]
+    pub fn has_checked(&self, index: u32) -> bool {
+        let byte = self.checked.get(index as usize / 8);
+        byte.is_some_and(|byte| byte >> (index % 8) & 1 == 1)
+    }
 }
 
 /// A backup accepts the batch for this place in this view.
@@ -244,7 +284,8 @@ pub enum Content {
     Digest(Digest),
 }
 
-/// The primary has no room for a request now: ask again later.
+/// A replica does not take a request now: it has no room for it, and the client should ask again
+/// later; or it does not take the client's tags any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Busy {
     /// Who asked.
@@ -253,6 +294,8 @@ pub struct Busy {
     pub incarnation: Incarnation,
     /// The first timestamp of the request that was refused.
     pub first: Timestamp,
+    /// The client should sign its requests.
+    pub sign: bool,
 }
 
 /// The sender's state after a batch, its signature under that, and one under the history's root.
@@ -316,6 +359,8 @@ pub struct ViewChange {
     pub prepared: Vec<Claim>,
     /// Q: for each place above and each batch that was pre-prepared there, in which view last.
     pub pre_prepared: Vec<Claim>,
+    /// Clients that its sender marks: their tags hold views up. In order, each once.
+    pub marks: Vec<ClientId>,
 }
 
 /// A batch that was prepared or pre-prepared in a place.
@@ -598,7 +643,7 @@ macro_rules! sequenced {
     )*};
 }
 
-sequenced!(PrePrepare: Primary, Prepare: Backup, Commit: Anyone);
+sequenced!(PrePrepare: Primary, Doubt: Backup, Prepare: Backup, Commit: Anyone);
 
 impl Answer {
     /// The bytes that the answer takes up in a message, about.

@@ -45,6 +45,16 @@ pub enum Mutation {
     ForgetViewChange,
     /// A NEW-VIEW is believed whatever is in it.
     TrustNewView,
+    /// f replicas' word makes a request authentic.
+    VouchedByF,
+    /// A replica vouches for requests that it could not check.
+    VouchUnchecked,
+    /// A request may be waited for, whoever vouches for it.
+    WaitForAnyRequest,
+    /// One replica's mark binds a client.
+    MarkAlone,
+    /// A restarted replica does not remember which clients are marked.
+    ForgetMarks,
     /// A client takes f+1 equal answers.
     AnswerAtWeakQuorum,
     /// A SUCCESSION is followed without a look at its signatures.

@@ -46,6 +46,7 @@ use crate::time::Instant;
 
 mod action;
 mod admission;
+mod allowance;
 mod batch;
 mod checkpoint;
 mod decision;
@@ -54,6 +55,7 @@ mod execution;
 mod health;
 mod learning;
 mod log;
+mod marks;
 mod normal;
 mod past;
 mod record;
@@ -64,6 +66,7 @@ mod succession;
 mod table;
 mod transfer;
 mod view_change;
+mod vouching;
 
 pub use action::{Action, Ignored, Misbehaviour};
 #[cfg(feature = "sim")]
@@ -76,15 +79,18 @@ pub use recovery::RecoveryFailed;
 pub use settings::Settings;
 
 use admission::Admission;
+use allowance::Allowance;
 use checkpoint::Checkpoints;
 use durable::Outbox;
 use execution::Execution;
 use health::Health;
 use log::Log;
+use marks::Marks;
 use status::Retransmission;
 use succession::Succeeding;
 use transfer::Transfer;
 use view_change::Views;
+use vouching::Vouching;
 
 /// One replica of a group, without I/O, clock, threads or randomness of its own.
 ///
@@ -125,6 +131,10 @@ pub struct Replica<S> {
     log: Log,
     /// As primary: requests that wait for a place; as backup: those that wait to be executed.
     admission: Admission,
+    /// Which requests are authentic, as others say.
+    vouching: Vouching,
+    /// Clients that have to sign.
+    marks: Marks,
     /// As primary: the last sequence number that was given to a batch.
     last_proposed: Sequence,
 
@@ -140,6 +150,9 @@ pub struct Replica<S> {
     /// Promises that wait for the journal.
     outbox: Outbox,
     retransmission: Retransmission,
+    /// What each replica may still vouch for, and want, for now.
+    vouch_allowances: Vec<Allowance>,
+    want_allowances: Vec<Allowance>,
 
     /// What is to be done, in order.
     actions: VecDeque<Action>,
@@ -188,6 +201,8 @@ impl<S: Service> Replica<S> {
             log: Log::new(configuration.limits.window, configuration.start),
             admission: Admission::new(configuration.clients.len(), &configuration.limits),
             last_proposed: configuration.start,
+            vouching: Vouching::default(),
+            marks: Marks::default(),
             execution: Execution::new(&configuration, service),
             checkpoints: Checkpoints::new(&configuration),
             transfer: Transfer::default(),
@@ -195,6 +210,8 @@ impl<S: Service> Replica<S> {
             reads_from: Sequence(0),
             outbox: Outbox::new(settings.journal),
             retransmission: Retransmission::new(&group, &settings),
+            vouch_allowances: vec![Allowance::default(); group.n() as usize],
+            want_allowances: vec![Allowance::default(); group.n() as usize],
             actions: VecDeque::new(),
             now: Instant::default(),
             ignored: BTreeMap::new(),
@@ -318,10 +335,13 @@ impl<S: Service> Replica<S> {
         }
         match (sender, body) {
             (Principal::Client(client), Message::Request(body)) => {
-                self.on_request(client, Unverified { sender, body, bytes, proof });
+                let doubted = !doubts.is_empty();
+                self.on_request(client, Unverified { sender, body, bytes, proof }, doubted);
             }
             (Principal::Replica(from), body) if self.group.has(from) && from != self.me => match body {
                 Message::PrePrepare(message) => self.on_pre_prepare(from, message, doubts),
+                Message::Vouch(message) => self.on_vouch(from, &message),
+                Message::Doubt(message) => self.on_doubt(from, message),
                 Message::Prepare(message) => self.on_prepare(from, message),
                 Message::Commit(message) => self.on_commit(from, message),
                 Message::Checkpoint(message) => self.on_checkpoint(from, &message),
@@ -385,6 +405,7 @@ impl<S: Service> Replica<S> {
 
     /// The next thing to do, if there is one.
     pub fn poll_action(&mut self, now: Instant) -> Option<Action> {
+        self.send_vouches();
         if self.actions.is_empty() && !self.is_halted() {
             self.now = now;
             self.propose();
@@ -409,11 +430,16 @@ impl<S: Service> Replica<S> {
     }
 
     fn broadcast(&mut self, body: Message) {
+        let message = self.for_all(body);
+        self.actions.push_back(Action::Broadcast { message });
+    }
+
+    /// A message that every replica can check.
+    fn for_all(&self, body: Message) -> Unverified<Message> {
         let bytes = wire::encode_body(&body);
         let domain = Domain::new(body.kind(), body.view().0);
         let proof = Proof::Authenticator(self.keychain.authenticator(domain, &bytes));
-        let sender = Principal::Replica(self.me);
-        self.actions.push_back(Action::Broadcast { message: Unverified { sender, body, bytes, proof } });
+        Unverified { sender: Principal::Replica(self.me), body, bytes, proof }
     }
 
     fn accuse(&mut self, misbehaviour: Misbehaviour) {

@@ -16,11 +16,13 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::client::{Client, ClientAction, ClientSettings, Options, Outcome, RequestId, SubmitRefused};
-use crate::crypto::{DigestAlgorithm, Domain, Keychain, Kind, Principal, PublicKey};
+use crate::crypto::{
+    Authenticator, DigestAlgorithm, Domain, Keychain, Kind, Principal, PublicKey, TAG_BYTES,
+};
 use crate::group::{
     ClientId, Configuration, Group, GroupId, Incarnation, Limits, Permutation, ReplicaId, Sequence,
 };
-use crate::message::{Message, Unverified, wire};
+use crate::message::{Message, Proof, Unverified, wire};
 use crate::replica::{Action, JournalPosition, Misbehaviour, Record, Replica, Settings};
 use crate::service::{Context, NotReadOnly, Service, State};
 use crate::time::Instant;
@@ -162,6 +164,8 @@ struct Host {
     orders: BTreeSet<RequestId>,
     life: u64,
     wake: Option<Instant>,
+    /// Its tags for these replicas are wrong, whatever it sends.
+    spoils: Vec<Principal>,
 }
 
 #[derive(Debug)]
@@ -220,6 +224,8 @@ pub struct Sent {
     pub cut: bool,
     /// What.
     pub message: Message,
+    /// Whether it is a request with a signature instead of tags.
+    pub signed: bool,
 }
 
 /// A simulated group and its clients.
@@ -288,7 +294,8 @@ impl<S: Service + Clone> Cluster<S> {
         }
         for index in 0..u32::try_from(cluster.setup.configuration.clients.len()).expect("few") {
             let client = cluster.fresh_client(ClientId(index), Incarnation(1));
-            cluster.hosts.push(Host { client, orders: BTreeSet::new(), life: 0, wake: None });
+            let (orders, spoils) = Default::default();
+            cluster.hosts.push(Host { client, orders, life: 0, wake: None, spoils });
         }
         for id in cluster.replica_ids() {
             cluster.drive(id);
@@ -443,6 +450,11 @@ impl<S: Service + Clone> Cluster<S> {
         outcome
     }
 
+    /// Makes a client lie from now on: its tags for these replicas are wrong. Its signatures are right.
+    pub fn spoil_tags(&mut self, client: ClientId, replicas: &[Principal]) {
+        self.hosts[client.index()].spoils = replicas.to_vec();
+    }
+
     /// Sends a message of somebody's own making, as a faulty client or replica might.
     pub fn inject(&mut self, from: Principal, to: Principal, message: Unverified<Message>) {
         if let Principal::Replica(id) = from {
@@ -491,7 +503,8 @@ impl<S: Service + Clone> Cluster<S> {
     pub fn restart_client(&mut self, id: ClientId, incarnation: Incarnation) {
         let client = self.fresh_client(id, incarnation);
         let host = &mut self.hosts[id.index()];
-        *host = Host { client, orders: BTreeSet::new(), life: host.life + 1, wake: None };
+        let spoils = std::mem::take(&mut host.spoils);
+        *host = Host { client, orders: BTreeSet::new(), life: host.life + 1, wake: None, spoils };
         self.note(&[3, id.0.into(), incarnation.0]);
     }
 
@@ -727,10 +740,15 @@ impl<S: Service + Clone> Cluster<S> {
             Some(adversary) => adversary.twist(to, message),
             None => Some(message),
         };
-        let Some(message) = message else { return };
+        let Some(mut message) = message else { return };
+        if let Principal::Client(id) = from {
+            message.proof = spoiled(message.proof, &self.hosts[id.index()].spoils);
+        }
         if let Some(sent) = &mut self.sent {
             let cut = self.network.is_cut(from, to);
-            sent.push(Sent { at: self.now, from, to, cut, message: message.body.clone() });
+            let is_request = matches!(message.body, Message::Request(_));
+            let signed = is_request && matches!(message.proof, Proof::Signature(_));
+            sent.push(Sent { at: self.now, from, to, cut, message: message.body.clone(), signed });
         }
         let [first, second] = self.network.fate(&mut self.random, from, to);
         for delay in [second, first].into_iter().flatten() {
@@ -754,6 +772,18 @@ impl<S: Service + Clone> Cluster<S> {
             self.note(&[u64::from(*byte)]);
         }
     }
+}
+
+/// A proof whose tags for some replicas are wrong.
+fn spoiled(proof: Proof, replicas: &[Principal]) -> Proof {
+    let Proof::Authenticator(tags) = proof else { return proof };
+    let mut tags = tags.0.to_vec();
+    for replica in replicas {
+        if let Principal::Replica(id) = replica {
+            tags[id.index() * TAG_BYTES] ^= 1;
+        }
+    }
+    Proof::Authenticator(Authenticator(tags.into()))
 }
 
 fn number(principal: Principal) -> u64 {

@@ -29,7 +29,7 @@ fn configuration_names_the_limit_that_is_broken() {
     let mut configuration = Setup::new(1, 1).configuration;
     configuration.limits.window = configuration.limits.checkpoint_period;
     let refused = configuration.validate().expect_err("L must be twice K");
-    assert_eq!(refused.to_string(), "window is 128, but must be from 256 to 16381");
+    assert_eq!(refused.to_string(), "window is 128, but must be from 256 to 16373");
     let mut configuration = Setup::new(1, 1).configuration;
     configuration.f = 2;
     assert_eq!(configuration.validate(), Err(InvalidConfiguration::ReplicaCount { f: 2, count: 4 }));

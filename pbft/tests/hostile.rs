@@ -176,7 +176,8 @@ fn busy_puts_a_request_off_once_for_each_try() {
     let mut client = Client::new(configuration.clone(), ClientId(0), Incarnation(1), keychain, settings);
     client.submit(Instant(0), Bytes::from("12345678"), Options::default()).unwrap();
     let busy =
-        Message::Busy(Busy { client: ClientId(0), incarnation: Incarnation(1), first: Timestamp::FIRST });
+        Busy { client: ClientId(0), incarnation: Incarnation(1), first: Timestamp::FIRST, sign: false };
+    let busy = Message::Busy(busy);
     let busy = to_one(&configuration, (replica(0), CLIENT), busy);
     let mut asked_all = false;
     for millisecond in (0..2000).step_by(10) {

@@ -112,6 +112,26 @@ fn forgetting_that_a_view_was_left_is_noticed() {
 }
 
 #[test]
+fn vouching_by_f_is_noticed() {
+    story_notices(Mutation::VouchedByF, "doubted_requests");
+}
+
+#[test]
+fn vouching_for_what_was_not_checked_is_noticed() {
+    story_notices(Mutation::VouchUnchecked, "marked_client");
+}
+
+#[test]
+fn waiting_for_what_nobody_vouches_for_is_noticed() {
+    story_notices(Mutation::WaitForAnyRequest, "view_change_orphans");
+}
+
+#[test]
+fn forgetting_marks_in_a_crash_is_noticed() {
+    story_notices(Mutation::ForgetMarks, "marks_survive");
+}
+
+#[test]
 fn taking_f_plus_one_answers_is_noticed() {
     story_notices(Mutation::AnswerAtWeakQuorum, "normal_case");
     histories_notice(Mutation::AnswerAtWeakQuorum);

@@ -52,6 +52,8 @@ scripts! {
     everybody_crashes,
     votes,
     doubted_requests,
+    marked_client,
+    marks_survive,
     lying_transfer,
     slow_transfer,
     transfer_moves_on,

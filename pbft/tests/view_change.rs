@@ -3,7 +3,8 @@
 
 use bytes::Bytes;
 use quorate_pbft::{
-    Action, Configuration, Ignored, Instant, Misbehaviour, Replica, ReplicaId, Sequence, Settings, View,
+    Action, ClientId, Configuration, Ignored, Instant, Misbehaviour, Replica, ReplicaId, Sequence, Settings,
+    View,
     crypto::{Digest, Domain, Keychain, Kind, Principal, Signature},
     message::{Certificate, Claim, Message, NewView, Proof, Unverified, ViewChange, state_statement, wire},
     mutation::{self, Mutation},
@@ -31,8 +32,13 @@ fn signed<M>(from: u32, kind: Kind, view: u64, body: M, bytes: Bytes) -> Unverif
 }
 
 fn view_change(from: u32, view: u64, change: impl FnOnce(&mut ViewChange)) -> Unverified<ViewChange> {
-    let mut body =
-        ViewChange { view: View(view), stable: None, prepared: Vec::new(), pre_prepared: Vec::new() };
+    let mut body = ViewChange {
+        view: View(view),
+        stable: None,
+        prepared: Vec::new(),
+        pre_prepared: Vec::new(),
+        marks: Vec::new(),
+    };
     change(&mut body);
     let bytes = wire::encode_view_change(&body);
     signed(from, Kind::ViewChange, body.view.0, body, bytes)
@@ -125,6 +131,21 @@ fn new_view_that_does_not_follow_is_evidence() {
     let trusting =
         mutation::with(Mutation::TrustNewView, || Backup::new().hear(new_view(1, 1, vec![])).is_in(1));
     assert!(trusting, "this test sees a replica that believes anything");
+}
+
+#[test]
+fn client_that_two_replicas_mark_has_to_sign() {
+    let marking = |from| view_change(from, 1, |body| body.marks = vec![ClientId(0)]);
+    let is_marked = |view_changes| {
+        let mut backup = Backup::new();
+        backup.hear(new_view(1, 1, view_changes));
+        assert!(backup.is_in(1));
+        backup.0.has_marked(ClientId(0))
+    };
+    assert!(is_marked(vec![marking(0), plain(1, 1), marking(3)]));
+    let one = || vec![plain(0, 1), plain(1, 1), marking(3)];
+    assert!(!is_marked(one()), "one replica alone may lie");
+    assert!(mutation::with(Mutation::MarkAlone, || is_marked(one())), "this test sees what one mark does");
 }
 
 #[test]

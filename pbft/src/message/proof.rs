@@ -35,8 +35,8 @@ pub struct Unverified<M> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified<M> {
     message: Unverified<M>,
-    /// Requests of a pre-prepare, by index, that carry no valid tag for this replica. The primary
-    /// vouches for them and its word alone does not count.
+    /// Requests of a pre-prepare, by index, that carry no valid tag for this replica; 0 for a request
+    /// by itself that carries none. Others may vouch for them.
     doubts: Vec<u32>,
 }
 
@@ -93,7 +93,8 @@ impl<M> Verified<M> {
     }
 
     /// The requests of a pre-prepare, by index, that this replica cannot check by itself: their
-    /// client tagged them wrongly, or under a session that a restart ended.
+    /// client tagged them wrongly, or under a session that a restart ended. A request by itself has
+    /// index 0.
     #[must_use]
     pub fn doubts(&self) -> &[u32] {
         &self.doubts
@@ -102,8 +103,10 @@ impl<M> Verified<M> {
 
 impl Unverified<Message> {
     /// Checks the form of the proof, that the sender may say such a thing, and the proof itself.
-    /// Of a pre-prepare's requests it finds out which ones carry no valid tag of their clients
-    /// ([`Verified::doubts`]): no reason to blame the primary, for whom the tag may be good.
+    ///
+    /// Requests are the exception: those without a valid tag, in a pre-prepare or by themselves, pass
+    /// as doubted ([`Verified::doubts`]). No reason to blame who sent them, for whom the tag may be
+    /// good; and others may vouch for them.
     ///
     /// # Errors
     /// Says which of them failed.
@@ -117,19 +120,24 @@ impl Unverified<Message> {
             }
             _ => {}
         }
-        match (&self.proof, self.body.form()) {
+        let is_request = matches!(self.body, Message::Request(_));
+        let mut doubts = Vec::new();
+        let tagged = match (&self.proof, self.body.form()) {
             (Proof::Tag(tag), Form::Tag) => keychain.check_tag(sender, domain, &self.bytes, *tag),
             (Proof::Authenticator(tags), Form::Authenticator) => {
                 keychain.check_authenticator(sender, domain, &self.bytes, tags)
             }
-            (Proof::Signature(signature), Form::Signature) => {
+            (Proof::Signature(signature), form) if form == Form::Signature || is_request => {
                 let checked = keychain.verify(sender, domain, &self.bytes, signature);
                 checked.map_err(|_| Refused::Signature(kind))?;
                 Ok(())
             }
             _ => return Err(Refused::Form(kind)),
+        };
+        match tagged {
+            Err(_) if is_request => doubts.push(0),
+            tagged => tagged.map_err(|source| Refused::Proof { kind, source })?,
         }
-        .map_err(|source| Refused::Proof { kind, source })?;
         let signed = match &self.body {
             Message::Checkpoint(Checkpoint { sequence, state, vote, .. }) => {
                 let (domain, statement) = (Domain::new(kind, 0), state_statement(*sequence, state));
@@ -146,14 +154,11 @@ impl Unverified<Message> {
         if !signed {
             return Err(Refused::Signature(kind));
         }
-        let doubts = match &self.body {
-            Message::PrePrepare(pre_prepare) => (0..)
-                .zip(pre_prepare.batch.requests.iter())
-                .filter(|(_, request)| !request.is_authentic(keychain))
-                .map(|(index, _)| index)
-                .collect(),
-            _ => Vec::new(),
-        };
+        if let Message::PrePrepare(pre_prepare) = &self.body {
+            let requests = (0..).zip(pre_prepare.batch.requests.iter());
+            let doubted = requests.filter(|(_, request)| !request.is_authentic(keychain));
+            doubts.extend(doubted.map(|(index, _)| index));
+        }
         Ok(Verified { message: self, doubts })
     }
 }
@@ -189,7 +194,7 @@ impl<M> Unverified<M> {
 pub enum Form {
     /// A tag for its one receiver.
     Tag,
-    /// A tag for each replica.
+    /// A tag for each replica; a request may carry a signature instead.
     Authenticator,
     /// A signature, because others must be able to judge it.
     Signature,
@@ -211,6 +216,7 @@ impl Message {
             Self::Request(_) | Self::PrePrepare(_) | Self::Prepare(_) | Self::Commit(_) => {
                 Form::Authenticator
             }
+            Self::Vouch(_) | Self::Doubt(_) => Form::Authenticator,
             Self::Checkpoint(_) | Self::Status(_) | Self::Want(_) => Form::Authenticator,
         }
     }
@@ -222,11 +228,17 @@ impl Unverified<Request> {
     pub(crate) fn batched_bytes(&self) -> usize {
         // Four tags with three lengths and a client's index.
         const FRAMING: usize = 24;
-        let tags = match &self.proof {
+        let proof = match &self.proof {
             Proof::Authenticator(tags) => tags.0.len(),
-            Proof::Tag(_) | Proof::Signature(_) | Proof::Nothing => 0,
+            Proof::Signature(signature) => signature.0.len(),
+            Proof::Tag(_) | Proof::Nothing => 0,
         };
-        self.bytes.len() + tags + FRAMING
+        self.bytes.len() + proof + FRAMING
+    }
+
+    /// Whether everybody can check it, so that nobody has to vouch for it.
+    pub(crate) fn is_signed(&self) -> bool {
+        matches!(self.proof, Proof::Signature(_))
     }
 
     /// Whether the bytes are more than the fields need. Protobuf skips what it does not know, so
@@ -238,10 +250,16 @@ impl Unverified<Request> {
         self.bytes.len() > FIELDS + operations
     }
 
-    /// Whether a request that came inside a batch carries a valid tag of its client.
+    /// Whether a request that came inside a batch carries a valid tag or signature of its client.
     fn is_authentic(&self, keychain: &Keychain) -> bool {
         let (domain, sender) = (Domain::new(Kind::Request, 0), Principal::Client(self.body.client));
-        let Proof::Authenticator(tags) = &self.proof else { return false };
-        sender == self.sender && keychain.check_authenticator(sender, domain, &self.bytes, tags).is_ok()
+        let proven = match &self.proof {
+            Proof::Authenticator(tags) => {
+                keychain.check_authenticator(sender, domain, &self.bytes, tags).is_ok()
+            }
+            Proof::Signature(signature) => keychain.verify(sender, domain, &self.bytes, signature).is_ok(),
+            Proof::Tag(_) | Proof::Nothing => false,
+        };
+        sender == self.sender && proven
     }
 }

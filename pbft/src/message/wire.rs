@@ -16,14 +16,14 @@ use thiserror::Error;
 
 use super::{
     Answer, Batch, Body, Busy, Certificate, Checkpoint, Claim, Commit, Committed, Configured, Content, Data,
-    Ending, Fetch, LeafPath, Message, MetaData, NewView, Page, PageCursor, PrePrepare, Prepare, Proof, Reply,
-    Request, Seal, Space, Status, Unverified, ViewChange, Want,
+    Doubt, Ending, Fetch, LeafPath, Message, MetaData, NewView, Page, PageCursor, PrePrepare, Prepare, Proof,
+    Reply, Request, Seal, Space, Status, Unverified, ViewChange, Vouch, Want,
 };
 use crate::{
     crypto::{
         Authenticator, Digest, Kind, NewKey, Principal, SIGNATURE_BYTES_MAX, Signature, TAG_BYTES, Tag,
     },
-    group::{ClientId, Incarnation, REPLICAS_MAX, ReplicaId, Sequence, Timestamp, View},
+    group::{CLIENTS_MAX, ClientId, Incarnation, REPLICAS_MAX, ReplicaId, Sequence, Timestamp, View},
     replica::Record,
     service::{Branch, FAN_OUT},
 };
@@ -136,6 +136,17 @@ pub fn encode_body(message: &Message) -> Bytes {
     match message {
         Message::Request(body) => encode_request(body),
         Message::PrePrepare(body) => pre_prepare_out(body).encode_to_vec().into(),
+        Message::Vouch(Vouch { requests }) => {
+            let request = |(client, digest): &(ClientId, Digest)| pb::VouchedRequest {
+                client: client.0,
+                digest: digest_out(digest),
+            };
+            pb::Vouch { requests: requests.iter().map(request).collect() }.encode_to_vec().into()
+        }
+        Message::Doubt(Doubt { view, sequence, digest, checked }) => {
+            let (digest, checked) = (digest_out(digest), checked.clone());
+            pb::Doubt { view: view.0, sequence: sequence.0, digest, checked }.encode_to_vec().into()
+        }
         Message::Prepare(Prepare { view, sequence, digest }) => {
             let digest = digest_out(digest);
             pb::Prepare { view: view.0, sequence: sequence.0, digest }.encode_to_vec().into()
@@ -145,9 +156,9 @@ pub fn encode_body(message: &Message) -> Bytes {
             pb::Commit { view: view.0, sequence: sequence.0, digest }.encode_to_vec().into()
         }
         Message::Reply(body) => reply_out(body).encode_to_vec().into(),
-        Message::Busy(Busy { client, incarnation, first }) => {
-            let body = pb::Busy { client: client.0, incarnation: incarnation.0, first: first.0 };
-            body.encode_to_vec().into()
+        Message::Busy(Busy { client, incarnation, first, sign }) => {
+            let (client, incarnation, first) = (client.0, incarnation.0, first.0);
+            pb::Busy { client, incarnation, first, sign: *sign }.encode_to_vec().into()
         }
         Message::Checkpoint(body) => checkpoint_out(body).encode_to_vec().into(),
         Message::Seal(body) => seal_out(body).encode_to_vec().into(),
@@ -192,6 +203,7 @@ pub fn encode_view_change(body: &ViewChange) -> Bytes {
         stable: body.stable.as_ref().map(certificate_out),
         prepared: body.prepared.iter().map(claim).collect(),
         pre_prepared: body.pre_prepared.iter().map(claim).collect(),
+        marks: clients_out(&body.marks),
     };
     body.encode_to_vec().into()
 }
@@ -226,9 +238,10 @@ pub fn batch(time: u64, seal: bool, requests: Arc<[Unverified<Request>]>) -> Bat
     let relayed = requests.iter().map(|request| pb::RelayedRequest {
         client: request.body.client.0,
         body: request.bytes.clone(),
-        authenticator: match &request.proof {
-            Proof::Authenticator(tags) => tags.0.clone(),
-            Proof::Tag(_) | Proof::Signature(_) | Proof::Nothing => Bytes::new(), // void: requests carry authenticators
+        proof: match &request.proof {
+            Proof::Authenticator(tags) => Some(pb::relayed_request::Proof::Authenticator(tags.0.clone())),
+            Proof::Signature(signature) => Some(pb::relayed_request::Proof::Signature(signature.0.clone())),
+            Proof::Tag(_) | Proof::Nothing => None, // void: requests carry one of the others
         },
     });
     let body = pb::Batch { time, seal, requests: relayed.collect() };
@@ -248,12 +261,12 @@ pub fn decode_batch(bytes: Bytes) -> Result<Batch, Malformed> {
         if request.client != ClientId(relayed.client) {
             return Err(Malformed::Unknown { field: "client of a batch's request", value: relayed.client });
         }
-        Ok(Unverified {
-            sender: Principal::Client(request.client),
-            body: request,
-            bytes: relayed.body,
-            proof: Proof::Authenticator(authenticator(relayed.authenticator)?),
-        })
+        let proof = match relayed.proof.ok_or(Malformed::Missing { field: "proof of a batch's request" })? {
+            pb::relayed_request::Proof::Authenticator(tags) => Proof::Authenticator(authenticator(tags)?),
+            pb::relayed_request::Proof::Signature(signed) => Proof::Signature(signature_in(signed)?),
+        };
+        let sender = Principal::Client(request.client);
+        Ok(Unverified { sender, body: request, bytes: relayed.body, proof })
     });
     let requests = requests.collect::<Result<_, Malformed>>()?;
     Ok(Batch { bytes, time: body.time, seal: body.seal, requests })
@@ -306,6 +319,10 @@ pub fn encode_record(record: &Record) -> Bytes {
             let (replica, signature) = signed_out(message);
             Kind::NewView(pb::SignedNewView { replica, body: message.bytes.clone(), signature })
         }
+        Record::Marks { bound, suspected } => {
+            let (bound, suspected) = (clients_out(bound), clients_out(suspected));
+            Kind::Marks(pb::Marks { bound, suspected })
+        }
         Record::Succession(succession) => Kind::Succession(succession_out(succession)),
         Record::SnapshotBegin { sequence, successions } => {
             let successions = successions.iter().map(succession_out).collect();
@@ -352,6 +369,10 @@ pub fn decode_record(bytes: Bytes) -> Result<Record, Malformed> {
             bytes: body.body,
             proof: Proof::Signature(signature_in(body.signature)?),
         }),
+        Kind::Marks(body) => Record::Marks {
+            bound: clients_in("bound", &body.bound)?,
+            suspected: clients_in("suspected", &body.suspected)?,
+        },
         Kind::Succession(body) => Record::Succession(succession_in(body)?.into()),
         Kind::SnapshotBegin(body) => Record::SnapshotBegin {
             sequence: Sequence(body.sequence),
@@ -369,6 +390,8 @@ pub fn decode_record(bytes: Bytes) -> Result<Record, Malformed> {
 pub fn decode_body(kind: u32, bytes: Bytes) -> Result<Message, Malformed> {
     const REQUEST: u32 = Kind::Request as u32;
     const PRE_PREPARE: u32 = Kind::PrePrepare as u32;
+    const VOUCH: u32 = Kind::Vouch as u32;
+    const DOUBT: u32 = Kind::Doubt as u32;
     const PREPARE: u32 = Kind::Prepare as u32;
     const COMMIT: u32 = Kind::Commit as u32;
     const REPLY: u32 = Kind::Reply as u32;
@@ -390,6 +413,21 @@ pub fn decode_body(kind: u32, bytes: Bytes) -> Result<Message, Malformed> {
     Ok(match kind {
         REQUEST => Message::Request(request_in(bytes)?),
         PRE_PREPARE => Message::PrePrepare(pre_prepare_in(read("pre-prepare", bytes)?)?),
+        VOUCH => {
+            let pb::Vouch { requests } = read("vouch", bytes)?;
+            at_most("requests", requests.len(), ELEMENTS_MAX)?;
+            let request = |request: pb::VouchedRequest| {
+                Ok((ClientId(request.client), digest_in("digest", &request.digest)?))
+            };
+            let requests = requests.into_iter().map(request).collect::<Result<_, Malformed>>()?;
+            Message::Vouch(Vouch { requests })
+        }
+        DOUBT => {
+            let pb::Doubt { view, sequence, digest, checked } = read("doubt", bytes)?;
+            at_most("checked", checked.len(), ELEMENTS_MAX / 8)?;
+            let (view, sequence) = (View(view), Sequence(sequence));
+            Message::Doubt(Doubt { view, sequence, digest: digest_in("digest", &digest)?, checked })
+        }
         PREPARE => {
             let pb::Prepare { view, sequence, digest } = read("prepare", bytes)?;
             let digest = digest_in("digest", &digest)?;
@@ -402,12 +440,9 @@ pub fn decode_body(kind: u32, bytes: Bytes) -> Result<Message, Malformed> {
         }
         REPLY => Message::Reply(reply_in(read("reply", bytes)?)?),
         BUSY => {
-            let pb::Busy { client, incarnation, first } = read("busy", bytes)?;
-            Message::Busy(Busy {
-                client: ClientId(client),
-                incarnation: Incarnation(incarnation),
-                first: Timestamp(first),
-            })
+            let pb::Busy { client, incarnation, first, sign } = read("busy", bytes)?;
+            let (client, incarnation) = (ClientId(client), Incarnation(incarnation));
+            Message::Busy(Busy { client, incarnation, first: Timestamp(first), sign })
         }
         CHECKPOINT => Message::Checkpoint(checkpoint_in(read("checkpoint", bytes)?)?),
         SEAL => Message::Seal(seal_in(read("seal", bytes)?)?),
@@ -587,7 +622,24 @@ fn view_change_in(body: pb::ViewChange) -> Result<ViewChange, Malformed> {
         stable: body.stable.map(certificate_in).transpose()?,
         prepared: claims("prepared", body.prepared)?,
         pre_prepared: claims("pre_prepared", body.pre_prepared)?,
+        marks: clients_in("marks", &body.marks)?,
     })
+}
+
+/// A bit for each client that is in the set.
+fn clients_out(clients: &[ClientId]) -> Bytes {
+    let bytes = clients.iter().map(|client| client.index() / 8 + 1).max().unwrap_or(0);
+    let mut bits = vec![0; bytes];
+    clients.iter().for_each(|client| bits[client.index() / 8] |= 1 << (client.index() % 8));
+    bits.into()
+}
+
+/// The set in order, each client once.
+fn clients_in(field: &'static str, bits: &[u8]) -> Result<Vec<ClientId>, Malformed> {
+    at_most(field, bits.len(), CLIENTS_MAX / 8)?;
+    let bit = |index: &u32| bits[*index as usize / 8] >> (index % 8) & 1 == 1;
+    let count = u32::try_from(bits.len() * 8).expect("at most CLIENTS_MAX");
+    Ok((0..count).filter(bit).map(ClientId).collect())
 }
 
 fn new_view_in(body: pb::NewView) -> Result<NewView, Malformed> {

@@ -18,7 +18,7 @@ pub enum Action {
     /// Send to one principal. Nothing need be durable any more: a message that is a promise
     /// (PRE-PREPARE, PREPARE, COMMIT, CHECKPOINT, VIEW-CHANGE, NEW-VIEW) only comes out after its
     /// record was durable, and the others (REPLY, BUSY, SEAL, STATUS, FETCH, META-DATA, DATA, STABLE, WANT, BODY,
-    /// a relayed REQUEST) promise nothing: a REPLY tells of a batch that 2f+1 replicas hold prepared
+    /// VOUCH, DOUBT, a relayed REQUEST) promise nothing: a REPLY tells of a batch that 2f+1 replicas hold prepared
     /// on their disks.
     Send {
         /// The receiver.
@@ -200,8 +200,10 @@ pub enum Ignored {
     Repeated,
     /// The agreed time of a batch is too far ahead of the clock here.
     TimeAhead,
-    /// A pre-prepare holds a request that cannot be checked here, and too few others vouch for it.
+    /// A request, alone or in a pre-prepare, cannot be checked here, and too few others vouch for it.
     Doubted,
+    /// A request, or a word about one, of a client that has to sign and did not.
+    Unsigned,
     /// A request's shape breaks the limits.
     Oversized,
     /// A request is outside its client's window.
@@ -218,7 +220,7 @@ pub enum Ignored {
 
 impl Ignored {
     /// Every reason.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Unproven,
         Self::NotForUs,
         Self::WrongView,
@@ -226,6 +228,7 @@ impl Ignored {
         Self::Repeated,
         Self::TimeAhead,
         Self::Doubted,
+        Self::Unsigned,
         Self::Oversized,
         Self::OutsideClientWindow,
         Self::OldIncarnation,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::table::{Known, Table};
 use super::{Ignored, Replica};
-use crate::crypto::{Digest, DigestAlgorithm, Principal};
+use crate::crypto::{Digest, Principal};
 use crate::group::{ClientId, Incarnation, Limits, Sequence, Timestamp, View};
 use crate::message::{Answer, Batch, Busy, Content, Message, Reply, Request, Seal, Unverified};
 use crate::mutation::{self, Mutation};
@@ -20,6 +20,8 @@ pub(super) struct Admission {
     clients: Vec<Lane>,
     /// Clients with waiting requests, each once, in the order of their turns.
     turns: VecDeque<ClientId>,
+    /// How many of the waiting requests may be waited for.
+    expected: usize,
     window: u64,
 }
 
@@ -35,8 +37,6 @@ struct Lane {
     /// from `floor` on.
     taken: Vec<u64>,
     floor: Timestamp,
-    /// Digests of requests that came from the client itself with a good tag; the latest few.
-    checked: VecDeque<Digest>,
     /// When a request that was passed on before may be passed on again.
     relay_due: Instant,
     /// Seals that were made for the client; the latest few, to be sent again.
@@ -47,12 +47,10 @@ struct Lane {
 #[derive(Debug)]
 struct Waiting {
     request: Unverified<Request>,
-    /// How many views ended while it waited.
-    views: u32,
+    /// Its digest while too few vouch for it: nobody is blamed yet for not ordering it.
+    unvouched: Option<Digest>,
 }
 
-/// Checked requests remembered for each client.
-const CHECKED_MAX: usize = 64;
 /// Bytes of waiting requests that a backup passes on when a view begins.
 const RELAY_BYTES: usize = 1 << 20;
 /// Seals remembered for each client.
@@ -63,6 +61,7 @@ impl Admission {
         Self {
             clients: (0..clients).map(|_| Lane::default()).collect(),
             turns: VecDeque::new(),
+            expected: 0,
             window: limits.client_window.into(),
         }
     }
@@ -112,7 +111,7 @@ impl Admission {
     }
 
     /// Says whether it was taken: nothing that a client's later words overtook waits.
-    fn enqueue(&mut self, request: Unverified<Request>, views: u32) -> bool {
+    fn enqueue(&mut self, request: Unverified<Request>, unvouched: Option<Digest>) -> bool {
         let Request { client, incarnation, .. } = request.body;
         self.take(&request.body);
         if !request.body.iter().all(|(timestamp, _)| self.is_taken(client, incarnation, timestamp)) {
@@ -123,7 +122,8 @@ impl Admission {
             self.turns.push_back(client);
         }
         lane.waiting_bytes += request.batched_bytes();
-        lane.waiting.push_back(Waiting { request, views });
+        self.expected += usize::from(unvouched.is_none());
+        lane.waiting.push_back(Waiting { request, unvouched });
         true
     }
 
@@ -136,18 +136,38 @@ impl Admission {
             return None;
         }
         self.turns.pop_front();
-        let request = lane.waiting.pop_front().map(|first| first.request);
-        lane.waiting_bytes -= request.as_ref().map_or(0, Unverified::batched_bytes);
+        let Waiting { request, unvouched } = lane.waiting.pop_front()?;
+        lane.waiting_bytes -= request.batched_bytes();
+        self.expected -= usize::from(unvouched.is_none());
         if !lane.waiting.is_empty() {
             self.turns.push_back(client);
         }
-        request
+        Some(request)
     }
 
-    /// A request that has waited about as long as any.
-    pub(super) fn oldest(&self) -> Option<&Unverified<Request>> {
-        let first = self.clients[self.turns.front()?.index()].waiting.front()?;
-        Some(&first.request)
+    /// A request that every correct primary can order, and that has waited about as long as any.
+    pub(super) fn expected(&self) -> Option<&Unverified<Request>> {
+        if self.expected == 0 {
+            return None; // spares the search
+        }
+        let mut waiting = self.turns.iter().flat_map(|client| &self.clients[client.index()].waiting);
+        waiting.find(|one| one.unvouched.is_none()).map(|one| &one.request)
+    }
+
+    /// Enough vouch for a request: from now on it may be waited for. Says whether it waits here.
+    pub(super) fn wait_for(&mut self, client: ClientId, digest: &Digest) -> bool {
+        let waiting = &mut self.clients[client.index()].waiting;
+        let found = waiting.iter_mut().find(|one| one.unvouched.as_ref() == Some(digest));
+        let Some(found) = found else { return false };
+        found.unvouched = None;
+        self.expected += 1;
+        true
+    }
+
+    /// A request to be passed on again: one that may be waited for, if there is one.
+    fn oldest(&self) -> Option<&Unverified<Request>> {
+        let first = || self.clients[self.turns.front()?.index()].waiting.front();
+        self.expected().or_else(|| Some(&first()?.request))
     }
 
     /// Whether a client's request waits.
@@ -157,13 +177,14 @@ impl Admission {
     }
 
     /// Forgets what was given a place, and hands out all that waits.
-    fn take_all(&mut self) -> Vec<Waiting> {
+    fn take_all(&mut self) -> Vec<Unverified<Request>> {
         self.turns.clear();
+        self.expected = 0;
         let mut waiting = Vec::new();
         for lane in &mut self.clients {
             lane.taken.clear();
             lane.waiting_bytes = 0;
-            waiting.extend(lane.waiting.drain(..));
+            waiting.extend(lane.waiting.drain(..).map(|one| one.request));
         }
         waiting
     }
@@ -184,31 +205,16 @@ impl Admission {
         if lane.waiting.is_empty() {
             return;
         }
-        lane.waiting.retain(|one| is_open(&one.request.body));
+        let expected = &mut self.expected;
+        lane.waiting.retain(|one| {
+            let stays = is_open(&one.request.body);
+            *expected -= usize::from(!stays && one.unvouched.is_none());
+            stays
+        });
         lane.waiting_bytes = lane.waiting.iter().map(|one| one.request.batched_bytes()).sum();
         if lane.waiting.is_empty() {
             self.turns.retain(|other| *other != client);
         }
-    }
-
-    /// Whether the client itself sent this request here with a good tag.
-    pub(super) fn has_checked(&self, request: &Unverified<Request>) -> bool {
-        let lane = self.clients.get(request.body.client.index());
-        request.sender == Principal::Client(request.body.client)
-            && lane.is_some_and(|lane| lane.checked.contains(&fingerprint(request)))
-    }
-
-    fn remember(&mut self, request: &Unverified<Request>) -> bool {
-        let digest = fingerprint(request);
-        let checked = &mut self.clients[request.body.client.index()].checked;
-        if checked.contains(&digest) {
-            return false;
-        }
-        if checked.len() == CHECKED_MAX {
-            checked.pop_front();
-        }
-        checked.push_back(digest);
-        true
     }
 
     pub(super) fn keep_seal(&mut self, seal: &Seal) {
@@ -233,14 +239,9 @@ fn is_open(table: &Table, request: &Request) -> bool {
     request.iter().any(|(timestamp, _)| table.look(client, incarnation, floor, timestamp) == Known::New)
 }
 
-/// Tells a request's bytes from others; never leaves this replica.
-fn fingerprint(request: &Unverified<Request>) -> Digest {
-    Digest::of(DigestAlgorithm::Sha256, &[&request.bytes])
-}
-
 impl<S: Service> Replica<S> {
-    /// A client asks, or somebody relays what it asked.
-    pub(super) fn on_request(&mut self, client: ClientId, request: Unverified<Request>) {
+    /// A client asks, or somebody relays what it asked; `doubted` when the tag is wrong here.
+    pub(super) fn on_request(&mut self, client: ClientId, request: Unverified<Request>, doubted: bool) {
         if !self.execution.table().has(client) {
             return self.put_aside(Ignored::NotForUs);
         }
@@ -248,9 +249,19 @@ impl<S: Service> Replica<S> {
             return self.put_aside(Ignored::Oversized);
         }
         if request.body.read_only {
-            return self.on_read(&request.body);
+            // Nobody has to be convinced but the client.
+            return if doubted { self.put_aside(Ignored::Doubted) } else { self.on_read(&request.body) };
         }
         let Request { incarnation, floor, receipt, .. } = request.body;
+        let is_void = !request.is_signed() && self.marks.binds(client);
+        if (doubted || is_void) && !self.is_vouched_for(&request) {
+            if doubted {
+                return self.put_aside(Ignored::Doubted);
+            }
+            self.refuse(&request.body, true);
+            return self.put_aside(Ignored::Unsigned);
+        }
+        let leads = self.is_leading();
         let (mut answers, mut open, mut fresh, mut seals) = (Vec::new(), false, false, Vec::new());
         for (timestamp, _) in request.body.iter() {
             match self.execution.table().look(client, incarnation, floor, timestamp) {
@@ -270,7 +281,7 @@ impl<S: Service> Replica<S> {
                 Known::New => {
                     let taken = self.admission.is_taken(client, incarnation, timestamp);
                     fresh |= !taken;
-                    open |= !self.is_primary() || !taken;
+                    open |= !leads || !taken;
                 }
             }
         }
@@ -290,11 +301,11 @@ impl<S: Service> Replica<S> {
             return;
         }
         self.retransmission.wake(self.now);
-        if self.is_primary() {
-            self.enqueue(request, 0);
+        if leads {
+            self.enqueue(request);
             return;
         }
-        let fresh = fresh && self.enqueue(request.clone(), 0);
+        let fresh = fresh && self.enqueue(request.clone());
         // What was passed on once is passed on again now and then: two replicas that take each other
         // for the primary would else send it round for ever.
         if fresh || self.admission.may_relay(client, self.now, self.settings.status_period) {
@@ -303,26 +314,38 @@ impl<S: Service> Replica<S> {
         self.start_view_timer();
     }
 
+    /// Whether this replica orders what it is sent.
+    pub(super) fn is_leading(&self) -> bool {
+        self.is_primary() && !self.is_changing()
+    }
+
     /// Keeps a request until it has a place; as backup, until it is executed: it is what the view
-    /// timer waits for, and the next primary may be this replica.
-    fn enqueue(&mut self, request: Unverified<Request>, views: u32) -> bool {
+    /// timer waits for, once enough vouch for it, and the next primary may be this replica. Tells the
+    /// client if there is no room.
+    fn enqueue(&mut self, request: Unverified<Request>) -> bool {
         let client = request.body.client;
         let lane = &self.admission.clients[client.index()];
-        let full = lane.waiting.len() >= self.settings.queue_requests_max
-            || lane.waiting_bytes >= self.settings.queue_bytes_max;
-        if !full {
-            return self.admission.enqueue(request, views);
+        if lane.waiting.len() >= self.settings.queue_requests_max
+            || lane.waiting_bytes >= self.settings.queue_bytes_max
+        {
+            self.refuse(&request.body, false);
+            return false;
         }
-        if self.is_primary() {
-            let Request { incarnation, first, .. } = request.body;
-            self.send_to_client(client, Message::Busy(Busy { client, incarnation, first }));
-        }
-        false
+        let needs_words = !request.is_signed() && !self.is_leading();
+        let digest = needs_words.then(|| self.request_digest(&request));
+        let unvouched = digest.filter(|digest| !self.may_be_waited_for(client, digest));
+        self.admission.enqueue(request, unvouched)
+    }
+
+    /// Tells a client that its request is not taken, and whether a signature would help.
+    fn refuse(&mut self, request: &Request, sign: bool) {
+        let Request { client, incarnation, first, .. } = *request;
+        self.send_to_client(client, Message::Busy(Busy { client, incarnation, first, sign }));
     }
 
     /// Passes on again what has waited longest here: it may have been lost on its way.
     pub(super) fn relay_oldest(&mut self) {
-        let oldest = self.admission.oldest().filter(|_| !self.is_primary());
+        let oldest = self.admission.oldest().filter(|_| !self.is_leading());
         let Some(request) = oldest.cloned() else { return };
         if self.admission.may_relay(request.body.client, self.now, self.settings.status_period) {
             self.relay(request);
@@ -352,12 +375,8 @@ impl<S: Service> Replica<S> {
     }
 
     /// Begins a view's bookkeeping: what the view has a place for is taken, the rest waits. What the
-    /// `former` view had a place for and this one has not, comes back for once. As backup, passes all
-    /// of it on to the new primary, as far as `RELAY_BYTES` go: clients ask again by themselves.
-    ///
-    /// What f+2 views came and went over is dropped. One of their primaries was correct; if it did not
-    /// order the request, the client made it so that few can check it, and it would end one view after
-    /// another.
+    /// `former` view had a place for and this one has not, comes back. As backup, passes all of it on
+    /// to the new primary, as far as `RELAY_BYTES` go: clients ask again by themselves.
     pub(super) fn sort_requests(&mut self, former: Option<View>) {
         let mut waiting = self.admission.take_all();
         for (sequence, slot) in self.log.slots() {
@@ -368,42 +387,46 @@ impl<S: Service> Replica<S> {
                 }
                 None if sequence > self.execution.executed() => {
                     let batch = former.and_then(|former| slot.past.batch_of(former));
-                    let requests = batch.into_iter().flat_map(|batch| batch.requests.iter().cloned());
-                    let views = self.group.weak_quorum();
-                    waiting.extend(requests.map(|request| Waiting { request, views }));
+                    waiting.extend(batch.into_iter().flat_map(|batch| batch.requests.iter().cloned()));
                 }
                 None => {}
             }
         }
         let mut bytes_left = RELAY_BYTES;
-        for Waiting { request, views } in waiting {
+        for request in waiting {
             let Request { client, incarnation, .. } = request.body;
             let taken = |(timestamp, _)| self.admission.is_taken(client, incarnation, timestamp);
             let done = !is_open(self.execution.table(), &request.body) || request.body.iter().all(taken);
-            if done || views > self.group.weak_quorum() || !self.enqueue(request.clone(), views + 1) {
+            let is_void = self.marks.binds(client) && !request.is_signed();
+            if done || is_void || !self.enqueue(request.clone()) {
                 continue;
             }
             let bytes = request.batched_bytes();
-            if !self.is_primary() && bytes <= bytes_left {
+            if !self.is_leading() && bytes <= bytes_left {
                 bytes_left -= bytes;
-                self.relay(request);
+                self.pass_on(request);
             }
         }
     }
 
+    /// Vouches for a client's request, unless anybody can check it, and sends it on to the primary.
+    fn relay(&mut self, request: Unverified<Request>) {
+        if !request.is_signed() {
+            let digest = self.request_digest(&request);
+            self.vouch(request.body.client, digest);
+            self.settle_all_doubts();
+        }
+        self.pass_on(request);
+    }
+
     /// Sends a client's request on to the primary, as it came: the client's authenticator holds a
     /// tag for the primary too.
-    fn relay(&mut self, request: Unverified<Request>) {
-        let news = self.admission.remember(&request);
-        let primary = Principal::Replica(self.primary());
-        let Unverified { sender, body, bytes, proof } = request;
-        let message = Unverified { sender, body: Message::Request(body), bytes, proof };
-        self.actions.push_back(super::Action::Send { to: primary, message });
-        if news {
-            let doubted: Vec<_> = self.log.doubted().collect();
-            for sequence in doubted {
-                self.settle_doubts(sequence);
-            }
+    fn pass_on(&mut self, request: Unverified<Request>) {
+        let primary = self.primary();
+        if primary != self.me {
+            let to = Principal::Replica(primary);
+            self.actions
+                .push_back(super::Action::Send { to, message: request.into_message(Message::Request) });
         }
     }
 

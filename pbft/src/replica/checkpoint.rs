@@ -429,7 +429,7 @@ impl<S: Service> Replica<S> {
         let successions = self.succeeding.successions().to_vec();
         let begin = self.append(Record::SnapshotBegin { sequence, successions }, None);
         let before = self.log.first_position().map_or(begin, |first| first.min(begin));
-        if let Some(record) = self.views.record() {
+        for record in self.marks.record().into_iter().chain(self.views.record()) {
             self.append(record, None);
         }
         let mut cursor = Some(PageCursor::default());

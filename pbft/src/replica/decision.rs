@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 
 use super::past::CLAIMS_PER_PLACE_MAX;
 use crate::crypto::Digest;
-use crate::group::{Group, Sequence, View};
+use crate::group::{ClientId, Group, Sequence, View};
 use crate::message::{Certificate, Claim, ViewChange};
 use crate::mutation::{self, Mutation};
 
@@ -37,6 +37,8 @@ pub(crate) struct Decision {
     pub(crate) stable: Option<Certificate>,
     /// What belongs to the places above it, without a gap.
     pub(crate) chosen: Vec<(Sequence, Digest)>,
+    /// Clients that f+1 replicas mark: their tags are not taken from this view on.
+    pub(crate) marked: Vec<ClientId>,
 }
 
 impl Decision {
@@ -101,7 +103,17 @@ pub(crate) fn decide(group: &Group, null: Digest, start: Sequence, set: &[&ViewC
     }
     // Behind it nothing was committed: those places are free.
     chosen.truncate(kept);
-    Some(Decision { start, stable: stable.cloned(), chosen })
+    Some(Decision { start, stable: stable.cloned(), chosen, marked: marked(group, set) })
+}
+
+/// Clients that f+1 mark, so that one of them is correct.
+fn marked(group: &Group, set: &[&ViewChange]) -> Vec<ClientId> {
+    let mut counts: BTreeMap<ClientId, u32> = BTreeMap::new();
+    for client in set.iter().flat_map(|one| &one.marks) {
+        *counts.entry(*client).or_default() += 1;
+    }
+    let needed = if mutation::is_on(Mutation::MarkAlone) { 1 } else { group.weak_quorum() };
+    counts.into_iter().filter(|(_, count)| *count >= needed).map(|(client, _)| client).collect()
 }
 
 /// Whether a VIEW-CHANGE is one that a correct replica could have sent: claims lie between its
@@ -132,14 +144,19 @@ mod tests {
     const NULL: Digest = Digest([0; 32]);
 
     /// `p=1a0` is an entry in P: batch `a` in place 1, view 0; `q=` the same in Q; `s=4` a stable
-    /// checkpoint.
+    /// checkpoint; `m=7` a mark on client 7.
     fn view_change(text: &str) -> ViewChange {
-        let mut message = ViewChange { view: View(9), stable: None, prepared: vec![], pre_prepared: vec![] };
+        let mut message =
+            ViewChange { view: View(9), stable: None, prepared: vec![], pre_prepared: vec![], marks: vec![] };
         for word in text.split_whitespace() {
             let (key, value) = word.split_once('=').unwrap();
             if key == "s" {
                 let sequence = Sequence(value.parse().unwrap());
                 message.stable = Some(Certificate { sequence, state: NULL, votes: [].into() });
+                continue;
+            }
+            if key == "m" {
+                message.marks.push(ClientId(value.parse().unwrap()));
                 continue;
             }
             let letter = value.find(|c: char| c.is_ascii_lowercase()).unwrap();
@@ -178,6 +195,15 @@ mod tests {
     fn nothing_prepared_decides_nothing() {
         check(&["", "", ""], "0:");
         check(&["q=1a0", "q=1a0", ""], "0:");
+    }
+
+    #[test]
+    fn client_that_two_mark_is_marked() {
+        let group = Group::new(&Setup::new(1, 1).configuration);
+        let set = ["m=1 m=2", "m=2 m=3", "m=4", ""].map(view_change);
+        let decided =
+            decide(&group, NULL, Sequence(0), &set.iter().collect::<Vec<_>>()).expect("nothing is prepared");
+        assert_eq!(decided.marked, [ClientId(2)]);
     }
 
     #[test]

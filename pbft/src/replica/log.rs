@@ -1,10 +1,13 @@
 //! The slots between the watermarks, and the votes that make certificates.
 
+use std::collections::BTreeMap;
+
 use super::past::Past;
 use super::record::JournalPosition;
+use super::vouching::Doubted;
 use crate::crypto::Digest;
 use crate::group::{ReplicaId, Sequence, Voters};
-use crate::message::{Batch, PrePrepare, Progress};
+use crate::message::{Batch, Doubt, PrePrepare, Progress};
 use crate::mutation::{self, Mutation};
 
 /// A ring of L slots: the one for `sequence` is at `sequence mod L`, so memory is bounded by L
@@ -22,8 +25,10 @@ pub(super) struct Log {
 pub(super) struct Slot {
     /// The batch that counts here; set once in a view.
     pub(super) proposal: Option<Proposal>,
-    /// A pre-prepare that holds requests which could not be checked here.
-    pub(super) doubted: Option<(PrePrepare, Digest, Vec<u32>)>,
+    /// A pre-prepare that holds requests which are not authentic here.
+    pub(super) doubted: Option<Doubted>,
+    /// What backups cannot check of the batch here: of each the first word.
+    pub(super) doubts: BTreeMap<ReplicaId, Doubt>,
     /// Votes of backups that the batch belongs here.
     pub(super) prepares: Ballot,
     /// Votes of replicas that hold a prepared certificate.
@@ -221,6 +226,7 @@ impl Slot {
     pub(super) fn is_touched(&self) -> bool {
         self.proposal.is_some()
             || self.doubted.is_some()
+            || !self.doubts.is_empty()
             || self.attested.voters.count() > 0
             || self.prepares.voters.count() > 0
             || self.commits.voters.count() > 0

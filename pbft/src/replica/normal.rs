@@ -52,12 +52,9 @@ impl<S: Service> Replica<S> {
             // Sent again when asked for; by then one of the two clocks may have caught up.
             return self.put_aside(Ignored::TimeAhead);
         }
+        let doubts = self.unproven(batch, doubts);
         if !doubts.is_empty() {
-            let slot = self.log.slot_mut(sequence).expect("checked above");
-            if slot.doubted.is_none() {
-                slot.doubted = Some((message, digest, doubts));
-            }
-            return self.settle_doubts(sequence);
+            return self.doubt(message, digest, doubts);
         }
         self.accept(message, digest);
     }
@@ -66,7 +63,7 @@ impl<S: Service> Replica<S> {
     ///
     /// Whoever has left a view and not entered the next one listens on: what 2f+1 others committed
     /// is committed, and this replica need not fall behind while it waits.
-    fn is_ours<M: Sequenced>(&mut self, from: ReplicaId, message: &M) -> bool {
+    pub(super) fn is_ours<M: Sequenced>(&mut self, from: ReplicaId, message: &M) -> bool {
         let view = self.views.active();
         let primary = self.group.primary(view);
         let may_speak = match M::SPEAKER {
@@ -127,30 +124,6 @@ impl<S: Service> Replica<S> {
         self.check_committed(sequence);
     }
 
-    /// Accepts a pre-prepare whose requests this replica could not all check, as soon as it may.
-    ///
-    /// Either their client sent the same bytes here with a good tag; or f backups prepared the
-    /// batch: with the primary that makes f+1, one of them correct, and the first correct one to
-    /// prepare it had nobody's word but its own keys'.
-    pub(super) fn settle_doubts(&mut self, sequence: Sequence) {
-        if self.is_changing() {
-            return; // nothing is promised in a view that was left
-        }
-        let Some(slot) = self.log.slot(sequence) else { return };
-        let Some((message, digest, doubts)) = &slot.doubted else { return };
-        let vouched = slot.prepares.count(digest) >= self.group.f();
-        let requests = &message.batch.requests;
-        let is_known = |index: &u32| {
-            requests.get(*index as usize).is_some_and(|request| self.admission.has_checked(request))
-        };
-        if !vouched && !doubts.iter().all(is_known) {
-            return self.put_aside(Ignored::Doubted);
-        }
-        let slot = self.log.slot_mut(sequence).expect("found above");
-        let (message, digest, _) = slot.doubted.take().expect("found above");
-        self.accept(message, digest);
-    }
-
     /// Binds a place to a batch. From here on this replica never takes another one there in this
     /// view, also after a crash: so the record comes before the word.
     pub(super) fn accept(&mut self, pre_prepare: PrePrepare, digest: Digest) {
@@ -176,7 +149,7 @@ impl<S: Service> Replica<S> {
             // Counted already: whatever follows from it has its record after this one.
             slot.prepares.record(me, &digest);
         }
-        self.views.accepted(sequence);
+        self.views.proposed(sequence);
         self.start_view_timer();
     }
 

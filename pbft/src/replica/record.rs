@@ -1,7 +1,7 @@
 //! What a replica must find again after a crash.
 
 use crate::crypto::Digest;
-use crate::group::{Sequence, View};
+use crate::group::{ClientId, Sequence, View};
 use crate::membership::Succession;
 use crate::message::{Batch, Certificate, NewView, Page, PrePrepare, Unverified, ViewChange};
 
@@ -67,6 +67,13 @@ pub enum Record {
     /// The next configuration is in force: what stands before is of the former one, and none of its
     /// promises binds any more.
     Succession(Box<Succession>),
+    /// Clients whose tags are not taken, as the records say that a copy of the state supersedes.
+    Marks {
+        /// Those that f+1 replicas marked.
+        bound: Vec<ClientId>,
+        /// Those that this replica marked itself.
+        suspected: Vec<ClientId>,
+    },
     /// A copy of the whole state begins.
     SnapshotBegin {
         /// The last batch in the state.
@@ -97,6 +104,7 @@ impl Record {
             Self::NewView(message) => message.bytes.len() as u64,
             Self::Succession(_) => SUCCESSION_BYTES,
             Self::SnapshotBegin { successions, .. } => successions.len() as u64 * SUCCESSION_BYTES,
+            Self::Marks { bound, suspected } => 4 * (bound.len() + suspected.len()) as u64,
             Self::SnapshotPages { pages } => pages.iter().map(|page| page.bytes.len() as u64 + 16).sum(),
             _ => 0,
         }

@@ -233,6 +233,7 @@ impl<S: Service> Replica<S> {
             }
             Record::Succession(_) if mutation::is_on(Mutation::ForgetSuccession) => {}
             Record::Succession(succession) => self.replay_succession(*succession),
+            Record::Marks { bound, suspected } => self.replay_marks(&bound, &suspected),
             Record::SnapshotBegin { .. } | Record::SnapshotPages { .. } | Record::SnapshotEnd(_) => {}
         }
         Ok(())

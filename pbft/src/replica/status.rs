@@ -192,6 +192,11 @@ impl<S: Service> Replica<S> {
 
     fn send_again(&mut self, to: ReplicaId, sequence: Sequence, has: u8, bytes_left: &mut usize) {
         let Some(slot) = self.log.slot(sequence) else { return };
+        if has < Progress::Prepared as u8
+            && let Some(doubt) = self.own_doubt(sequence)
+        {
+            return self.send(Principal::Replica(to), Message::Doubt(doubt));
+        }
         let Some(proposal) = &slot.proposal else { return };
         let (view, digest) = (proposal.pre_prepare.view, proposal.digest);
         let (promised, prepared) = (slot.proposal_durable, slot.prepared_durable);

@@ -28,6 +28,7 @@ use super::log::Log;
 use super::record::Record;
 use super::status::Retransmission;
 use super::view_change::Views;
+use super::vouching::Vouching;
 use super::{Ignored, Replica, Settings};
 use crate::crypto::{Keychain, Principal};
 use crate::group::{Configuration, Group, ReplicaId, Sequence, View};
@@ -167,6 +168,7 @@ impl<S: Service> Replica<S> {
         self.view = View(0);
         self.views = Views::new(&self.configuration.scope());
         self.log = Log::new(self.configuration.limits.window, start);
+        self.vouching = Vouching::default();
         self.admission = Admission::new(self.configuration.clients.len(), &self.configuration.limits);
         self.last_proposed = start;
         self.checkpoints.begin_at(start);

@@ -44,6 +44,10 @@ use crate::time::Instant;
 
 /// How many view time-outs a request may wait while others are executed.
 const PATIENCE: u32 = 8;
+/// Bytes of batches that one replica is sent in a status period because it wants them.
+const BODY_BYTES_PER_PERIOD: u32 = 8 << 20;
+/// What the smallest of them counts for: so many of them are sent at most.
+const BODY_WEIGHT_MIN: u32 = BODY_BYTES_PER_PERIOD / 256;
 
 /// Which views a replica has left and entered, and what others say of theirs.
 #[derive(Debug)]
@@ -67,8 +71,10 @@ pub(super) struct Views {
     base: Sequence,
     /// The last place that the NEW-VIEW decided: behind it the primary is free.
     decided: Sequence,
-    /// The highest place that was bound in this view.
-    accepted: Sequence,
+    /// The highest place that a batch was proposed for in this view.
+    proposed: Sequence,
+    /// The view was entered in this life: a tag that is wrong was not made before a crash.
+    is_witnessed: bool,
     /// When this view has lasted too long without progress.
     timer: Option<Instant>,
     /// The request that has waited here longest, and until when it may, whatever else is executed.
@@ -91,7 +97,8 @@ impl Views {
             chosen: BTreeMap::new(),
             base: Sequence(0),
             decided: Sequence(0),
-            accepted: Sequence(0),
+            proposed: Sequence(0),
+            is_witnessed: true,
             timer: None,
             watched: None,
             failures: 0,
@@ -119,9 +126,9 @@ impl Views {
         left.or_else(|| self.new_view.clone().map(Record::NewView))
     }
 
-    /// A place was bound in this view.
-    pub(super) fn accepted(&mut self, sequence: Sequence) {
-        self.accepted = self.accepted.max(sequence);
+    /// A batch was proposed for a place in this view.
+    pub(super) fn proposed(&mut self, sequence: Sequence) {
+        self.proposed = self.proposed.max(sequence);
     }
 
     /// A view began of which nothing is known but that.
@@ -138,7 +145,8 @@ impl Views {
         self.received.retain(|_, other| other.body.view > self.active);
         self.chosen = decision.chosen.iter().copied().filter(|(sequence, _)| *sequence > low).collect();
         (self.base, self.decided) = (decision.base(), decision.end());
-        self.accepted = Sequence(0);
+        self.proposed = Sequence(0);
+        self.is_witnessed = true;
         self.timer = None;
         self.watched = None;
     }
@@ -163,11 +171,11 @@ impl<S: Service> Replica<S> {
     /// Whether something should come to an end in this view. The primary counts what it ordered
     /// itself: when that gets nowhere, others may have left.
     pub(super) fn waits_for_primary(&self) -> bool {
-        let requested = !self.is_primary() && !self.admission.is_empty();
+        let requested = !self.is_primary() && self.admission.expected().is_some();
         match self.boundary() {
             // All of them want to get there; once there, they wait for a checkpoint, and for no primary.
             Some(end) => self.executed() < end,
-            None => self.views.accepted > self.executed() || requested,
+            None => self.views.proposed > self.executed() || requested,
         }
     }
 
@@ -179,7 +187,7 @@ impl<S: Service> Replica<S> {
         // The primary hears of trouble first, and by itself it changes nothing: it leaves last.
         let timeout = self.view_timeout() * if self.is_primary() { PATIENCE / 2 } else { 1 };
         if self.views.watched.is_none_or(|(client, first, _)| !self.admission.waits(client, first)) {
-            let oldest = self.admission.oldest().filter(|_| !self.is_primary());
+            let oldest = self.admission.expected().filter(|_| !self.is_primary());
             let until = self.now + timeout * PATIENCE;
             self.views.watched = oldest.map(|oldest| (oldest.body.client, oldest.body.first, until));
         }
@@ -229,6 +237,10 @@ impl<S: Service> Replica<S> {
         if view <= self.view {
             return;
         }
+        if !self.is_changing() && self.views.is_witnessed {
+            let disputed = self.disputed();
+            self.marks.suspect(disputed);
+        }
         self.view = view;
         self.views.failures = self.views.failures.saturating_add(1);
         self.views.timer = None;
@@ -238,6 +250,7 @@ impl<S: Service> Replica<S> {
             stable: self.proven_stable().cloned(),
             prepared: slots().filter_map(|(sequence, slot)| slot.past.prepared(sequence)).collect(),
             pre_prepared: slots().flat_map(|(sequence, slot)| slot.past.pre_prepared(sequence)).collect(),
+            marks: self.marks.all(),
         };
         if mutation::is_on(Mutation::HidePrepared) {
             body.prepared.clear();
@@ -362,7 +375,8 @@ impl<S: Service> Replica<S> {
         let sound = single && view_changes.iter().all(fits);
         let mut decision = sound.then(|| self.decision(view_changes)).flatten();
         if mutation::is_on(Mutation::TrustNewView) {
-            decision = decision.or(Some(Decision { start, stable: None, chosen: Vec::new() }));
+            decision =
+                decision.or(Some(Decision { start, stable: None, chosen: Vec::new(), marked: Vec::new() }));
         }
         match decision {
             Some(_) if view < self.view => self.listen_to(view),
@@ -390,6 +404,7 @@ impl<S: Service> Replica<S> {
         }
         let former = self.views.active;
         self.view = view;
+        self.bind_marks(&decision.marked);
         self.views.enter(message.clone(), &decision, self.log.low());
         self.log.begin_view();
         let position = self.append(Record::NewView(message), None);
@@ -496,10 +511,15 @@ impl<S: Service> Replica<S> {
     /// Somebody lacks a batch.
     pub(super) fn on_want(&mut self, from: ReplicaId, message: Want) {
         let Want { sequence, digest } = message;
-        match self.known_batch(sequence, &digest) {
-            Some(batch) => self.send(Principal::Replica(from), Message::Body(Body { sequence, batch })),
-            None => self.put_aside(Ignored::Stale),
+        let Some(batch) = self.known_batch(sequence, &digest) else {
+            return self.put_aside(Ignored::Stale);
+        };
+        let weight = u32::try_from(batch.bytes.len()).unwrap_or(u32::MAX).max(BODY_WEIGHT_MIN);
+        let (now, period) = (self.now, self.settings.status_period);
+        if !self.want_allowances[from.index()].take(now, period, weight, BODY_BYTES_PER_PERIOD) {
+            return self.put_aside(Ignored::TooOften); // asked for again when it is still missing
         }
+        self.send(Principal::Replica(from), Message::Body(Body { sequence, batch }));
     }
 
     /// A batch that was asked for, or any other.
@@ -534,6 +554,7 @@ impl<S: Service> Replica<S> {
 
     /// The journal says that the views below one were left.
     pub(super) fn replay_view_change(&mut self, own: Unverified<ViewChange>) {
+        self.replay_marks(&[], &own.body.marks);
         if own.body.view > self.view && !mutation::is_on(Mutation::ForgetViewChange) {
             self.view = own.body.view;
             self.views.own = Some(own);
@@ -559,11 +580,12 @@ impl<S: Service> Replica<S> {
         message: Unverified<NewView>,
     ) -> Option<()> {
         let view = message.body.view;
+        let decision = self.decision(&message.body.view_changes)?;
+        self.replay_marks(&decision.marked, &[]);
         let known = self.views.new_view.as_ref().map_or(View(0), |known| known.body.view);
         if view <= known {
             return Some(()); // a copy
         }
-        let decision = self.decision(&message.body.view_changes)?;
         self.replay_view(view);
         let own = self.views.own.take();
         self.views.enter(message, &decision, self.log.low());
@@ -593,6 +615,7 @@ impl<S: Service> Replica<S> {
             self.actions.push_back(Action::Broadcast { message: own.into_message(Message::ViewChange) });
         }
         let bound = self.log.proposals().map(|(sequence, ..)| sequence).max();
-        self.views.accepted = bound.unwrap_or_default();
+        self.views.proposed = bound.unwrap_or_default();
+        self.views.is_witnessed = false;
     }
 }

@@ -22,7 +22,9 @@
 //! fetch A B n=N                   A asks B for the digests of the state at checkpoint N
 //! slow A B MS                     what gets from A to B takes so much longer
 //! stray R                         the next operation that R executes goes wrong there
+//! spoil C R…                      from now on the client's tags for those replicas are invalid
 //! prepare|commit A B n=N [v=V]    a vote of A's own making to B, for the batch that was voted for last
+//! vouch A B                       A's word to B for the requests that were vouched for last
 //! propose A B n=N [v=V]           an empty batch of A's own making to B
 //! replace C R                     the operator orders, through client C, to replace R
 //! newcomer R                      a replica with an empty disk takes the place of R
@@ -38,11 +40,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::{Cluster, Ledger, Sent, Setup};
 use crate::Readiness;
 use crate::client::Options;
-use crate::crypto::{Authenticator, Digest, Domain, Keychain, Kind, Principal, TAG_BYTES};
+use crate::crypto::{Digest, Domain, Keychain, Kind, Principal};
 use crate::group::{ClientId, Incarnation, ReplicaId, Sequence, Timestamp, View};
 use crate::message::{
     Claim, Commit, Content, Data, Ending, Fetch, Form, Message, MetaData, Page, PageCursor, PrePrepare,
-    Prepare, Proof, Request, Space, Unverified, wire,
+    Prepare, Proof, Request, Space, Unverified, Vouch, wire,
 };
 use crate::service::{Branch, LEVELS};
 
@@ -99,6 +101,8 @@ struct Stage {
     cluster: Cluster<Ledger>,
     /// What was voted for last.
     digest: Digest,
+    /// What was vouched for last.
+    vouch: Vouch,
 }
 
 fn run(stage: &mut Option<Stage>, line: usize, command: &str, out: &mut String) -> Result<(), ScriptError> {
@@ -107,7 +111,8 @@ fn run(stage: &mut Option<Stage>, line: usize, command: &str, out: &mut String) 
     let (name, rest) = words.split_first().ok_or_else(wrong)?;
     if *name == "group" {
         let cluster = group(rest).ok_or_else(wrong)?;
-        *stage = Some(Stage { cluster, digest: Digest::ZERO });
+        let vouch = Vouch { requests: Vec::new() };
+        *stage = Some(Stage { cluster, digest: Digest::ZERO, vouch });
         return Ok(());
     }
     let stage = stage.as_mut().ok_or(ScriptError::NoGroup { line })?;
@@ -146,9 +151,17 @@ fn perform(stage: &mut Stage, name: &str, rest: &[&str], out: &mut String) -> Op
         ("prepare" | "commit" | "propose" | "lie" | "fetch", [from, to, words @ ..]) => {
             vote(cluster, name, (from, to), words, stage.digest)?;
         }
+        ("vouch", [from, to]) => say(cluster, (from, to), &Message::Vouch(stage.vouch.clone()))?,
         ("request", [client, names @ ..]) => submit(cluster, client, names, false)?,
         ("receipt", [client, names @ ..]) => submit(cluster, client, names, true)?,
         ("bundle", [client, words @ ..]) => bundle(cluster, client, words)?,
+        ("spoil", [client, which @ ..]) => {
+            let [Principal::Client(client)] = principals(cluster, &format!("c{client}"))?[..] else {
+                return None;
+            };
+            let which = which.first().map_or(Some(Vec::new()), |which| principals(cluster, which))?;
+            cluster.spoil_tags(client, &which);
+        }
         ("settle", []) => cluster.settle(),
         ("advance", [ms]) => cluster.run_for(Duration::from_millis(ms.parse().ok()?)),
         ("quiet", [ms]) => {
@@ -230,7 +243,7 @@ fn vote(
             if let Some(index) = value(words, "page", Some(u64::MAX)).filter(|index| *index < u64::MAX) {
                 let at = PageCursor { space: Space::Service, index };
                 let pages = vec![Page { at, bytes: Bytes::from_static(b"made up") }];
-                return inject(cluster, (from, to), &Message::Data(Data { sequence, pages }));
+                return say(cluster, (from, to), &Message::Data(Data { sequence, pages }));
             }
             let level = LEVELS + 1;
             let branch = Branch { level, children: vec![(0, Digest([7; 32])), (1, Digest([8; 32]))] };
@@ -246,11 +259,11 @@ fn vote(
             Message::PrePrepare(PrePrepare { view, sequence, batch })
         }
     };
-    inject(cluster, (from, to), &body)
+    say(cluster, (from, to), &body)
 }
 
-/// Sends a message of somebody's own making.
-fn inject(cluster: &mut Cluster<Ledger>, (from, to): (&str, &str), body: &Message) -> Option<()> {
+/// Everybody `from` says the same to everybody `to`.
+fn say(cluster: &mut Cluster<Ledger>, (from, to): (&str, &str), body: &Message) -> Option<()> {
     for from in principals(cluster, from)? {
         let configuration = &cluster.setup.configuration;
         let keys = Keychain::fast(configuration.scope(), configuration.public_keys(), from);
@@ -326,13 +339,9 @@ fn bundle(cluster: &mut Cluster<Ledger>, client: &str, words: &[&str]) -> Option
     let me = Principal::Client(client);
     let keys = Keychain::fast(configuration.scope(), configuration.public_keys(), me);
     let bytes = wire::encode_request(&request);
-    let mut tags = keys.authenticator(Domain::new(Kind::Request, 0), &bytes).0.to_vec();
-    for spoiled in principals(cluster, value("spoil").unwrap_or("none")).unwrap_or_default() {
-        if let Principal::Replica(id) = spoiled {
-            tags[id.index() * TAG_BYTES] ^= 1;
-        }
-    }
-    let proof = Proof::Authenticator(Authenticator(tags.into()));
+    let tags = keys.authenticator(Domain::new(Kind::Request, 0), &bytes);
+    let wrong = principals(cluster, value("spoil").unwrap_or("none")).unwrap_or_default();
+    let proof = super::spoiled(Proof::Authenticator(tags), &wrong);
     let message = Unverified { sender: me, body: Message::Request(request), bytes, proof };
     for to in principals(cluster, value("to").unwrap_or("0"))? {
         cluster.inject(me, to, message.clone());
@@ -389,11 +398,14 @@ fn tell(stage: &mut Stage, out: &mut String) {
     let cluster = &mut stage.cluster;
     let others = cluster.replica_ids().count() - 1;
     let mut lines: Vec<Line> = Vec::new();
-    for Sent { from, to, cut, message, .. } in cluster.take_sent() {
+    for Sent { from, to, cut, message, signed, .. } in cluster.take_sent() {
         if let Message::Prepare(Prepare { digest, .. }) | Message::Commit(Commit { digest, .. }) = &message {
             stage.digest = *digest;
         }
-        let text = describe(&message);
+        if let Message::Vouch(vouch) = &message {
+            stage.vouch = vouch.clone();
+        }
+        let text = format!("{}{}", describe(&message), if signed { " signed" } else { "" });
         match lines.iter_mut().find(|line| line.from == [from] && line.cut == cut && line.text == text) {
             Some(line) if !line.to.contains(&to) => line.to.push(to),
             _ => lines.push(Line { from: vec![from], to: vec![to], cut, text }),
@@ -484,6 +496,8 @@ fn describe(message: &Message) -> String {
     let kind = match message {
         Message::Request(_) => "REQUEST",
         Message::PrePrepare(_) => "PRE-PREPARE",
+        Message::Vouch(_) => "VOUCH",
+        Message::Doubt(_) => "DOUBT",
         Message::Prepare(_) => "PREPARE",
         Message::Commit(_) => "COMMIT",
         Message::Reply(_) => "REPLY",
@@ -527,6 +541,16 @@ fn describe(message: &Message) -> String {
             let seal = if m.batch.seal { " seal" } else { "" };
             format!("v={} n={} [{}]{seal}", m.view, m.sequence, requests.join(" "))
         }
+        Message::Vouch(m) => {
+            let requests = m.requests.iter().map(|(client, digest)| format!("c{client}:{}", short(digest)));
+            format!("[{}]", requests.collect::<Vec<_>>().join(" "))
+        }
+        Message::Doubt(m) => {
+            let bits = (0..8 * u32::try_from(m.checked.len()).unwrap_or(0)).map(|index| m.has_checked(index));
+            let doubted = (0..).zip(bits).filter(|(_, checked)| !checked);
+            let doubted: Vec<_> = doubted.map(|(index, _): (u32, _)| index.to_string()).collect();
+            format!("v={} n={} d={} requests {}", m.view, m.sequence, short(&m.digest), doubted.join(","))
+        }
         Message::Prepare(m) => format!("v={} n={} d={}", m.view, m.sequence, short(&m.digest)),
         Message::Commit(m) => format!("v={} n={} d={}", m.view, m.sequence, short(&m.digest)),
         Message::Reply(m) => {
@@ -538,7 +562,7 @@ fn describe(message: &Message) -> String {
             });
             answers.collect::<Vec<_>>().join(", ")
         }
-        Message::Busy(m) => format!("t={}", m.first),
+        Message::Busy(m) => format!("t={}{}", m.first, if m.sign { " sign" } else { "" }),
         Message::Checkpoint(m) => format!("n={} d={}", m.sequence, short(&m.state)),
         Message::Seal(m) => format!("n={} size={}", m.sequence, m.size),
         Message::Status(m) => {
@@ -570,7 +594,8 @@ fn describe(message: &Message) -> String {
                 claims.iter().map(claim).collect::<Vec<_>>().join(" ")
             };
             let (p, q) = (claims(&m.prepared), claims(&m.pre_prepared));
-            format!("v={} stable={stable} P[{p}] Q[{q}]", m.view)
+            let marks: String = m.marks.iter().map(|client| format!(" marks c{client}")).collect();
+            format!("v={} stable={stable} P[{p}] Q[{q}]{marks}", m.view)
         }
         Message::NewView(m) => {
             let senders: Vec<_> = m.view_changes.iter().map(|one| one.sender).collect();

@@ -79,8 +79,47 @@ pub struct RelayedRequest {
     /// A Request.
     #[prost(bytes = "bytes", tag = "2")]
     pub body: ::prost::bytes::Bytes,
+    #[prost(oneof = "relayed_request::Proof", tags = "3, 4")]
+    pub proof: ::core::option::Option<relayed_request::Proof>,
+}
+/// Nested message and enum types in `RelayedRequest`.
+pub mod relayed_request {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Proof {
+        /// A tag for each replica.
+        #[prost(bytes, tag = "3")]
+        Authenticator(::prost::bytes::Bytes),
+        /// RSA, of a client whose tags are not taken.
+        #[prost(bytes, tag = "4")]
+        Signature(::prost::bytes::Bytes),
+    }
+}
+/// Requests that the sender knows to be authentic.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Vouch {
+    #[prost(message, repeated, tag = "1")]
+    pub requests: ::prost::alloc::vec::Vec<VouchedRequest>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VouchedRequest {
+    #[prost(uint32, tag = "1")]
+    pub client: u32,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub digest: ::prost::bytes::Bytes,
+}
+/// A pre-prepare with requests that the sender cannot check.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Doubt {
+    #[prost(uint64, tag = "1")]
+    pub view: u64,
+    #[prost(uint64, tag = "2")]
+    pub sequence: u64,
     #[prost(bytes = "bytes", tag = "3")]
-    pub authenticator: ::prost::bytes::Bytes,
+    pub digest: ::prost::bytes::Bytes,
+    /// A bit for each request of the batch, the lowest of the first byte first: set when its
+    /// authenticity was checked.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub checked: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Prepare {
@@ -142,6 +181,9 @@ pub struct Busy {
     pub incarnation: u64,
     #[prost(uint64, tag = "3")]
     pub first: u64,
+    /// Its tag is not taken: it has to be signed.
+    #[prost(bool, tag = "4")]
+    pub sign: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Checkpoint {
@@ -187,6 +229,9 @@ pub struct ViewChange {
     pub prepared: ::prost::alloc::vec::Vec<Claim>,
     #[prost(message, repeated, tag = "4")]
     pub pre_prepared: ::prost::alloc::vec::Vec<Claim>,
+    /// A bit for each client, the lowest of the first byte first: set when it is marked.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub marks: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Claim {
@@ -370,7 +415,10 @@ pub struct NewKey {
 /// A record of the journal.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Record {
-    #[prost(oneof = "record::Record", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
+    #[prost(
+        oneof = "record::Record",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13"
+    )]
     pub record: ::core::option::Option<record::Record>,
 }
 /// Nested message and enum types in `Record`.
@@ -403,6 +451,8 @@ pub mod record {
         Learned(super::Body),
         #[prost(message, tag = "12")]
         Succession(super::Succession),
+        #[prost(message, tag = "13")]
+        Marks(super::Marks),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -414,6 +464,14 @@ pub struct SignedNewView {
     pub body: ::prost::bytes::Bytes,
     #[prost(bytes = "bytes", tag = "3")]
     pub signature: ::prost::bytes::Bytes,
+}
+/// Clients, a bit for each, the lowest of the first byte first.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Marks {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub bound: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub suspected: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StateAt {

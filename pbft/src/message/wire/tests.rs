@@ -29,11 +29,15 @@ fn request() -> impl Strategy<Value = Request> {
 }
 
 fn any_batch() -> impl Strategy<Value = Batch> {
-    let relayed = (request(), bytes(64)).prop_map(|(body, tags)| Unverified {
+    let relayed = (request(), bytes(64), any::<bool>()).prop_map(|(body, proof, signed)| Unverified {
         sender: Principal::Client(body.client),
         bytes: encode_request(&body),
         body,
-        proof: Proof::Authenticator(Authenticator(tags)),
+        proof: if signed {
+            Proof::Signature(Signature(proof))
+        } else {
+            Proof::Authenticator(Authenticator(proof))
+        },
     });
     (any::<u64>(), any::<bool>(), vec(relayed, 0..4))
         .prop_map(|(time, seal, requests)| batch(time, seal, requests.into()))
@@ -97,6 +101,11 @@ fn claims() -> impl Strategy<Value = Vec<Claim>> {
     vec(claim, 0..4)
 }
 
+fn clients() -> impl Strategy<Value = Vec<ClientId>> {
+    proptest::collection::btree_set(0..1u32 << 16, 0..4)
+        .prop_map(|clients| clients.into_iter().map(ClientId).collect())
+}
+
 fn signed<M>(sender: u32, body: M, bytes: Bytes, signature: Bytes) -> Unverified<M> {
     let proof = Proof::Signature(Signature(signature));
     Unverified { sender: Principal::Replica(ReplicaId(sender)), body, bytes, proof }
@@ -104,9 +113,9 @@ fn signed<M>(sender: u32, body: M, bytes: Bytes, signature: Bytes) -> Unverified
 
 fn view_change() -> impl Strategy<Value = Unverified<ViewChange>> {
     let stable = proptest::option::of(certificate());
-    (any::<u32>(), any::<u64>(), stable, claims(), claims(), bytes(256)).prop_map(
-        |(sender, view, stable, prepared, pre_prepared, signature)| {
-            let body = ViewChange { view: View(view), stable, prepared, pre_prepared };
+    (any::<u32>(), any::<u64>(), stable, claims(), claims(), clients(), bytes(256)).prop_map(
+        |(sender, view, stable, prepared, pre_prepared, marks, signature)| {
+            let body = ViewChange { view: View(view), stable, prepared, pre_prepared, marks };
             let bytes = encode_view_change(&body);
             signed(sender, body, bytes, signature)
         },
@@ -146,12 +155,16 @@ fn message() -> impl Strategy<Value = Message> {
                 })
             }
         ),
-        (any::<u32>(), any::<u64>(), any::<u64>()).prop_map(|(client, incarnation, first)| {
-            Message::Busy(Busy {
-                client: ClientId(client),
-                incarnation: Incarnation(incarnation),
-                first: Timestamp(first),
-            })
+        (any::<u32>(), any::<u64>(), any::<u64>(), any::<bool>()).prop_map(
+            |(client, incarnation, first, sign)| {
+                let (client, incarnation) = (ClientId(client), Incarnation(incarnation));
+                Message::Busy(Busy { client, incarnation, first: Timestamp(first), sign })
+            }
+        ),
+        vec((any::<u32>().prop_map(ClientId), digest()), 0..4)
+            .prop_map(|requests| Message::Vouch(Vouch { requests })),
+        (slot.clone(), bytes(20)).prop_map(|((view, sequence, digest), checked)| {
+            Message::Doubt(Doubt { view: View(view), sequence: Sequence(sequence), digest, checked })
         }),
         (slot.clone(), digest(), bytes(256), bytes(256)).prop_map(
             |((sequence, size, state), root, signature, vote)| {
@@ -229,8 +242,18 @@ fn succession() -> impl Strategy<Value = Succession> {
 
 fn record() -> impl Strategy<Value = Record> {
     let signed = (certificate(), view_change(), new_view(), succession());
-    (0..12, any::<u64>(), any::<u64>(), digest(), pre_prepare(), pages(), signed).prop_map(
-        |(kind, view, sequence, digest, pre_prepare, pages, (stable, view_change, new_view, succession))| {
+    let clients = (clients(), clients());
+    (0..13, any::<u64>(), any::<u64>(), digest(), pre_prepare(), pages(), signed, clients).prop_map(
+        |(
+            kind,
+            view,
+            sequence,
+            digest,
+            pre_prepare,
+            pages,
+            (stable, view_change, new_view, succession),
+            marks,
+        )| {
             let (view, sequence, state) = (View(view), Sequence(sequence), digest);
             match kind {
                 0 => Record::PrePrepared(pre_prepare),
@@ -243,6 +266,7 @@ fn record() -> impl Strategy<Value = Record> {
                 10 => Record::Learned { sequence, batch: pre_prepare.batch },
                 11 => Record::Succession(succession.into()),
                 5 => Record::SnapshotBegin { sequence, successions: vec![succession] },
+                12 => Record::Marks { bound: marks.0, suspected: marks.1 },
                 6 => Record::SnapshotPages { pages },
                 _ => Record::SnapshotEnd(stable),
             }
@@ -324,4 +348,7 @@ fn fields_out_of_range_are_named() {
     };
     assert_eq!(partition(0b101, 32), "digests of 32: allowed are 64");
     assert_eq!(partition(1 << 16, 32), "present is 65536, which means nothing");
+    let marks = vec![0; CLIENTS_MAX / 8 + 1].into();
+    let marked = pb::ViewChange { marks, ..Default::default() }.encode_to_vec();
+    assert_eq!(refused(envelope(Kind::ViewChange, marked)), "marks of 8193: allowed are 8192");
 }

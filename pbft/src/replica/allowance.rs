@@ -1,0 +1,44 @@
+//! How much one replica may ask of this one in a stretch of time.
+
+use std::time::Duration;
+
+use crate::time::Instant;
+
+/// What was taken since a period began.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Allowance {
+    began: Option<Instant>,
+    taken: u32,
+}
+
+impl Allowance {
+    /// Takes `weight`, unless that would be more than `most` in a period. The first in a period is
+    /// never too much.
+    pub(super) fn take(&mut self, now: Instant, period: Duration, weight: u32, most: u32) -> bool {
+        if self.began.is_none_or(|began| now.since(began) >= period) {
+            (self.began, self.taken) = (Some(now), 0);
+        }
+        let fits = self.taken == 0 || self.taken.saturating_add(weight) <= most;
+        if fits {
+            self.taken = self.taken.saturating_add(weight);
+        }
+        fits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_over_the_allowance_waits_for_the_next_period() {
+        let (mut allowance, period) = (Allowance::default(), Duration::from_millis(50));
+        let mut take =
+            |ms, weight| allowance.take(Instant(0) + Duration::from_millis(ms), period, weight, 10);
+        assert!(take(0, 4) && take(1, 6));
+        assert!(!take(49, 1), "the eleventh");
+        assert!(take(50, 99), "the first of a period, whatever its size");
+        assert!(!take(51, 1));
+        assert!(take(100, 1));
+    }
+}
