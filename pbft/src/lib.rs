@@ -50,15 +50,14 @@
 //! * **Durability**: with a journal, a promise leaves a replica only after its record is durable
 //!   ([`Action::Append`]). What a client was told survives a crash of all replicas at once.
 //! * **Liveness** once the network is timely: a primary that dies, hangs or lies is voted out by the
-//!   others, and what was committed or prepared under it goes on under the next.
+//!   others, and what was committed or prepared under it goes on under the next. A client that tags its
+//!   requests for some replicas only costs the group one view at most.
 //! * **Bounds**: memory is bounded by the [`Limits`], whatever peers and clients send.
 //!
 //! # What it does not do yet
 //!
-//! A client that tags its requests validly for some replicas only costs the group a change of the view,
-//! each time, as long as it goes on: replicas do not vouch for requests to one another yet, nor remember
-//! who did so. A primary that is slow, but not so slow that a request waits for eight time-outs, is not voted
-//! out. Members of a group cannot be replaced.
+//! A primary that is slow, but not so slow that a request waits for eight time-outs, is not voted out.
+//! Members of a group cannot be replaced.
 #![forbid(unsafe_code)]
 
 pub mod client;

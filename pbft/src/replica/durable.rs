@@ -59,6 +59,11 @@ impl Outbox {
         self.last = last;
     }
 
+    /// Whether anything was ever written down.
+    pub(super) fn has_history(&self) -> bool {
+        self.last > JournalPosition(0)
+    }
+
     pub(super) fn has_journal(&self) -> bool {
         self.journal
     }
