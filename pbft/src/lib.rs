@@ -52,15 +52,14 @@
 //!   ([`Action::Append`]). What a client was told survives a crash of all replicas at once. Whose disk is
 //!   lost does not come back: the operator gives its place to another key ([`membership`]).
 //! * **Liveness** once the network is timely: a primary that dies, hangs or lies is voted out by the
-//!   others, and what was committed or prepared under it goes on under the next.
+//!   others, and what was committed or prepared under it goes on under the next. A client that tags its
+//!   requests for some replicas only costs the group one view at most.
 //! * **Bounds**: memory is bounded by the [`Limits`], whatever peers and clients send.
 //!
 //! # What it does not do yet
 //!
-//! A client that tags its requests validly for some replicas only costs the group a change of the view,
-//! each time, as long as it goes on: replicas do not vouch for requests to one another yet, nor remember
-//! who did so. A primary that is slow, but not so slow that a request waits for eight time-outs, is not voted
-//! out. A group cannot grow or shrink.
+//! A primary that is slow, but not so slow that a request waits for eight time-outs, is not voted out.
+//! A group cannot grow or shrink.
 #![forbid(unsafe_code)]
 
 pub mod client;

@@ -3,12 +3,13 @@
 //! The rules, as events (TOCS 4.3 and 4.4; `n` replicas, of which `f` may lie):
 //!
 //! * *upon a request*: answer it from the client table if it was executed; as primary, queue it;
-//!   as backup, relay it to the primary.
+//!   as backup, vouch for it and relay it to the primary (`vouching` says when it is authentic, and
+//!   `marks` whose tags are not taken).
 //! * *when fewer than `batches_in_flight` batches are unfinished and the next sequence number is
 //!   between the watermarks*: as primary, order all that waits in one batch; write it down, then
 //!   send PRE-PREPARE.
-//! * *upon a PRE-PREPARE of the view's primary* for a free place between the watermarks: write it
-//!   down, then send PREPARE.
+//! * *upon a PRE-PREPARE of the view's primary* for a free place between the watermarks: once all its
+//!   requests are authentic, write it down, then send PREPARE.
 //! * *upon 2f matching PREPAREs of backups and the PRE-PREPARE*: write that down, then send COMMIT.
 //! * *upon 2f+1 matching COMMITs*, one's own among them: execute in order, and reply.
 //! * *upon executing a multiple of K*: write down the state's digest, then send CHECKPOINT.
@@ -17,7 +18,8 @@
 //! * *upon the certificate of a checkpoint that cannot be reached any more*: fetch what differs in that state
 //!   (`transfer` has its rules).
 //! * *when nothing moves*: tell the others how far one is; they send again what is missing.
-//! * *when requests wait and the primary does nothing*: change the view (`view_change` has its rules).
+//! * *when a request waits that every correct primary can order, and the primary does nothing*: change
+//!   the view (`view_change` has its rules).
 //! * *when the operator replaces members*: go over to the next configuration (`succession` has its rules).
 //!
 //! "Write down, then send" is one rule: a promise leaves only after the journal holds it, so a
@@ -25,10 +27,10 @@
 //!
 //! # Where this differs from the paper
 //!
-//! * A batch's requests may carry tags that this replica cannot check, because a faulty client
-//!   tagged them selectively or because a restart ended the session they were made under. The batch
-//!   is accepted when the client sent the same request here with a good tag, or when f backups sent
-//!   PREPARE for it: with the primary that is f+1, so one correct replica checked it first.
+//! * Requests may carry tags that this replica cannot check, because a faulty client tagged them
+//!   selectively or because a restart ended the session they were made under. Then f+1 replicas' word
+//!   is as good as a tag, for each request by itself (`vouching`). The paper's view timers run
+//!   for any request; here, for those that every correct primary can order.
 //! * f+1 replicas' word that a batch is committed is enough to execute it (`learning`).
 //! * Replies for consecutive requests of one client share a message.
 //! * A backup counts its own PREPARE when it accepts a pre-prepare, not when the record is durable:
@@ -336,6 +338,9 @@ impl<S: Service> Replica<S> {
         match (sender, body) {
             (Principal::Client(client), Message::Request(body)) => {
                 let doubted = !doubts.is_empty();
+                if doubted {
+                    self.tell_configuration(sender); // it may be tagged for another one
+                }
                 self.on_request(client, Unverified { sender, body, bytes, proof }, doubted);
             }
             (Principal::Replica(from), body) if self.group.has(from) && from != self.me => match body {

@@ -7,9 +7,9 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use quorate_pbft::{
     Action, Client, ClientAction, ClientId, ClientSettings, Configuration, Ignored, Incarnation, Instant,
-    JournalPosition, Options, Record, Replica, ReplicaId, Sequence, Settings, Timestamp,
-    crypto::{Digest, Domain, Keychain, Kind, Principal},
-    message::{Busy, Message, Proof, Unverified, Vouch, Want, wire},
+    JournalPosition, Options, Record, Replica, ReplicaId, Sequence, Settings, Timestamp, View,
+    crypto::{Digest, Domain, Identity, Keychain, Kind, Principal, PublicKeys, SeedRng, Tag},
+    message::{Busy, Message, PrePrepare, Proof, Refused, Request, Unverified, Vouch, Want, wire},
     sim::{Cluster, Ledger, Random, Setup, Weather},
 };
 
@@ -58,6 +58,7 @@ struct Report {
 /// Two clients that tell the truth and some that lie, the same replicas' tags wrong in all that they
 /// send. Liars start again and again, and then know nothing of having been asked to sign.
 struct Run {
+    configuration: Configuration,
     cluster: Cluster<Ledger>,
     random: Random,
     names: u64,
@@ -90,6 +91,7 @@ impl Run {
         let delay_max = Duration::from_micros(200 + random.below(5_000));
         setup.weather =
             Weather { delay_min: Duration::from_micros(100), delay_max, loss: 0, duplication: 20 };
+        let configuration = setup.configuration.clone();
         let mut cluster = Cluster::new(setup, Ledger);
         let all: Vec<_> = cluster.replica_ids().map(Principal::Replica).collect();
         for liar in HONEST..clients {
@@ -104,6 +106,7 @@ impl Run {
         }
         let crashes_max = seed % 3;
         Self {
+            configuration,
             cluster,
             random,
             names: 0,
@@ -137,6 +140,20 @@ impl Run {
         assert_eq!(self.cluster.violation(), None);
     }
 
+    /// The last f replicas say to single others what somebody vouched for, whether or not they know.
+    fn collude(&mut self) {
+        let replicas = u32::try_from(self.cluster.replica_ids().count()).expect("a few");
+        let mut vouches: Vec<_> = self.cluster.take_sent().into_iter().map(|sent| sent.message).collect();
+        vouches.retain(|message| matches!(message, Message::Vouch(_)));
+        for from in replicas - (replicas - 1) / 3..replicas {
+            if let Some(vouch) = vouches.pop() {
+                let to = replica(below(&mut self.random, replicas));
+                let message = made(&self.configuration, (replica(from), to), vouch);
+                self.cluster.inject(replica(from), to, message);
+            }
+        }
+    }
+
     fn is_answered(&self) -> bool {
         self.open[..HONEST as usize].iter().all(|open| *open == 0)
     }
@@ -156,6 +173,7 @@ impl Run {
                 all.iter().for_each(|id| self.cluster.restart(*id));
             }
             self.cluster.run_for(self.random.between(Duration::from_micros(100), Duration::from_millis(80)));
+            self.collude();
             self.collect(report);
         }
         for second in 0..60 {
@@ -216,6 +234,80 @@ fn marks_in_the_journal_are_found_again() {
     let settings = Settings::default();
     let back = Replica::recover(configuration, ReplicaId(2), keychain, Ledger, settings, records).unwrap();
     assert_eq!([0, 1, 2].map(|client| back.has_marked(ClientId(client))), [false, true, false]);
+}
+
+/// What client 0 asks, under this proof.
+fn request(proof: impl FnOnce(&[u8]) -> Proof) -> Unverified<Request> {
+    let body = Request {
+        client: ClientId(0),
+        incarnation: Incarnation(1),
+        floor: Timestamp::FIRST,
+        first: Timestamp::FIRST,
+        operations: vec![Bytes::from("12345678")],
+        read_only: false,
+        receipt: false,
+        reconfigure: false,
+        replier: ReplicaId(0),
+    };
+    let bytes = wire::encode_request(&body);
+    let proof = proof(&bytes);
+    Unverified { sender: CLIENT, body, bytes, proof }
+}
+
+const REQUEST: Domain = Domain { kind: Kind::Request, view: 0 };
+
+#[test]
+fn signed_request_convinces_a_replica_that_has_no_session_with_its_client() {
+    let mut rng = SeedRng::new([1; 32]);
+    let identity = Identity::generate(&mut rng).unwrap();
+    let key = identity.public_key();
+    let public =
+        PublicKeys { replicas: vec![key.clone(); 4].into(), clients: [key.clone()].into(), operator: None };
+    let scope = Setup::new(1, 1).configuration.scope();
+    let [client, replica] = [CLIENT, replica(2)]
+        .map(|principal| Keychain::new(scope, public.clone(), principal, identity.clone()));
+    let sent = |proof: Proof| {
+        let Unverified { sender, body, bytes, .. } = request(|_| proof.clone());
+        Unverified { sender, body: Message::Request(body), bytes, proof }
+    };
+    let bytes = request(|_| Proof::Tag(Tag::ABSENT)).bytes;
+    let signed = sent(Proof::Signature(client.sign(REQUEST, &bytes)));
+    assert_eq!(signed.verify(&replica).unwrap().doubts(), []);
+    let tagged = sent(Proof::Authenticator(client.authenticator(REQUEST, &bytes)));
+    assert_eq!(tagged.verify(&replica).unwrap().doubts(), [0], "others may vouch for it");
+    let forged = sent(Proof::Signature(client.sign(REQUEST, b"something else")));
+    assert_eq!(forged.verify(&replica), Err(Refused::Signature(Kind::Request)), "nobody can vouch for it");
+}
+
+#[test]
+fn backup_doubts_forged_requests_and_tagged_ones_of_marked_clients() {
+    let configuration = Setup::new(1, 1).configuration;
+    let keychain = keys(&configuration, CLIENT);
+    let says = |mut backup: Replica<Ledger>, request| {
+        let batch = wire::batch(1, false, [request].into());
+        let body = Message::PrePrepare(PrePrepare { view: View(0), sequence: Sequence(1), batch });
+        backup.handle_message(Instant(1), made(&configuration, (replica(0), replica(2)), body));
+        let kinds = actions(&mut backup).into_iter().filter_map(|action| match action {
+            Action::Broadcast { message } => Some(message.body.kind()),
+            _ => None,
+        });
+        kinds.filter(|kind| *kind != Kind::Status).collect::<Vec<_>>()
+    };
+    let signed = || request(|bytes| Proof::Signature(keychain.sign(REQUEST, bytes)));
+    assert_eq!(says(backup(&configuration), signed()), [Kind::Prepare]);
+    let forged = request(|_| Proof::Signature(keychain.sign(REQUEST, b"other")));
+    assert_eq!(says(backup(&configuration), forged), [Kind::Doubt]);
+    // A tag is as good, but for a client that is marked.
+    let tagged = || request(|bytes| Proof::Authenticator(keychain.authenticator(REQUEST, bytes)));
+    assert_eq!(says(backup(&configuration), tagged()), [Kind::Prepare]);
+    let marking = || {
+        let marks = Record::Marks { bound: vec![ClientId(0)], suspected: Vec::new() };
+        let settings = Settings { journal: false, ..Settings::default() };
+        let (keychain, records) = (keys(&configuration, replica(2)), [(JournalPosition(1), marks)]);
+        Replica::recover(configuration.clone(), ReplicaId(2), keychain, Ledger, settings, records).unwrap()
+    };
+    assert_eq!(says(marking(), tagged()), [Kind::Doubt]);
+    assert_eq!(says(marking(), signed()), [Kind::Prepare]);
 }
 
 fn actions(replica: &mut Replica<Ledger>) -> Vec<Action> {

@@ -64,6 +64,11 @@ impl Outbox {
         self.waiting.retain(|(_, then)| matches!(then, Then::Truncate(_)));
     }
 
+    /// Whether anything was ever written down.
+    pub(super) fn has_history(&self) -> bool {
+        self.last > JournalPosition(0)
+    }
+
     pub(super) fn has_journal(&self) -> bool {
         self.journal
     }

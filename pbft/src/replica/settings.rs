@@ -15,7 +15,7 @@ pub struct Settings {
     /// As primary, how many batches may be on their way: more of them hide latency, fewer make
     /// batches larger.
     pub batches_in_flight: u64,
-    /// As primary, how many requests of one client may wait; more are answered `Busy`.
+    /// How many requests of one client may wait; more are answered `Busy`.
     pub queue_requests_max: usize,
     /// The same, in bytes of its requests; one request is always taken.
     pub queue_bytes_max: usize,

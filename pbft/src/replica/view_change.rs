@@ -2,9 +2,11 @@
 //!
 //! The rules, as events:
 //!
-//! * *when a request has waited for the view timeout and none was executed meanwhile*, or eight times
-//!   as long whatever was executed, as backup: leave the view. Write down what was prepared and
-//!   pre-prepared, sign it, send VIEW-CHANGE. The primary leaves, too, when what it ordered gets nowhere.
+//! * *when a request that is signed, or that 2f+1 replicas vouch for, or a place that holds a batch has
+//!   waited for the view timeout and none was executed meanwhile*, or a request eight times as long
+//!   whatever was executed, as backup: leave the view. Mark the clients that kept it from going on
+//!   (`marks`). Write down what was prepared and pre-prepared, sign it, send VIEW-CHANGE. The primary
+//!   leaves, too, when what it ordered gets nowhere.
 //! * *upon VIEW-CHANGEs of f+1 others for later views*: leave for the lowest of them. One of the
 //!   senders is correct; fewer than f+1 move nobody.
 //! * *upon 2f+1 VIEW-CHANGEs for the view or later ones*, one's own among them: start the timer for
@@ -22,6 +24,8 @@
 //! * VIEW-CHANGE and NEW-VIEW are signed, so there are no acknowledgements, anyone may pass them on,
 //!   and a NEW-VIEW carries the VIEW-CHANGEs that it follows from: no replica has to ask for them.
 //! * What the new primary chose is not in the NEW-VIEW: it follows from the VIEW-CHANGEs.
+//! * A request that few can check moves no timer. For any other request the primary is to blame: all
+//!   correct replicas get to hear of the words that it lacks.
 //! * A new primary need not hold the batches that were chosen; it asks for them like everybody. So a
 //!   NEW-VIEW is not its word that they are there: in the places that were chosen it sends PREPARE like
 //!   the backups, and 2f+1 of them make a prepared certificate. Else f correct replicas alone might
@@ -616,6 +620,6 @@ impl<S: Service> Replica<S> {
         }
         let bound = self.log.proposals().map(|(sequence, ..)| sequence).max();
         self.views.proposed = bound.unwrap_or_default();
-        self.views.is_witnessed = false;
+        self.views.is_witnessed = !self.outbox.has_history();
     }
 }

@@ -320,3 +320,24 @@ impl<S: Service> Replica<S> {
         clients
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_that_one_replica_makes_up_push_out_its_own_only() {
+        let (client, mut vouching) = (ClientId(0), Vouching::default());
+        let request = |number: u8| Digest([number; 32]);
+        for number in 0..4 {
+            assert!(vouching.record(ReplicaId(1), client, &request(number)));
+        }
+        assert!(!vouching.record(ReplicaId(1), client, &request(0)), "said before");
+        for number in 2..200 {
+            assert!(vouching.record(ReplicaId(3), client, &request(number)));
+        }
+        assert_eq!(vouching.voters(client, &request(3)), Voters::from_iter([ReplicaId(1)]));
+        assert_eq!(vouching.voters(client, &request(199)), Voters::from_iter([ReplicaId(3)]));
+        assert_eq!(vouching.words[&client].len(), 4 + WORDS_PER_CLIENT_MAX);
+    }
+}
