@@ -41,6 +41,7 @@
 //! | drive the state machines yourself | [`Replica`], [`Client`], [`Action`] |
 //! | describe a group | [`Configuration`], [`Limits`] |
 //! | check a receipt offline | [`receipt`] |
+//! | show others that a replica lied | [`evidence`] |
 //! | test a service under faults | `sim` (feature `sim`) |
 //!
 //! # What it promises
@@ -63,6 +64,7 @@
 
 pub mod client;
 pub mod crypto;
+pub mod evidence;
 pub mod group;
 pub mod history;
 pub mod journal;
@@ -81,6 +83,7 @@ pub mod sim;
 mod time;
 
 pub use client::{Client, ClientAction, ClientSettings, Options, Outcome, RequestId, SubmitRefused};
+pub use evidence::{Evidence, MisbehaviourProof};
 pub use group::{
     ClientId, Configuration, Group, GroupId, Incarnation, InvalidConfiguration, Limits, Permutation,
     ReplicaId, Sequence, Timestamp, View, Voters,

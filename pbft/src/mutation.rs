@@ -39,6 +39,10 @@ pub enum Mutation {
     ForgetViewChange,
     /// A NEW-VIEW is believed whatever is in it.
     TrustNewView,
+    /// Nobody minds a state that differs from the certified one.
+    TolerateWrongStates,
+    /// A replica that was told another batch than its peer keeps that to itself.
+    HideConflicts,
     /// A client takes f+1 equal answers.
     AnswerAtWeakQuorum,
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_pbft::{
-    Action, ClientId, Configuration, Context, Incarnation, Instant, JournalPosition, Misbehaviour,
+    Action, ClientId, Configuration, Context, Evidence, Incarnation, Instant, JournalPosition, Misbehaviour,
     NotReadOnly, Options, Record, RecoveryFailed, Replica, ReplicaId, Sequence, Service, Settings, State,
     Timestamp, View,
     crypto::{Domain, Keychain, Kind, Principal},
@@ -192,7 +192,7 @@ fn source_that_draws_a_transfer_out_is_left() {
     cluster.take_sent();
     cluster.inject(replica(0), replica(3), message);
     cluster.run_for(Duration::from_secs(1));
-    let wrong = Misbehaviour::WrongState { replica: ReplicaId(0), sequence: Sequence(4) };
+    let wrong = Evidence::Local(Misbehaviour::WrongState { replica: ReplicaId(0), sequence: Sequence(4) });
     assert_eq!(cluster.take_evidence(), [(ReplicaId(3), wrong)]);
     let mut sent = cluster.take_sent().into_iter();
     assert!(!sent.any(|sent| sent.to == replica(0) && matches!(sent.message, Message::Fetch(_))));

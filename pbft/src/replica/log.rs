@@ -1,10 +1,12 @@
 //! The slots between the watermarks, and the votes that make certificates.
 
+use bytes::Bytes;
+
 use super::past::Past;
 use super::record::JournalPosition;
 use crate::crypto::Digest;
 use crate::group::{ReplicaId, Sequence, Voters};
-use crate::message::{Batch, PrePrepare, Progress};
+use crate::message::{Batch, PrePrepare, Progress, Proof};
 use crate::mutation::{self, Mutation};
 
 /// A ring of L slots: the one for `sequence` is at `sequence mod L`, so memory is bounded by L
@@ -22,6 +24,8 @@ pub(super) struct Slot {
     pub(super) proposal: Option<Proposal>,
     /// A pre-prepare that holds requests which could not be checked here.
     pub(super) doubted: Option<(PrePrepare, Digest, Vec<u32>)>,
+    /// The PRE-PREPARE behind the batch as it came, to be shown to whoever was told of another one.
+    pub(super) word: Option<(Bytes, Proof)>,
     /// Votes of backups that the batch belongs here.
     pub(super) prepares: Ballot,
     /// Votes of replicas that hold a prepared certificate.
@@ -251,6 +255,11 @@ impl Ballot {
             None => self.votes.push((*digest, Voters::from_iter([voter]))),
         }
         Vote::Counted
+    }
+
+    /// What a voter voted for.
+    pub(super) fn choice(&self, voter: ReplicaId) -> Option<Digest> {
+        self.votes.iter().find(|(_, by)| by.has(voter)).map(|(digest, _)| *digest)
     }
 
     /// How many voted for `digest`.

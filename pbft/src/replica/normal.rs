@@ -1,14 +1,17 @@
 //! The normal case: pre-prepare, prepare, commit, execute in order (TOCS 4.3).
 
+use bytes::Bytes;
+
 use super::durable::Then;
 use super::execution::Fresh;
 use super::log::{Learned, Proposal, Vote};
 use super::record::Record;
-use super::{Ignored, Misbehaviour, Replica};
-use crate::crypto::{Digest, Domain, Kind};
+use super::{Action, Ignored, Misbehaviour, Replica};
+use crate::crypto::{Digest, Domain, Kind, Principal};
 use crate::group::{ClientId, ReplicaId, Sequence, View};
 use crate::message::{
-    Answer, Batch, Commit, LeafPath, Message, PrePrepare, Prepare, Reply, Seal, Sequenced, Speaker, wire,
+    Answer, Batch, Commit, LeafPath, Message, PrePrepare, Prepare, Proof, Reply, Seal, Sequenced, Speaker,
+    Unverified, wire,
 };
 use crate::mutation::{self, Mutation};
 use crate::service::Service;
@@ -199,6 +202,42 @@ impl<S: Service> Replica<S> {
         self.broadcast(message);
     }
 
+    /// Keeps a PRE-PREPARE as it came if it is the one that counts in its place.
+    pub(super) fn keep_word(&mut self, (view, sequence): (View, Sequence), word: (Bytes, Proof)) {
+        let active = self.views.active();
+        let Some(slot) = self.log.slot_mut(sequence).filter(|slot| view == active && slot.word.is_none())
+        else {
+            return;
+        };
+        if slot.proposal.is_none() && slot.doubted.is_none() {
+            return;
+        }
+        slot.word = Some(word);
+        for other in self.group.replicas().filter(|other| *other != self.me).collect::<Vec<_>>() {
+            self.show_conflict(sequence, other);
+        }
+    }
+
+    /// Shows the primary's word to a backup that prepared another batch. Its tags are for all, so the
+    /// other one can check its own: if both were told what they say, both have the primary's two words,
+    /// and f+1 that accuse it are found where otherwise only its odd victim would. Once for each vote.
+    fn show_conflict(&mut self, sequence: Sequence, other: ReplicaId) {
+        let Some(slot) = self.log.slot(sequence) else { return };
+        let Some(Proposal { pre_prepare, digest }) = &slot.proposal else { return };
+        let Some((bytes, proof)) = &slot.word else { return };
+        let primary = self.group.primary(pre_prepare.view);
+        let differs = slot.prepares.choice(other).is_some_and(|choice| choice != *digest);
+        if differs && other != primary && !mutation::is_on(Mutation::HideConflicts) {
+            let message = Unverified {
+                sender: Principal::Replica(primary),
+                body: Message::PrePrepare(pre_prepare.clone()),
+                bytes: bytes.clone(),
+                proof: proof.clone(),
+            };
+            self.actions.push_back(Action::Send { to: Principal::Replica(other), message });
+        }
+    }
+
     /// Counts a backup's vote that a place holds a batch.
     pub(super) fn on_prepare(&mut self, from: ReplicaId, message: Prepare) {
         if !self.is_ours(from, &message) {
@@ -206,7 +245,12 @@ impl<S: Service> Replica<S> {
         }
         let Prepare { view, sequence, digest } = message;
         let slot = self.log.slot_mut(sequence).expect("checked to be between the watermarks");
-        match slot.prepares.record(from, &digest) {
+        let vote = slot.prepares.record(from, &digest);
+        if vote == Vote::Counted {
+            self.show_conflict(sequence, from);
+        }
+        let slot = self.log.slot_mut(sequence).expect("checked to be between the watermarks");
+        match vote {
             Vote::Counted if slot.doubted.is_some() => self.settle_doubts(sequence),
             Vote::Counted => self.check_prepared(sequence),
             Vote::Repeated => self.put_aside(Ignored::Repeated),

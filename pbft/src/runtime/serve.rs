@@ -1,14 +1,6 @@
 //! One replica on its own thread.
 
-use std::{
-    cell::RefCell,
-    collections::{BTreeMap, VecDeque},
-    io,
-    rc::Rc,
-    sync::Arc,
-    thread,
-    time::Duration,
-};
+use std::{cell::RefCell, collections::BTreeMap, io, rc::Rc, sync::Arc, thread, time::Duration};
 
 use bytes::Bytes;
 use thiserror::Error;
@@ -30,17 +22,19 @@ use super::{
 };
 use crate::{
     crypto::{Identity, Keychain, NewKey, Principal, SeedRng},
+    evidence::Evidence,
     group::{Configuration, InvalidConfiguration, ReplicaId, Sequence, View},
     journal::{Journal, JournalFailed, JournalSetup, Owner},
     message::{Message, Unverified},
-    replica::{Action, Ignored, JournalPosition, Misbehaviour, Record, RecoveryFailed, Replica, Settings},
+    replica::{Action, Ignored, JournalPosition, Record, RecoveryFailed, Replica, Settings},
     service::Service,
 };
 
 /// How often the status is published at most.
 const STATUS_PERIOD: Duration = Duration::from_millis(5);
-/// How many pieces of evidence the status keeps: the latest.
-const EVIDENCE_KEPT: usize = 32;
+/// How many pieces of evidence the status keeps: the first. A replica gives one of each kind for each
+/// culprit, so that more would be about more than a group bears.
+const EVIDENCE_MAX: usize = 256;
 
 /// All that a replica needs.
 #[derive(Debug)]
@@ -131,8 +125,8 @@ pub struct ReplicaStatus {
     pub dropped: u64,
     /// Bytes of the journal on the disk.
     pub journal_bytes: u64,
-    /// The latest pieces of evidence.
-    pub evidence: Arc<[Misbehaviour]>,
+    /// What it has to say about others, in the order in which it was found, since it started.
+    pub evidence: Arc<[Evidence]>,
 }
 
 /// A running replica. Dropping it stops the replica, as if it had crashed.
@@ -263,7 +257,7 @@ pub(super) struct Inner<S> {
     pub(super) incoming: usize,
     refused: BTreeMap<&'static str, u64>,
     dropped: u64,
-    evidence: VecDeque<Misbehaviour>,
+    evidence: Arc<[Evidence]>,
     status: watch::Sender<ReplicaStatus>,
 }
 
@@ -293,7 +287,7 @@ impl<S: Service> Shared<S> {
             incoming: 0,
             refused: BTreeMap::new(),
             dropped: 0,
-            evidence: VecDeque::new(),
+            evidence: Arc::default(),
             status,
         };
         Self { inner: inner.into(), fed: Notify::new(), clock, transport, frame_bytes_max }
@@ -376,12 +370,11 @@ impl<S: Service> Inner<S> {
                         disk.truncate(before);
                     }
                 }
-                Action::Evidence(misbehaviour) => {
-                    tracing::warn!(replica = %self.replica.id(), %misbehaviour, "evidence");
-                    if self.evidence.len() == EVIDENCE_KEPT {
-                        self.evidence.pop_front();
+                Action::Evidence(evidence) => {
+                    tracing::warn!(replica = %self.replica.id(), %evidence, "evidence");
+                    if self.evidence.len() < EVIDENCE_MAX {
+                        self.evidence = self.evidence.iter().cloned().chain([evidence]).collect();
                     }
-                    self.evidence.push_back(misbehaviour);
                 }
             }
         }
@@ -411,7 +404,7 @@ impl<S: Service> Inner<S> {
             refused: self.refused.clone(),
             dropped: self.dropped,
             journal_bytes: self.disk.as_ref().map_or(0, |disk| disk.progress().borrow().bytes),
-            evidence: self.evidence.iter().cloned().collect(),
+            evidence: Arc::clone(&self.evidence),
         };
         self.status.send_replace(status);
     }
