@@ -52,6 +52,7 @@ scripts! {
     everybody_crashes,
     votes,
     doubted_requests,
+    equivocating_primary,
     lying_transfer,
     view_change,
     view_change_twice,

@@ -209,6 +209,44 @@ fn two_view_changes_for_one_view_are_evidence() {
 }
 
 #[test]
+fn primary_was_told_something_else() {
+    // Replica 3 tells this one nothing and the next primary something: the NEW-VIEW shows both words,
+    // whichever comes first.
+    let other = || view_change(3, 1, |body| body.pre_prepared = vec![claim(1, 0, 7)]);
+    let begin = || new_view(1, 1, vec![plain(0, 1), plain(1, 1), other()]);
+    let mut backup = Backup::new();
+    backup.hear_view_change(plain(3, 1)).hear(begin());
+    assert!(backup.is_in(1));
+    assert_eq!(backup.evidence(), [(3, "conflicting-view-changes")]);
+    let mut backup = Backup::new();
+    backup.hear(begin()).hear_view_change(plain(3, 1));
+    assert_eq!(backup.evidence(), [(3, "conflicting-view-changes")]);
+    let mut backup = Backup::new();
+    backup.hear(begin()).hear_view_change(other());
+    assert_eq!(backup.evidence(), [], "the same again is nothing");
+}
+
+#[test]
+fn two_new_views_for_one_view_are_evidence() {
+    let mut backup = Backup::new();
+    let begin = || new_view(1, 1, vec![plain(0, 1), plain(1, 1), plain(3, 1)]);
+    backup.hear(begin()).hear(begin());
+    assert_eq!(backup.evidence(), []);
+    backup.hear(new_view(1, 1, vec![plain(0, 1), plain(1, 1), plain(2, 1)]));
+    assert!(backup.is_in(1));
+    assert_eq!(backup.evidence(), [(1, "conflicting-new-views")]);
+}
+
+#[test]
+fn what_a_liar_does_again_is_not_said_again() {
+    let mut backup = Backup::new();
+    for view in 1..100 {
+        backup.hear_view_change(view_change(3, view, |body| body.prepared = vec![claim(1, view, 7)]));
+    }
+    assert_eq!(backup.evidence(), [(3, "wrong-view-change")]);
+}
+
+#[test]
 fn storm_of_view_changes_from_one_replica_moves_nobody() {
     let mut backup = Backup::new();
     for view in 1..1000 {

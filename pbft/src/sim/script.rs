@@ -200,7 +200,7 @@ fn vote(
             Message::Data(Data { sequence, from: PageCursor::default(), pages, next: None })
         }
         _ => {
-            let batch = wire::batch(1, false, [].into());
+            let batch = wire::batch(value(words, "time", Some(1))?, false, [].into());
             Message::PrePrepare(PrePrepare { view, sequence, batch })
         }
     };
