@@ -13,7 +13,7 @@ use quorate_pbft::{
 
 static GROUP: LazyLock<(Configuration, Vec<Keychain>)> = LazyLock::new(|| {
     let mut rng = SeedRng::new([9; 32]);
-    let identities: Vec<_> = (0..4).map(|_| Identity::generate(&mut rng).unwrap()).collect();
+    let identities: Vec<_> = (0..4).map(|_| Identity::generate(&mut rng).expect("a key")).collect();
     let configuration = Configuration {
         group: GroupId([5; 16]),
         number: 3,

@@ -57,6 +57,22 @@ pub struct ReplicaSetup {
     pub settings: Settings,
     /// Sizes and times of connections.
     pub transport: TransportSettings,
+    /// What the replica says instead of what it means to: for tests with replicas that lie.
+    #[cfg(feature = "sim")]
+    pub lie: Option<Lie>,
+}
+
+/// Twists a message to a receiver, or holds it back. The keys are the replica's own.
+#[cfg(feature = "sim")]
+pub struct Lie(
+    pub Box<dyn FnMut(&Keychain, Principal, Unverified<Message>) -> Option<Unverified<Message>> + Send>,
+);
+
+#[cfg(feature = "sim")]
+impl std::fmt::Debug for Lie {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Lie")
+    }
 }
 
 impl ReplicaSetup {
@@ -71,7 +87,19 @@ impl ReplicaSetup {
     ) -> Self {
         let (settings, transport) = Default::default();
         let journal = None;
-        Self { configuration, index, identity, journal, listener, peers, seed, settings, transport }
+        Self {
+            configuration,
+            index,
+            identity,
+            journal,
+            listener,
+            peers,
+            seed,
+            settings,
+            transport,
+            #[cfg(feature = "sim")]
+            lie: None,
+        }
     }
 }
 
@@ -190,6 +218,8 @@ pub fn serve(
     let owner = Owner { group: configuration.group, configuration: configuration.digest(), replica: index };
     let opened = journal.map(|setup| Journal::open(&setup, owner)).transpose()?;
     let (seed, mut settings, transport) = (setup.seed, setup.settings, setup.transport);
+    #[cfg(feature = "sim")]
+    let lie = setup.lie;
 
     let clock = Clock::new();
     let mut rng = SeedRng::new(seed);
@@ -216,6 +246,10 @@ pub fn serve(
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let local = LocalSet::new();
         let shared = Rc::new(Shared::new(replica, clock, rng, transport, status_out, disk));
+        #[cfg(feature = "sim")]
+        {
+            shared.inner.borrow_mut().lie = lie;
+        }
         let ended = local.block_on(&runtime, async {
             let listener = TcpListener::from_std(listener)?;
             spawn_local(accept(Rc::clone(&shared), listener));
@@ -258,6 +292,8 @@ pub(super) struct Inner<S> {
     refused: BTreeMap<&'static str, u64>,
     dropped: u64,
     evidence: Arc<[Evidence]>,
+    #[cfg(feature = "sim")]
+    lie: Option<Lie>,
     status: watch::Sender<ReplicaStatus>,
 }
 
@@ -288,6 +324,8 @@ impl<S: Service> Shared<S> {
             refused: BTreeMap::new(),
             dropped: 0,
             evidence: Arc::default(),
+            #[cfg(feature = "sim")]
+            lie: None,
             status,
         };
         Self { inner: inner.into(), fed: Notify::new(), clock, transport, frame_bytes_max }
@@ -355,11 +393,11 @@ impl<S: Service> Inner<S> {
         let others = 0..u32::try_from(self.routes.replicas.len()).expect("a group has few replicas");
         while let Some(action) = self.replica.poll_action(now) {
             match action {
-                Action::Send { to, message } => self.routes.send(to, &message),
+                Action::Send { to, message } => self.send(to, &message),
                 Action::Broadcast { message } => {
                     for other in others.clone().map(ReplicaId) {
                         if other != self.replica.id() {
-                            self.routes.send(Principal::Replica(other), &message);
+                            self.send(Principal::Replica(other), &message);
                         }
                     }
                 }
@@ -386,6 +424,17 @@ impl<S: Service> Inner<S> {
             outgoing.flush();
             self.dropped += outgoing.take_dropped();
         }
+    }
+
+    fn send(&mut self, to: Principal, message: &Unverified<Message>) {
+        #[cfg(feature = "sim")]
+        if let Some(Lie(twist)) = &mut self.lie {
+            if let Some(lie) = twist(self.replica.keychain(), to, message.clone()) {
+                self.routes.send(to, &lie);
+            }
+            return;
+        }
+        self.routes.send(to, message);
     }
 
     fn publish(&mut self) {
