@@ -71,7 +71,7 @@ impl World {
         for (t, result) in &self.0 {
             history.append(leaf(*t, *result).digest(&scope));
         }
-        let (t, result) = self.0[usize::try_from(position).unwrap()];
+        let (t, result) = self.0[usize::try_from(position).expect("small")];
         let statement = root_statement(Sequence(sequence), history.size(), &history.root());
         let sign = |index: &u32| {
             let signature = keychains[*index as usize].sign(Domain::new(Kind::Seal, 0), &statement);
@@ -84,7 +84,7 @@ impl World {
             position,
             size: history.size(),
             sequence: Sequence(sequence),
-            path: history.path(position).unwrap(),
+            path: history.path(position).expect("nothing is forgotten"),
             signatures: signers.iter().map(sign).collect(),
         }
     }
@@ -97,10 +97,10 @@ impl World {
 /// What two receipts contradict each other in, if they do; 0 and 1 signed both.
 fn check(a: &Receipt, b: &Receipt) -> Option<Differing> {
     let (configuration, _) = &*GROUP;
-    let found = a.audit(b, configuration).unwrap();
+    let found = a.audit(b, configuration).expect("both verify");
     assert_eq!(
         found,
-        b.audit(a, configuration).unwrap().map(|other| {
+        b.audit(a, configuration).expect("both verify").map(|other| {
             let differing = match other.differing {
                 Differing::Positions { positions: [p, q] } => Differing::Positions { positions: [q, p] },
                 same => same,
@@ -114,7 +114,9 @@ fn check(a: &Receipt, b: &Receipt) -> Option<Differing> {
     for replica in (0..4).map(ReplicaId) {
         let lie = Lie::ConflictingReceipts(Box::new([a.clone(), b.clone()]));
         let proof = MisbehaviourProof { group: configuration.group, configuration: 0, culprit: replica, lie };
-        let verdict = MisbehaviourProof::from_bytes(&proof.to_bytes()).unwrap().verify(configuration);
+        let verdict = MisbehaviourProof::from_bytes(&proof.to_bytes())
+            .expect("was written by us")
+            .verify(configuration);
         let expected = if replica.0 < 2 { Ok(replica) } else { Err(InvalidProof::Innocent(replica)) };
         assert_eq!(verdict, expected);
     }

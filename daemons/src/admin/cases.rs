@@ -149,3 +149,156 @@ fn add(list: &mut Vec<String>, one: &str) {
         list.push(one.to_owned());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::Replication,
+        hex,
+        proto::Accusation,
+        set::{MemberState, SetState},
+    };
+    use quorate_dag::Function;
+    use quorate_pbft::{
+        GroupId, Limits, Permutation, Sequence,
+        crypto::{Digest, Domain, Identity, Keychain, Kind, Principal, SeedRng},
+        evidence::{Lie, SignedState},
+        message::state_statement,
+    };
+
+    struct Court {
+        set: SetRecord,
+        keychains: Vec<Keychain>,
+        cases: Cases,
+    }
+
+    impl Court {
+        fn new() -> Self {
+            let mut rng = SeedRng::new([3; 32]);
+            let identities: Vec<_> = (0..4).map(|_| Identity::generate(&mut rng).unwrap()).collect();
+            let genesis = Configuration {
+                group: GroupId([7; 16]),
+                number: 0,
+                f: 1,
+                replicas: identities.iter().map(|identity| identity.public_key().clone()).collect(),
+                clients: vec![],
+                digest: Default::default(),
+                permutation: Permutation::Seeded,
+                history: true,
+                limits: Limits::default(),
+            };
+            let keychains = (0..).zip(identities).map(|(index, identity)| {
+                let me = Principal::Replica(ReplicaId(index));
+                Keychain::new(genesis.scope(), genesis.public_keys(), me, identity)
+            });
+            let member = |pod: &str| Member {
+                pod: format!("add-0-{pod}"),
+                state: MemberState::Ready,
+                address: None,
+                transport: None,
+                pid: None,
+                incarnation: 1,
+            };
+            let set = SetRecord {
+                name: "add-0".into(),
+                function: Function::Add,
+                replication: Replication::Byzantine { f: 1 },
+                state: SetState::Ready,
+                worker: member("worker"),
+                replicas: (0..4).map(|index| member(&format!("replica-{index}"))).collect(),
+                genesis: Some(hex::encode(&genesis.to_bytes())),
+            };
+            Self { set, keychains: keychains.collect(), cases: Cases::default() }
+        }
+
+        /// A witness accuses a replica.
+        fn hear(&mut self, witness: &str, culprit: u32, kind: &str, proof: bytes::Bytes) -> Option<Heard> {
+            let accusation = Accusation { culprit, kind: kind.into(), detail: "it lied".into(), proof };
+            let said = Said {
+                set: "add-0".into(),
+                group: self.set.group().unwrap(),
+                pod: format!("add-0-{witness}"),
+                accusation,
+            };
+            self.cases.hear(&self.set, &said)
+        }
+
+        fn word(&mut self, witness: &str, culprit: u32) -> Option<Heard> {
+            self.hear(witness, culprit, "conflicting-votes", bytes::Bytes::new())
+        }
+
+        /// Two states that a replica signed.
+        fn proof(&self, culprit: u32) -> bytes::Bytes {
+            let both = [1, 2].map(|byte| {
+                let state = Digest([byte; 32]);
+                let statement = state_statement(Sequence(128), &state);
+                let keys = &self.keychains[culprit as usize];
+                SignedState { state, signature: keys.sign(Domain::new(Kind::Checkpoint, 0), &statement) }
+            });
+            let lie = Lie::ConflictingStates { sequence: Sequence(128), both };
+            let (group, culprit) = (GroupId([7; 16]), ReplicaId(culprit));
+            MisbehaviourProof { group, configuration: 0, culprit, lie }.to_bytes()
+        }
+    }
+
+    #[test]
+    fn f_plus_1_accusers_convict_and_one_does_not() {
+        let mut court = Court::new();
+        let first = court.word("replica-1", 3).unwrap();
+        assert!(first.news && !first.convicts);
+        let again = court.word("replica-1", 3).unwrap();
+        assert!(!again.news && !again.convicts, "nobody counts twice");
+        let more = court.hear("replica-1", 3, "wrong-pages", bytes::Bytes::new()).unwrap();
+        assert!(more.news && !more.convicts, "nor with something else");
+        assert!(!court.word("replica-3", 1).unwrap().convicts, "another case");
+        let second = court.word("replica-2", 3).unwrap();
+        assert!(second.convicts);
+        let lie = second.fault.lie.unwrap();
+        assert_eq!(lie.accusers, ["add-0-replica-1", "add-0-replica-2"]);
+        assert_eq!(lie.kinds, ["conflicting-votes", "wrong-pages"]);
+        assert!(!court.word("replica-0", 3).unwrap().convicts, "once is enough");
+    }
+
+    #[test]
+    fn the_worker_s_word_convicts() {
+        let mut court = Court::new();
+        assert!(court.word("worker", 0).unwrap().convicts);
+    }
+
+    #[test]
+    fn a_proof_convicts_whoever_brings_it() {
+        let mut court = Court::new();
+        let proof = court.proof(3);
+        let heard = court.hear("replica-1", 3, "conflicting-states", proof.clone()).unwrap();
+        assert!(heard.convicts);
+        assert_eq!(heard.proof.unwrap().verify(None).unwrap().replica, 3);
+        let again = court.hear("replica-2", 3, "conflicting-states", proof).unwrap();
+        assert!(again.proof.is_none(), "the first one is kept");
+    }
+
+    #[test]
+    fn a_wrong_proof_is_one_accuser_s_word() {
+        let mut court = Court::new();
+        for wrong in [court.proof(2), bytes::Bytes::from_static(b"proof"), court.proof(3).slice(..40)] {
+            let heard = court.hear("replica-1", 3, "conflicting-states", wrong).unwrap();
+            assert!(!heard.convicts && heard.proof.is_none());
+        }
+    }
+
+    #[test]
+    fn strangers_and_self_accusers_are_not_heard() {
+        let mut court = Court::new();
+        assert!(court.word("replica-3", 3).is_none());
+        assert!(court.word("replica-9", 3).is_none());
+        assert!(court.word("replica-1", 4).is_none());
+    }
+
+    #[test]
+    fn what_only_a_primary_can_do_is_fault_2() {
+        let mut court = Court::new();
+        let heard = court.hear("replica-1", 0, "conflicting-pre-prepares", bytes::Bytes::new());
+        assert_eq!(heard.unwrap().fault.kind, 2);
+        assert_eq!(court.word("replica-1", 2).unwrap().fault.kind, 3);
+    }
+}

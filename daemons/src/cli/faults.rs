@@ -7,13 +7,14 @@ use clap::Args;
 const AFTER_HELP: &str = "\
 Types:
   1  a worker        its nodes are retried elsewhere; it is started again
-  2  the primary     the replicas elect another one by themselves; it is started again, from its journal
-  3  a backup        2f+1 go on without it; it is started again, from its journal
+  2  the primary     the replicas elect another one by themselves; it is started again
+  3  a backup        2f+1 go on without it; it is started again
   4  the control plane
 
-A replica that lies is not started again: its whole set is replaced by a fresh one with other keys. That is
-done when a proof is there, which anyone can check; or when f+1 replicas accuse it, one of which is honest;
-or when the set's worker does, which can crash but not lie. One replica's word alone is noted.
+A replica that lies is not started again: its whole set is replaced by a fresh one with other
+keys. That is done when there is a proof, which anyone can check; when f+1 replicas accuse it, of
+which one is honest; or when the set's worker does, which can crash but not lie. The word of one
+replica alone is noted.
 
 Examples:
   quorate faults
