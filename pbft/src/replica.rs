@@ -287,9 +287,9 @@ impl<S: Service> Replica<S> {
             }
             (Principal::Replica(from), body) if self.group.has(from) && from != self.me => match body {
                 Message::PrePrepare(message) => {
-                    let place = (message.view, message.sequence);
+                    let word = Unverified { sender, body: message.clone(), bytes, proof };
                     self.on_pre_prepare(from, message, doubts);
-                    self.keep_word(place, (bytes, proof));
+                    self.keep_word(word);
                 }
                 Message::Prepare(message) => self.on_prepare(from, message),
                 Message::Commit(message) => self.on_commit(from, message),

@@ -87,7 +87,7 @@ mod serve;
 use std::{collections::BTreeMap, time::Duration};
 
 #[cfg(feature = "sim")]
-pub use self::serve::Lie;
+pub use self::serve::Twist;
 pub use self::{
     client::{Client, ClientFailed, ClientSetup, ClientStatus, Link, LinkSetup, Reply},
     identities::generate_identities,

@@ -1,12 +1,10 @@
 //! The slots between the watermarks, and the votes that make certificates.
 
-use bytes::Bytes;
-
 use super::past::Past;
 use super::record::JournalPosition;
 use crate::crypto::Digest;
 use crate::group::{ReplicaId, Sequence, Voters};
-use crate::message::{Batch, PrePrepare, Progress, Proof};
+use crate::message::{Batch, PrePrepare, Progress, Unverified};
 use crate::mutation::{self, Mutation};
 
 /// A ring of L slots: the one for `sequence` is at `sequence mod L`, so memory is bounded by L
@@ -25,7 +23,7 @@ pub(super) struct Slot {
     /// A pre-prepare that holds requests which could not be checked here.
     pub(super) doubted: Option<(PrePrepare, Digest, Vec<u32>)>,
     /// The PRE-PREPARE behind the batch as it came, to be shown to whoever was told of another one.
-    pub(super) word: Option<(Bytes, Proof)>,
+    pub(super) word: Option<Unverified<PrePrepare>>,
     /// Votes of backups that the batch belongs here.
     pub(super) prepares: Ballot,
     /// Votes of replicas that hold a prepared certificate.

@@ -1,7 +1,5 @@
 //! The normal case: pre-prepare, prepare, commit, execute in order (TOCS 4.3).
 
-use bytes::Bytes;
-
 use super::durable::Then;
 use super::execution::Fresh;
 use super::log::{Learned, Proposal, Vote};
@@ -10,7 +8,7 @@ use super::{Action, Ignored, Misbehaviour, Replica};
 use crate::crypto::{Digest, Domain, Kind, Principal};
 use crate::group::{ClientId, ReplicaId, Sequence, View};
 use crate::message::{
-    Answer, Batch, Commit, LeafPath, Message, PrePrepare, Prepare, Proof, Reply, Seal, Sequenced, Speaker,
+    Answer, Batch, Commit, LeafPath, Message, PrePrepare, Prepare, Reply, Seal, Sequenced, Speaker,
     Unverified, wire,
 };
 use crate::mutation::{self, Mutation};
@@ -202,18 +200,15 @@ impl<S: Service> Replica<S> {
         self.broadcast(message);
     }
 
-    /// Keeps a PRE-PREPARE as it came if it is the one that counts in its place.
-    pub(super) fn keep_word(&mut self, (view, sequence): (View, Sequence), word: (Bytes, Proof)) {
-        let active = self.views.active();
-        let Some(slot) = self.log.slot_mut(sequence).filter(|slot| view == active && slot.word.is_none())
-        else {
-            return;
-        };
-        if slot.proposal.is_none() && slot.doubted.is_none() {
+    /// Keeps a PRE-PREPARE as it came, if it is the first one that counts in its place.
+    pub(super) fn keep_word(&mut self, word: Unverified<PrePrepare>) {
+        let (active, view, sequence) = (self.views.active(), word.body.view, word.body.sequence);
+        let Some(slot) = self.log.slot_mut(sequence) else { return };
+        if view != active || slot.word.is_some() || (slot.proposal.is_none() && slot.doubted.is_none()) {
             return;
         }
         slot.word = Some(word);
-        for other in self.group.replicas().filter(|other| *other != self.me).collect::<Vec<_>>() {
+        for other in self.group.replicas() {
             self.show_conflict(sequence, other);
         }
     }
@@ -223,17 +218,11 @@ impl<S: Service> Replica<S> {
     /// and f+1 that accuse it are found where otherwise only its odd victim would. Once for each vote.
     fn show_conflict(&mut self, sequence: Sequence, other: ReplicaId) {
         let Some(slot) = self.log.slot(sequence) else { return };
-        let Some(Proposal { pre_prepare, digest }) = &slot.proposal else { return };
-        let Some((bytes, proof)) = &slot.word else { return };
-        let primary = self.group.primary(pre_prepare.view);
-        let differs = slot.prepares.choice(other).is_some_and(|choice| choice != *digest);
-        if differs && other != primary && !mutation::is_on(Mutation::HideConflicts) {
-            let message = Unverified {
-                sender: Principal::Replica(primary),
-                body: Message::PrePrepare(pre_prepare.clone()),
-                bytes: bytes.clone(),
-                proof: proof.clone(),
-            };
+        let (Some(proposal), Some(word)) = (&slot.proposal, &slot.word) else { return };
+        let differs = slot.prepares.choice(other).is_some_and(|choice| choice != proposal.digest);
+        let backup = other != self.me && Principal::Replica(other) != word.sender;
+        if differs && backup && !mutation::is_on(Mutation::HideConflicts) {
+            let message = word.clone().into_message(Message::PrePrepare);
             self.actions.push_back(Action::Send { to: Principal::Replica(other), message });
         }
     }

@@ -59,19 +59,19 @@ pub struct ReplicaSetup {
     pub transport: TransportSettings,
     /// What the replica says instead of what it means to: for tests with replicas that lie.
     #[cfg(feature = "sim")]
-    pub lie: Option<Lie>,
+    pub twist: Option<Twist>,
 }
 
 /// Twists a message to a receiver, or holds it back. The keys are the replica's own.
 #[cfg(feature = "sim")]
-pub struct Lie(
+pub struct Twist(
     pub Box<dyn FnMut(&Keychain, Principal, Unverified<Message>) -> Option<Unverified<Message>> + Send>,
 );
 
 #[cfg(feature = "sim")]
-impl std::fmt::Debug for Lie {
+impl std::fmt::Debug for Twist {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.write_str("Lie")
+        out.write_str("Twist")
     }
 }
 
@@ -98,7 +98,7 @@ impl ReplicaSetup {
             settings,
             transport,
             #[cfg(feature = "sim")]
-            lie: None,
+            twist: None,
         }
     }
 }
@@ -219,7 +219,7 @@ pub fn serve(
     let opened = journal.map(|setup| Journal::open(&setup, owner)).transpose()?;
     let (seed, mut settings, transport) = (setup.seed, setup.settings, setup.transport);
     #[cfg(feature = "sim")]
-    let lie = setup.lie;
+    let twist = setup.twist;
 
     let clock = Clock::new();
     let mut rng = SeedRng::new(seed);
@@ -248,7 +248,7 @@ pub fn serve(
         let shared = Rc::new(Shared::new(replica, clock, rng, transport, status_out, disk));
         #[cfg(feature = "sim")]
         {
-            shared.inner.borrow_mut().lie = lie;
+            shared.inner.borrow_mut().twist = twist;
         }
         let ended = local.block_on(&runtime, async {
             let listener = TcpListener::from_std(listener)?;
@@ -293,7 +293,7 @@ pub(super) struct Inner<S> {
     dropped: u64,
     evidence: Arc<[Evidence]>,
     #[cfg(feature = "sim")]
-    lie: Option<Lie>,
+    twist: Option<Twist>,
     status: watch::Sender<ReplicaStatus>,
 }
 
@@ -325,7 +325,7 @@ impl<S: Service> Shared<S> {
             dropped: 0,
             evidence: Arc::default(),
             #[cfg(feature = "sim")]
-            lie: None,
+            twist: None,
             status,
         };
         Self { inner: inner.into(), fed: Notify::new(), clock, transport, frame_bytes_max }
@@ -428,7 +428,7 @@ impl<S: Service> Inner<S> {
 
     fn send(&mut self, to: Principal, message: &Unverified<Message>) {
         #[cfg(feature = "sim")]
-        if let Some(Lie(twist)) = &mut self.lie {
+        if let Some(Twist(twist)) = &mut self.twist {
             if let Some(lie) = twist(self.replica.keychain(), to, message.clone()) {
                 self.routes.send(to, &lie);
             }

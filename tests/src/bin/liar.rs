@@ -19,7 +19,7 @@ use quorate_pbft::{
     message::{
         Checkpoint, Commit, Form, Message, PrePrepare, Prepare, Proof, Unverified, state_statement, wire,
     },
-    runtime::Lie,
+    runtime::Twist,
 };
 use std::{collections::HashMap, env, path::Path, process::ExitCode};
 
@@ -60,12 +60,12 @@ async fn lie(spec: PodSpec, how: &str) -> Result<(), replica::ReplicaError> {
         }
         other => panic!("nobody knows how to lie about {other}"),
     };
-    replica::run_as(spec, attachment, function, |setup| setup.lie = Some(spoken(twist))).await
+    replica::run_as(spec, attachment, function, |setup| setup.twist = Some(spoken(twist))).await
 }
 
 /// What a twisted body is on the wire: with the liar's own proof.
-fn spoken(mut twist: Box<dyn FnMut(&Keychain, Principal, &Message) -> Option<Message> + Send>) -> Lie {
-    Lie(Box::new(move |keys, to, message| {
+fn spoken(mut twist: Box<dyn FnMut(&Keychain, Principal, &Message) -> Option<Message> + Send>) -> Twist {
+    Twist(Box::new(move |keys, to, message| {
         if message.sender != keys.me() {
             return Some(message); // somebody else's words, passed on
         }
