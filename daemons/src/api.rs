@@ -171,6 +171,44 @@ pub struct Redriven {
     pub messages: u64,
 }
 
+/// A fault: what struck whom, what speaks for it, and what was done.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct FaultStatus {
+    /// Its id.
+    pub id: Uuid,
+    /// When it was seen, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// 1: a worker; 2: the primary; 3: a backup; 4: the control plane.
+    #[serde(rename = "type")]
+    pub kind: u8,
+    /// The set it struck; empty for type 4.
+    pub set: String,
+    /// The pod it struck.
+    pub pod: String,
+    /// `killed`, `stopped` or `lying`.
+    pub how: String,
+    /// What was seen.
+    pub seen: String,
+    /// What a liar did, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kinds: Vec<String>,
+    /// The pods that accuse a liar.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accusers: Vec<String>,
+    /// How many replicas have to accuse it when there is no proof.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needed: Option<u32>,
+    /// The pod that proved it; the proof is at `/v1/faults/{id}/proof`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proven_by: Option<String>,
+    /// `restarted`: the pod was made anew; `replaced`: its set was; `noted`: what speaks for it is not
+    /// enough to act on.
+    pub done: String,
+    /// How long it took until what took its place was ready; absent while it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced_ms: Option<u64>,
+}
+
 /// How many worker sets a function has, or shall have.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

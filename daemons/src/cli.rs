@@ -9,6 +9,7 @@ mod dlq;
 mod eval;
 mod explain;
 mod failure;
+mod faults;
 mod generate;
 mod keys;
 mod plan;
@@ -55,7 +56,7 @@ Examples:
 
 Exit codes:
   0  an answer
-  1  the expression (or the receipt) is wrong: kind and place are on standard error
+  1  the expression (or the receipt, or the proof) is wrong: kind and place are on standard error
   2  wrong usage or configuration
   3  no platform is available
   4  the time was up
@@ -123,7 +124,9 @@ enum Command {
     Plan(plan::Plan),
     /// Shows the processes of a platform and its queues.
     Status(status::Status),
-    /// Checks a receipt without any platform.
+    /// Lists what failed or lied, what speaks for it, and what was done about it.
+    Faults(faults::Faults),
+    /// Checks a receipt, or the proof that a replica lied, without any platform.
     Verify(verify::Verify),
     /// Shows and makes the keys that replicas sign with.
     #[command(subcommand)]
@@ -193,6 +196,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Eval(eval) => wait_for(eval.run(global)),
         Command::Plan(plan) => plan.run(&global),
         Command::Status(status) => wait_for(status.run(&global)),
+        Command::Faults(faults) => wait_for(faults.run(&global)),
         Command::Dlq(dlq) => wait_for(dlq.run(&global)),
         Command::Scale(scale) => wait_for(scale.run(&global)),
         Command::Config(config) => config.run(&global),

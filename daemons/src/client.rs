@@ -4,7 +4,8 @@
 //! pools, redirects and proxies would take longer to set up than the answer takes.
 
 use crate::api::{
-    Answer, DeadMessage, Problem, ProcessStatus, QueueStatus, Redriven, Scale, Status, Submission,
+    Answer, DeadMessage, FaultStatus, Problem, ProcessStatus, QueueStatus, Redriven, Scale, Status,
+    Submission,
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -275,8 +276,12 @@ impl Client {
     /// # Errors
     /// When there is none.
     pub async fn receipt(&mut self, id: Uuid) -> Result<Bytes, ClientError> {
-        let path = format!("/v1/receipts/{id}");
-        let (status, body) = self.send(Method::GET, &path, &[], Bytes::new(), GRACE).await?;
+        self.text(&format!("/v1/receipts/{id}")).await
+    }
+
+    /// What a path answers, as it is.
+    async fn text(&mut self, path: &str) -> Result<Bytes, ClientError> {
+        let (status, body) = self.send(Method::GET, path, &[], Bytes::new(), GRACE).await?;
         if status.is_success() {
             return Ok(body);
         }
@@ -289,6 +294,22 @@ impl Client {
     /// When the platform does not say.
     pub async fn status(&mut self) -> Result<Vec<ProcessStatus>, ClientError> {
         self.call(Method::GET, "/v1/status", Bytes::new(), GRACE).await
+    }
+
+    /// The latest faults, oldest first.
+    ///
+    /// # Errors
+    /// When the platform does not say.
+    pub async fn faults(&mut self) -> Result<Vec<FaultStatus>, ClientError> {
+        self.call(Method::GET, "/v1/faults", Bytes::new(), GRACE).await
+    }
+
+    /// The proof of a fault, as the bytes that the platform keeps.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn proof(&mut self, fault: &str) -> Result<Bytes, ClientError> {
+        self.text(&format!("/v1/faults/{}/proof", escaped(fault))).await
     }
 
     /// Every queue.

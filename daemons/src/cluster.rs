@@ -16,10 +16,11 @@ use crate::{
     backend::{Backend, BackendError, PodDaemon, PodEvent, Stop},
     config::Config,
     engine::Engine,
+    fault::Fault,
     identity::{Identities, IdentityError, SetKeys},
     pod::{Said, Told},
     queue::{Message, Queue, QueueError, QueueName},
-    set::{DESIRED, Fault, MemberState, SETS, SetRecord, SetState},
+    set::{CONDEMNED, DESIRED, MemberState, SETS, SetRecord, SetState},
     shutdown::{self, Shutdown},
     store::{Revision, StoreError},
     trouble::Trouble,
@@ -27,7 +28,7 @@ use crate::{
 use quorate_dag::Function;
 use reconcile::{Change, FUNCTIONS};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
     path::PathBuf,
     sync::Arc,
@@ -134,6 +135,7 @@ pub async fn run(setup: Setup) -> Result<(), ClusterError> {
         engine: setup.engine,
         backend: setup.backend,
         sets: BTreeMap::new(),
+        condemned: BTreeSet::new(),
         desired: BTreeMap::new(),
         making: BTreeMap::new(),
         refused: BTreeMap::new(),
@@ -160,6 +162,9 @@ struct Cluster {
     backend: Arc<dyn Backend>,
     /// The sets' records as this service last wrote or read them.
     sets: BTreeMap<String, SetRecord>,
+    /// Sets with a replica that lied, those that are gone among them: a name, and with it its keys, is
+    /// not used again.
+    condemned: BTreeSet<String>,
     desired: BTreeMap<Function, u32>,
     /// Sets whose keys are being made.
     making: BTreeMap<String, Function>,
@@ -198,6 +203,8 @@ impl Cluster {
             let count = self.desired.entry(function).or_default();
             *count = (*count).clamp(least, most);
         }
+        let (condemned, _) = self.engine.store().list(CONDEMNED).await?;
+        self.condemned = condemned.iter().map(|entry| entry.key[CONDEMNED.len()..].to_string()).collect();
         let (records, _) = self.engine.store().list(SETS).await?;
         for entry in records {
             let name = entry.key[SETS.len()..].to_string();
@@ -317,7 +324,7 @@ impl Cluster {
     }
 
     async fn apply_desired(&mut self) -> Result<(), ClusterError> {
-        for change in reconcile::reconcile(&self.sets, &self.making, &self.desired) {
+        for change in reconcile::reconcile(&self.sets, &self.condemned, &self.making, &self.desired) {
             match change {
                 Change::Create { function, name } => self.begin_creation(function, name),
                 Change::Drain { name } => {

@@ -11,8 +11,9 @@ use crate::{
     cluster,
     config::Config,
     engine::Engine,
+    fault::{self, Fault, How},
     gateway, pod, scheduler,
-    set::{DAEMONS, DaemonRecord, Fault},
+    set::{DAEMONS, DaemonRecord},
     shutdown::{self, Shutdown},
     sqlite::SqliteEngine,
     store::{
@@ -285,8 +286,11 @@ async fn start(
             pod: "control".into(),
             incarnation: brief.restarts,
             seen: "the process ended".into(),
+            how: How::Killed,
+            lie: None,
+            replaced_ms: None,
         };
-        admin::keep(&*engine, &fault).await?;
+        fault::keep(&*engine, &fault).await?;
     }
     let (orders, mut given) = mpsc::unbounded_channel::<Order>();
     let ordering = say.clone();

@@ -8,6 +8,7 @@
 
 mod admission;
 mod expressions;
+mod faults;
 mod metrics;
 mod openapi;
 mod platform;
@@ -116,6 +117,8 @@ fn router(gateway: Arc<Gateway>) -> Router {
         .route("/v1/expressions/{id}/events", get(expressions::get_events))
         .route("/v1/receipts/{id}", get(expressions::get_receipt))
         .route("/v1/status", get(platform::status))
+        .route("/v1/faults", get(faults::faults))
+        .route("/v1/faults/{id}/proof", get(faults::proof))
         .route("/v1/queues", get(platform::queues))
         .route("/v1/queues/{queue}/dead-letters", get(platform::dead_letters))
         .route("/v1/queues/{queue}/redrive", post(platform::redrive))

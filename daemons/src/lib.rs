@@ -18,6 +18,7 @@ pub mod control;
 pub mod engine;
 pub mod excerpt;
 pub mod expression;
+pub mod fault;
 pub mod function;
 pub mod gateway;
 pub mod hex;
@@ -36,6 +37,7 @@ pub mod store;
 pub mod supervisor;
 pub mod telemetry;
 mod trouble;
+pub mod witness;
 pub mod worker;
 
 /// What the daemons say to each other, generated from `proto/quorate/v1/quorate.proto`.

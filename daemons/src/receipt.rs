@@ -346,11 +346,7 @@ impl ExpressionReceipt {
         for (set, genesis) in &self.sets {
             let configuration = read((set, genesis))?;
             if let Some(keys) = keys {
-                let signers = configuration.replicas.iter().map(|key| hex::encode(&key.to_der()));
-                let known = keys.sets.get(set).is_some_and(|keys| keys.iter().cloned().eq(signers));
-                if !known {
-                    return Err(UnprovenReceipt::Keys(set.clone()));
-                }
+                keys.check(set, &configuration)?;
             }
             configurations.insert(set.as_str(), configuration);
         }
@@ -402,6 +398,13 @@ impl Keys {
     /// When it is none.
     pub fn from_json(text: &[u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(text)
+    }
+
+    /// Checks that a set is made of the replicas that these keys name.
+    pub(crate) fn check(&self, set: &str, configuration: &Configuration) -> Result<(), UnprovenReceipt> {
+        let members = configuration.replicas.iter().map(|key| hex::encode(&key.to_der()));
+        let known = self.sets.get(set).is_some_and(|keys| keys.iter().cloned().eq(members));
+        if known { Ok(()) } else { Err(UnprovenReceipt::Keys(set.to_owned())) }
     }
 }
 

@@ -13,9 +13,10 @@ use crate::{
         ReplicaStatusRequest, ReplicaStatusResponse,
         replica_server::{Replica, ReplicaServer},
     },
+    witness,
 };
 use quorate_pbft::{
-    Readiness, ReplicaId,
+    Readiness, ReplicaId, Service,
     runtime::{self, JournalSetup, ReplicaSetup, ReplicaStatus, ServeFailed, SyncPolicy},
 };
 use tokio::{net::TcpListener, sync::watch};
@@ -31,12 +32,28 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 /// # Errors
 /// When the spec makes no sense, the journal can't be used, or no port can be had.
 pub async fn run(spec: PodSpec, attachment: Attachment) -> Result<(), ReplicaError> {
+    let service = FunctionService(spec.function()?);
+    run_as(spec, attachment, service, |_| ()).await
+}
+
+/// Runs a replica around another service, with a setup that `adjust` has changed: for tests of what the
+/// platform does about a replica that lies.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_as(
+    spec: PodSpec,
+    attachment: Attachment,
+    service: impl Service + Send + 'static,
+    adjust: impl FnOnce(&mut ReplicaSetup),
+) -> Result<(), ReplicaError> {
     let transport = spec.transport.as_deref().ok_or_else(|| SpecError::Replica {
         pod: spec.pod.clone(),
         missing: "where its transport listens",
     })?;
     let (listener, transport) = (pod::bind(&spec.listen).await?, pod::bind(transport).await?);
-    serve(spec, listener, transport, attachment.peers, attachment.ended, Attachment::say).await
+    let wires = (listener, transport, attachment.peers, attachment.ended);
+    serve_as(spec, wires, Attachment::say, service, adjust).await
 }
 
 /// Serves on two listeners until `ended` becomes true, and says what a pod says through `say`.
@@ -50,10 +67,23 @@ pub async fn serve(
     listener: TcpListener,
     transport: TcpListener,
     peers: watch::Receiver<Vec<Option<String>>>,
-    mut ended: watch::Receiver<bool>,
+    ended: watch::Receiver<bool>,
     say: impl Fn(&Said),
 ) -> Result<(), ReplicaError> {
-    let function = spec.function()?;
+    let service = FunctionService(spec.function()?);
+    serve_as(spec, (listener, transport, peers, ended), say, service, |_| ()).await
+}
+
+/// Where a replica listens, where its peers are, and when it has to end.
+type Wires = (TcpListener, TcpListener, watch::Receiver<Vec<Option<String>>>, watch::Receiver<bool>);
+
+async fn serve_as(
+    spec: PodSpec,
+    (listener, transport, peers, mut ended): Wires,
+    say: impl Fn(&Said),
+    service: impl Service + Send + 'static,
+    adjust: impl FnOnce(&mut ReplicaSetup),
+) -> Result<(), ReplicaError> {
     let index =
         spec.index.ok_or_else(|| SpecError::Replica { pod: spec.pod.clone(), missing: "its index" })?;
     let listening = Said::Listening {
@@ -71,13 +101,15 @@ pub async fn serve(
     let (genesis, identity) = (spec.genesis()?, spec.identity()?);
     let mut setup = ReplicaSetup::new(genesis, ReplicaId(index), identity, transport, peers, seed);
     setup.journal = Some(JournalSetup { path, sync, create: !spec.resumes });
-    let mut handle = runtime::serve(setup, FunctionService(function))?;
+    adjust(&mut setup);
+    let mut handle = runtime::serve(setup, service)?;
     let (reporter, health) = tonic_health::server::health_reporter();
     say(&listening);
     // It takes part from here on: the worker's readiness is what tells whether enough do.
     say(&Said::Ready);
     let server = Server::builder()
         .add_service(ReplicaServer::new(StatusOf { index: ReplicaId(index), status: handle.status() }))
+        .add_service(witness::server(witness::of_replica(handle.status())))
         .add_service(health)
         .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
     let health_of = handle.status();

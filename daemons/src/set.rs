@@ -3,15 +3,17 @@
 //! The cluster service writes these records, by compare-and-swap; schedulers, admin and gateway read
 //! and watch them. A set's state is its record and nothing else.
 
-use crate::config::Replication;
+use crate::{config::Replication, hex};
 use quorate_dag::Function;
+use quorate_pbft::Configuration;
 use serde::{Deserialize, Serialize};
 
 /// Where set records lie in the store; a record's key is this and the set's name.
 pub const SETS: &str = "sets/";
 
-/// Where faults lie in the store: this and a UUIDv7, so that they list in order of time.
-pub const FAULTS: &str = "faults/";
+/// Where sets lie that hold a replica which lied: this and the set's name. They are replaced, and their
+/// names, and with them their keys, are not used again.
+pub const CONDEMNED: &str = "condemned/";
 
 /// Where running daemons announce themselves: this, the daemon's name, `/`, its instance.
 pub const DAEMONS: &str = "daemons/";
@@ -38,6 +40,20 @@ pub struct SetRecord {
     pub replicas: Vec<Member>,
     /// The PBFT genesis of a replicated set (`quorate_pbft::Configuration`), hexadecimal.
     pub genesis: Option<String>,
+}
+
+impl SetRecord {
+    /// The PBFT group of a replicated set.
+    #[must_use]
+    pub fn configuration(&self) -> Option<Configuration> {
+        Configuration::from_bytes(&hex::decode(self.genesis.as_deref()?)?).ok()
+    }
+
+    /// The name of that group, hexadecimal: another one in each life of the set.
+    #[must_use]
+    pub fn group(&self) -> Option<String> {
+        Some(hex::encode(&self.configuration()?.group.0))
+    }
 }
 
 /// How a set is.
@@ -81,24 +97,6 @@ pub enum MemberState {
     Ready,
     /// Ended, or missed its probes.
     Down,
-}
-
-/// A fault as it was published on the event bus and kept in the store.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fault {
-    /// UUIDv7: unique, and in order of time.
-    pub id: uuid::Uuid,
-    /// 1: a worker; 2: the primary; 3: a backup; 4: the control plane.
-    #[serde(rename = "type")]
-    pub kind: u8,
-    /// The set it struck; empty for type 4.
-    pub set: String,
-    /// The pod it struck.
-    pub pod: String,
-    /// The incarnation of that pod, so that a late event does not strike its successor.
-    pub incarnation: u64,
-    /// What was seen: `probe missed`, `process ended`, …
-    pub seen: String,
 }
 
 /// A daemon that runs, as it announces itself under [`DAEMONS`] with a lease.

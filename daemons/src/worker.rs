@@ -16,6 +16,7 @@ use crate::{
     config::Replication,
     pod::{self, Attachment, PodSpec, Said, SpecError},
     proto::function_server::FunctionServer,
+    witness,
 };
 use invoke::{Executor, Invoke};
 use quorate_pbft::runtime::ClientFailed;
@@ -71,6 +72,7 @@ pub async fn serve(
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(8 << 20)
         .add_service(FunctionServer::new(invoke).max_decoding_message_size(MESSAGE_BYTES_MAX))
+        .add_optional_service(executor.witness().map(witness::server))
         .add_service(health_server)
         .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
     let serving = async {

@@ -8,7 +8,8 @@ use quorate::{
     admin,
     config::{Config, Durability, Replication},
     engine::Engine,
-    set::{FAULTS, Fault, Member, MemberState, SetRecord, SetState},
+    fault::{FAULTS, Fault},
+    set::{Member, MemberState, SetRecord, SetState},
     sqlite::SqliteEngine,
     store::{Change, Revision},
 };

@@ -275,6 +275,7 @@ fn helps_are_the_ones_that_are_checked_in() {
         &["up"],
         &["plan"],
         &["status"],
+        &["faults"],
         &["verify"],
         &["keys"],
         &["dlq"],

@@ -42,6 +42,7 @@
 //! | describe a group | [`Configuration`], [`Limits`] |
 //! | replace a member whose disk is lost | [`membership`] |
 //! | check a receipt offline | [`receipt`] |
+//! | show others that a replica lied | [`evidence`] |
 //! | test a service under faults | `sim` (feature `sim`) |
 //!
 //! # What it promises
@@ -64,6 +65,7 @@
 
 pub mod client;
 pub mod crypto;
+pub mod evidence;
 pub mod group;
 pub mod history;
 pub mod journal;
@@ -83,6 +85,7 @@ pub mod sim;
 mod time;
 
 pub use client::{Client, ClientAction, ClientSettings, Options, Outcome, RequestId, SubmitRefused};
+pub use evidence::{Evidence, MisbehaviourProof};
 pub use group::{
     ClientId, Configuration, Group, GroupId, Incarnation, InvalidConfiguration, Limits, Permutation,
     ReplicaId, Sequence, Timestamp, View, Voters,

@@ -28,11 +28,9 @@ use bytes::{Buf as _, BufMut as _, Bytes};
 use thiserror::Error;
 
 use crate::{
-    crypto::{
-        Digest, Domain, Identity, Keychain, Kind, Principal, PublicKey, SIGNATURE_BYTES_MAX, Signature,
-    },
+    crypto::{Digest, Domain, Identity, Kind, PublicKey, SIGNATURE_BYTES_MAX, Signature},
     group::{Configuration, REPLICAS_MAX, ReplicaId, Sequence},
-    message::{Certificate, state_statement},
+    message::{Certificate, Signatures},
     replica::boundary_digest,
 };
 
@@ -160,7 +158,7 @@ impl Reconfigure {
     pub(crate) fn check(
         &self,
         configuration: &Configuration,
-        judge: &impl Judge,
+        keys: &impl Signatures,
     ) -> Result<(), ReconfigureRefused> {
         use ReconfigureRefused as Refused;
         if configuration.operator.is_none() {
@@ -177,7 +175,7 @@ impl Reconfigure {
             return Err(Refused::Index);
         }
         // Before what costs more than a check of a signature: anybody may ask.
-        if !judge.is_by_operator(DOMAIN, &self.signed_bytes(), &self.signature) {
+        if !keys.is_by_operator(DOMAIN, &self.signed_bytes(), &self.signature) {
             return Err(Refused::Signature);
         }
         if self.replaces != configuration.digest() {
@@ -332,26 +330,19 @@ impl Succession {
     pub(crate) fn verify_by(
         &self,
         former: &Configuration,
-        judge: &impl Judge,
+        keys: &impl Signatures,
     ) -> Result<Configuration, InvalidSuccession> {
         let (number, start) = (self.reconfigure.number, self.start);
         if former.number.checked_add(1) != Some(number) {
             return Err(InvalidSuccession::Number { found: number, known: former.number });
         }
-        let order = self.reconfigure.check(former, judge);
+        let order = self.reconfigure.check(former, keys);
         order.map_err(|source| InvalidSuccession::Order { number, source })?;
         if start <= former.start || !start.0.is_multiple_of(former.limits.checkpoint_period) {
             return Err(InvalidSuccession::Start { number, start });
         }
         let next = self.reconfigure.apply(former, start);
-        let statement = state_statement(start, &self.state(&next));
-        let quorum = crate::group::Group::new(former).quorum() as usize;
-        let ascending = self.votes.is_sorted_by(|a, b| a.0 < b.0);
-        let domain = Domain::new(Kind::Checkpoint, 0);
-        let signed = |(voter, signature): &(ReplicaId, Signature)| {
-            judge.is_by_replica(*voter, domain, &statement, signature)
-        };
-        if !ascending || self.votes.len() < quorum || !self.votes.iter().all(signed) {
+        if !self.certificate(&next).is_signed(keys) {
             return Err(InvalidSuccession::Votes { number });
         }
         Ok(next)
@@ -468,36 +459,6 @@ impl Chain {
             chain.extend(succession.map_err(|_| malformed("succession"))?)?;
         }
         Ok(chain)
-    }
-}
-
-/// Who can tell what the operator and the replicas of a configuration signed: the configuration's
-/// keys, or a keychain that holds them.
-pub(crate) trait Judge {
-    fn is_by_operator(&self, domain: Domain, bytes: &[u8], signature: &Signature) -> bool;
-    fn is_by_replica(&self, replica: ReplicaId, domain: Domain, bytes: &[u8], signature: &Signature) -> bool;
-}
-
-impl Judge for Configuration {
-    fn is_by_operator(&self, domain: Domain, bytes: &[u8], signature: &Signature) -> bool {
-        let key = self.operator.as_ref();
-        key.is_some_and(|key| self.scope().is_by_operator(key, domain, bytes, signature))
-    }
-
-    fn is_by_replica(&self, replica: ReplicaId, domain: Domain, bytes: &[u8], signature: &Signature) -> bool {
-        let signer = Principal::Replica(replica);
-        let key = self.replicas.get(replica.index());
-        key.is_some_and(|key| self.scope().verify((signer, key), domain, bytes, signature).is_ok())
-    }
-}
-
-impl Judge for Keychain {
-    fn is_by_operator(&self, domain: Domain, bytes: &[u8], signature: &Signature) -> bool {
-        Self::is_by_operator(self, domain, bytes, signature)
-    }
-
-    fn is_by_replica(&self, replica: ReplicaId, domain: Domain, bytes: &[u8], signature: &Signature) -> bool {
-        self.verify(Principal::Replica(replica), domain, bytes, signature).is_ok()
     }
 }
 

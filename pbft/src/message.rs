@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::crypto::{Digest, Domain, Keychain, Kind, Principal, Scope, Signature};
+use crate::crypto::{Digest, Domain, Keychain, Kind, Scope, Signature};
 use crate::group::{ClientId, Incarnation, ReplicaId, Sequence, Timestamp, View, Voters};
 use crate::membership::Succession;
 use crate::service::Branch;
@@ -19,6 +19,7 @@ use crate::service::Branch;
 mod proof;
 pub mod wire;
 
+pub(crate) use proof::Signatures;
 pub use proof::{Form, Proof, Refused, Unverified, Verified};
 
 /// Any message of the protocol.
@@ -332,13 +333,7 @@ impl Certificate {
     /// Whether 2f+1 different replicas signed it.
     #[must_use]
     pub fn is_valid(&self, keychain: &Keychain) -> bool {
-        let statement = state_statement(self.sequence, &self.state);
-        let domain = Domain::new(Kind::Checkpoint, 0);
-        let ascending = self.votes.is_sorted_by(|a, b| a.0 < b.0);
-        let signed = |(signer, signature): &(ReplicaId, Signature)| {
-            keychain.verify(Principal::Replica(*signer), domain, &statement, signature).is_ok()
-        };
-        ascending && self.votes.len() >= keychain.quorum() && self.votes.iter().all(signed)
+        self.is_signed(keychain)
     }
 
     /// The replicas that signed it.

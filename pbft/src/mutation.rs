@@ -55,6 +55,10 @@ pub enum Mutation {
     MarkAlone,
     /// A restarted replica does not remember which clients are marked.
     ForgetMarks,
+    /// Nobody minds a state that differs from the certified one.
+    TolerateWrongStates,
+    /// A replica that was told another batch than its peer keeps that to itself.
+    HideConflicts,
     /// A client takes f+1 equal answers.
     AnswerAtWeakQuorum,
     /// A SUCCESSION is followed without a look at its signatures.

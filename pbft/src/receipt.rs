@@ -46,6 +46,40 @@ pub struct Receipt {
     pub signatures: Vec<(ReplicaId, Signature)>,
 }
 
+/// What two receipts do not agree in, and who signed both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Contradiction {
+    /// At least f+1 replicas: any two quorums have as many in common.
+    pub liars: Voters,
+    /// What they signed two versions of.
+    pub differing: Differing,
+}
+
+/// What two receipts do not agree in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Differing {
+    /// Two histories of one size.
+    Roots {
+        /// The number of leaves.
+        size: u64,
+    },
+    /// A history that has fewer leaves after a later batch, or two sizes after one batch.
+    Sizes {
+        /// The later batch.
+        sequence: Sequence,
+    },
+    /// Two leaves at one position.
+    Leaves {
+        /// The position.
+        position: u64,
+    },
+    /// One operation at two positions.
+    Positions {
+        /// Both of them.
+        positions: [u64; 2],
+    },
+}
+
 /// Why a receipt proves nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum InvalidReceipt {
@@ -167,6 +201,60 @@ impl Receipt {
             return Err(InvalidReceipt::Content("result"));
         }
         Ok(())
+    }
+
+    /// Compares two receipts of one group. None when they don't contradict each other; else what does,
+    /// and the f+1 replicas or more that signed both. Each of them lied: of a history that only grows
+    /// and in which every operation stands once, nobody correct signs roots that say otherwise.
+    ///
+    /// Receipts over histories of different sizes contradict each other where they speak of the same
+    /// position or the same operation. That they are silent about each other's leaves proves nothing
+    /// either way: whether the shorter history is the beginning of the longer one could be said only
+    /// with a path from root to root, which receipts don't carry.
+    ///
+    /// ```
+    /// # use quorate_pbft::{Configuration, receipt::{InvalidReceipt, Receipt}};
+    /// fn liars(a: &Receipt, b: &Receipt, genesis: &Configuration) -> Result<usize, InvalidReceipt> {
+    ///     let contradiction = a.audit(b, genesis)?;
+    ///     Ok(contradiction.map_or(0, |found| found.liars.iter().count()))
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// When one of the two does not verify: then it shows nothing about anybody.
+    pub fn audit(
+        &self,
+        other: &Self,
+        configuration: &Configuration,
+    ) -> Result<Option<Contradiction>, InvalidReceipt> {
+        self.verify(configuration)?;
+        other.verify(configuration)?;
+        let scope = configuration.scope();
+        let root = |receipt: &Self| {
+            root_of(&scope, receipt.leaf.digest(&scope), receipt.position, receipt.size, &receipt.path)
+        };
+        let [mine, theirs] = [self, other].map(|receipt| (receipt.sequence, receipt.size, root(receipt)));
+        if mine == theirs {
+            return Ok(None); // one statement; two leaves under it would be a collision of digests
+        }
+        let ((first, before, _), (last, after, _)) =
+            if mine.0 <= theirs.0 { (mine, theirs) } else { (theirs, mine) };
+        let same_operation = |a: &Leaf, b: &Leaf| {
+            (a.client, a.incarnation, a.timestamp) == (b.client, b.incarnation, b.timestamp)
+        };
+        let differing = if mine.1 == theirs.1 && mine.2 != theirs.2 {
+            Differing::Roots { size: mine.1 }
+        } else if before > after || (first == last && before != after) {
+            Differing::Sizes { sequence: last }
+        } else if self.position == other.position && self.leaf != other.leaf {
+            Differing::Leaves { position: self.position }
+        } else if self.position != other.position && same_operation(&self.leaf, &other.leaf) {
+            Differing::Positions { positions: [self.position, other.position] }
+        } else {
+            return Ok(None);
+        };
+        let liars = self.signers().iter().filter(|signer| other.signers().has(*signer)).collect();
+        Ok(Some(Contradiction { liars, differing }))
     }
 
     /// The replicas that signed.

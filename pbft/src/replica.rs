@@ -38,9 +38,10 @@
 //! * CHECKPOINTs carry a signature under the state, so that 2f+1 of them are a certificate that
 //!   anyone can be shown.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::crypto::{Domain, Keychain, Principal};
+use crate::evidence::{Evidence, Lie, MisbehaviourProof};
 use crate::group::{ClientId, Configuration, Group, ReplicaId, Sequence, View};
 use crate::message::{Form, Message, Proof, Unverified, Verified, wire};
 use crate::service::{Service, State};
@@ -73,6 +74,7 @@ mod vouching;
 pub use action::{Action, Ignored, Misbehaviour};
 #[cfg(feature = "sim")]
 pub(crate) use decision::decide;
+pub(crate) use decision::{follows, is_well_formed};
 pub(crate) use execution::{boundary_digest, outcome_digest};
 pub use health::Readiness;
 pub(crate) use past::CLAIMS_PER_PLACE_MAX;
@@ -162,6 +164,8 @@ pub struct Replica<S> {
     now: Instant,
     /// How often a message was put aside, and why.
     ignored: BTreeMap<Ignored, u64>,
+    /// Who was accused of what: at most as many as there are replicas and kinds.
+    accused: BTreeSet<(ReplicaId, &'static str)>,
 }
 
 impl<S: Service> Replica<S> {
@@ -217,6 +221,7 @@ impl<S: Service> Replica<S> {
             actions: VecDeque::new(),
             now: Instant::default(),
             ignored: BTreeMap::new(),
+            accused: BTreeSet::new(),
             configuration,
             group,
             me,
@@ -344,7 +349,11 @@ impl<S: Service> Replica<S> {
                 self.on_request(client, Unverified { sender, body, bytes, proof }, doubted);
             }
             (Principal::Replica(from), body) if self.group.has(from) && from != self.me => match body {
-                Message::PrePrepare(message) => self.on_pre_prepare(from, message, doubts),
+                Message::PrePrepare(message) => {
+                    let word = Unverified { sender, body: message.clone(), bytes, proof };
+                    self.on_pre_prepare(from, message, doubts);
+                    self.keep_word(word);
+                }
                 Message::Vouch(message) => self.on_vouch(from, &message),
                 Message::Doubt(message) => self.on_doubt(from, message),
                 Message::Prepare(message) => self.on_prepare(from, message),
@@ -447,8 +456,21 @@ impl<S: Service> Replica<S> {
         Unverified { sender: Principal::Replica(self.me), body, bytes, proof }
     }
 
+    /// Says what somebody did who cannot be convicted of it.
     fn accuse(&mut self, misbehaviour: Misbehaviour) {
-        self.actions.push_back(Action::Evidence(misbehaviour));
+        self.testify(Evidence::Local(misbehaviour));
+    }
+
+    /// Says what somebody signed that no correct replica signs.
+    fn prove(&mut self, culprit: ReplicaId, lie: Lie) {
+        let Configuration { group, number: configuration, .. } = self.configuration;
+        self.testify(Evidence::Provable(MisbehaviourProof { group, configuration, culprit, lie }));
+    }
+
+    fn testify(&mut self, evidence: Evidence) {
+        if evidence.culprit().is_none_or(|culprit| self.accused.insert((culprit, evidence.kind()))) {
+            self.actions.push_back(Action::Evidence(evidence));
+        }
     }
 
     fn put_aside(&mut self, reason: Ignored) {

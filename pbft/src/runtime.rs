@@ -77,6 +77,8 @@ mod serve;
 
 use std::{collections::BTreeMap, time::Duration};
 
+#[cfg(feature = "sim")]
+pub use self::serve::Twist;
 pub use self::{
     client::{Client, ClientFailed, ClientSetup, ClientStatus, Link, LinkSetup, Reply},
     identities::generate_identities,

@@ -19,11 +19,12 @@ use crate::client::{Client, ClientAction, ClientSettings, Options, Outcome, Requ
 use crate::crypto::{
     Authenticator, DigestAlgorithm, Domain, Keychain, Kind, Principal, PublicKey, TAG_BYTES,
 };
+use crate::evidence::Evidence;
 use crate::group::{
     ClientId, Configuration, Group, GroupId, Incarnation, Limits, Permutation, ReplicaId, Sequence,
 };
 use crate::message::{Message, Proof, Unverified, wire};
-use crate::replica::{Action, JournalPosition, Misbehaviour, Record, Replica, Settings};
+use crate::replica::{Action, JournalPosition, Record, Replica, Settings};
 use crate::service::{Context, NotReadOnly, Service, State};
 use crate::time::Instant;
 
@@ -246,7 +247,7 @@ pub struct Cluster<S> {
     /// What was sent, if somebody wants to know.
     sent: Option<Vec<Sent>>,
     outcomes: Vec<(ClientId, Outcome)>,
-    evidence: Vec<(ReplicaId, Misbehaviour)>,
+    evidence: Vec<(ReplicaId, Evidence)>,
     checkers: Checkers,
 }
 
@@ -382,7 +383,7 @@ impl<S: Service + Clone> Cluster<S> {
     }
 
     /// Who accused whom since the last call.
-    pub fn take_evidence(&mut self) -> Vec<(ReplicaId, Misbehaviour)> {
+    pub fn take_evidence(&mut self) -> Vec<(ReplicaId, Evidence)> {
         std::mem::take(&mut self.evidence)
     }
 
@@ -629,7 +630,7 @@ impl<S: Service + Clone> Cluster<S> {
                     self.nodes[id.index()].disk.append(position, record);
                 }
                 Action::Truncate { before } => self.nodes[id.index()].disk.truncate(before),
-                Action::Evidence(misbehaviour) => self.accused(id, misbehaviour),
+                Action::Evidence(evidence) => self.accused(id, evidence),
             }
         }
         self.follow(id);
@@ -655,15 +656,21 @@ impl<S: Service + Clone> Cluster<S> {
         }
     }
 
-    /// Nobody correct is ever accused by somebody correct.
-    fn accused(&mut self, accuser: ReplicaId, misbehaviour: Misbehaviour) {
-        if let Some(culprit) = misbehaviour.culprit()
+    /// Nobody correct is ever accused by somebody correct, and what is provable convinces others.
+    fn accused(&mut self, accuser: ReplicaId, evidence: Evidence) {
+        if let Some(culprit) = evidence.culprit()
             && self.is_correct(accuser)
         {
-            let correct = self.is_correct(culprit) && !self.nodes[culprit.index()].impersonated;
-            self.checkers.accused(accuser, culprit, correct);
+            let blameless = self.is_blameless(culprit);
+            let replica = self.nodes[accuser.index()].replica.as_ref().expect("who speaks is up");
+            self.checkers.accused((accuser, replica.configuration()), &evidence, blameless);
         }
-        self.evidence.push((accuser, misbehaviour));
+        self.evidence.push((accuser, evidence));
+    }
+
+    /// Whether a replica neither lies nor had its name used by somebody who does.
+    fn is_blameless(&self, id: ReplicaId) -> bool {
+        self.is_correct(id) && !self.nodes[id.index()].impersonated
     }
 
     fn check_promise(&mut self, id: ReplicaId, message: &Unverified<Message>) {
@@ -714,8 +721,10 @@ impl<S: Service + Clone> Cluster<S> {
                 }
                 ClientAction::Succession(_) => {}
                 ClientAction::Outcome(outcome) => {
+                    let ordered = outcome.sequence != Sequence(0);
+                    let blameless = outcome.disagreed.iter().find(|id| ordered && self.is_blameless(*id));
                     if !self.hosts[id.index()].orders.remove(&outcome.request) {
-                        self.checkers.answered(id, &outcome);
+                        self.checkers.answered(id, &outcome, blameless);
                     }
                     self.outcomes.push((id, outcome));
                 }

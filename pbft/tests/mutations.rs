@@ -47,6 +47,11 @@ fn counting_a_sender_twice_is_noticed() {
 }
 
 #[test]
+fn keeping_conflicts_to_oneself_is_noticed() {
+    story_notices(Mutation::HideConflicts, "equivocating_primary");
+}
+
+#[test]
 fn skipping_the_wait_for_the_journal_is_noticed() {
     seeds_notice(Mutation::SkipDurableWait);
     story_notices(Mutation::SkipDurableWait, "normal_case");

@@ -54,6 +54,7 @@ scripts! {
     doubted_requests,
     marked_client,
     marks_survive,
+    equivocating_primary,
     lying_transfer,
     slow_transfer,
     transfer_moves_on,

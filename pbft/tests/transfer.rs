@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use quorate_pbft::{
-    ClientId, Context, Ignored, Misbehaviour, Options, Readiness, ReplicaId, Sequence, Service, State,
+    ClientId, Context, Evidence, Ignored, Misbehaviour, Options, Readiness, ReplicaId, Sequence, Service,
+    State,
     crypto::{Domain, Keychain, Kind, Principal},
     message::{Fetch, Message, Proof, Space, Unverified, wire},
     sim::{Cluster, Sent, Setup},
@@ -255,7 +256,10 @@ fn state_over_the_limit_is_not_fetched_and_that_is_said() {
     let mut cluster = lag(setup, vec![], vec![fill(1, 0, 1000, 1)]);
     cluster.run_for(Duration::from_secs(5));
     let (sequence, bytes_max) = (Sequence(6), 1 << 20);
-    assert_eq!(cluster.take_evidence(), [(LAGGARD, Misbehaviour::StateTooLarge { sequence, bytes_max })]);
+    assert_eq!(
+        cluster.take_evidence(),
+        [(LAGGARD, Evidence::Local(Misbehaviour::StateTooLarge { sequence, bytes_max }))]
+    );
     let before = moved(&cluster.take_sent());
     assert!(before < 3 << 20, "it went on to fetch {before} bytes");
     // A later state may be smaller.

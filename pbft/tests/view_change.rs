@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use quorate_pbft::{
-    Action, ClientId, Configuration, Ignored, Instant, Misbehaviour, Replica, ReplicaId, Sequence, Settings,
+    Action, ClientId, Configuration, Evidence, Ignored, Instant, Replica, ReplicaId, Sequence, Settings,
     View,
     crypto::{Digest, Domain, Keychain, Kind, Principal, Signature},
     message::{Certificate, Claim, Message, NewView, Proof, Unverified, ViewChange, state_statement, wire},
@@ -81,10 +81,12 @@ impl Backup {
         self.hear(as_message(message, Message::ViewChange))
     }
 
-    fn evidence(&mut self) -> Vec<Misbehaviour> {
+    /// Whom it convicts, and of what.
+    fn evidence(&mut self) -> Vec<(u32, &'static str)> {
         let actions = std::iter::from_fn(|| self.0.poll_action(Instant(1)));
         let evidence = actions.filter_map(|action| match action {
-            Action::Evidence(misbehaviour) => Some(misbehaviour),
+            Action::Evidence(Evidence::Provable(proof)) => Some((proof.culprit.0, proof.lie.kind())),
+            Action::Evidence(Evidence::Local(local)) => panic!("what is signed can be proven: {local}"),
             _ => None,
         });
         evidence.collect()
@@ -121,12 +123,11 @@ fn new_view_that_does_not_follow_is_evidence() {
     // One's own words again and again, about a place beyond all: no reason to look at all before it.
     let far = || view_change(1, 1, |body| body.prepared = vec![claim(u64::MAX, 0, 7)]);
     let wrong = wrong.into_iter().chain([vec![far(), far(), far()], vec![far(); 4]]);
-    let evidence = [Misbehaviour::WrongNewView { primary: ReplicaId(1), view: View(1) }];
     for view_changes in wrong {
         let mut backup = Backup::new();
         backup.hear(new_view(1, 1, view_changes));
         assert!(backup.is_in(0));
-        assert_eq!(backup.evidence(), evidence);
+        assert_eq!(backup.evidence(), [(1, "wrong-new-view")]);
     }
     let trusting =
         mutation::with(Mutation::TrustNewView, || Backup::new().hear(new_view(1, 1, vec![])).is_in(1));
@@ -149,11 +150,11 @@ fn client_that_two_replicas_mark_has_to_sign() {
 }
 
 #[test]
-fn new_view_of_somebody_else_is_not_heard() {
+fn new_view_of_somebody_else_is_evidence() {
     let mut backup = Backup::new();
     backup.hear(new_view(3, 1, vec![plain(0, 1), plain(1, 1), plain(3, 1)]));
     assert!(backup.is_in(0));
-    assert_eq!(backup.ignored(), [Ignored::NotForUs]);
+    assert_eq!(backup.evidence(), [(3, "wrong-new-view")]);
 }
 
 #[test]
@@ -216,8 +217,7 @@ fn view_change_that_contradicts_itself_is_evidence() {
         backup.hear_view_change(view_change(3, 1, |body| {
             (body.prepared, body.pre_prepared) = (prepared.clone(), pre_prepared);
         }));
-        let evidence = [Misbehaviour::WrongViewChange { replica: ReplicaId(3), view: View(1) }];
-        assert_eq!(backup.evidence(), evidence, "{prepared:?}");
+        assert_eq!(backup.evidence(), [(3, "wrong-view-change")], "{prepared:?}");
     }
 }
 
@@ -226,8 +226,45 @@ fn two_view_changes_for_one_view_are_evidence() {
     let mut backup = Backup::new();
     backup.hear_view_change(plain(3, 1));
     backup.hear_view_change(view_change(3, 1, |body| body.pre_prepared = vec![claim(1, 0, 7)]));
-    let evidence = [Misbehaviour::ConflictingViewChanges { replica: ReplicaId(3), view: View(1) }];
-    assert_eq!(backup.evidence(), evidence);
+    assert_eq!(backup.evidence(), [(3, "conflicting-view-changes")]);
+}
+
+#[test]
+fn primary_was_told_something_else() {
+    // Replica 3 tells this one nothing and the next primary something: the NEW-VIEW shows both words,
+    // whichever comes first.
+    let other = || view_change(3, 1, |body| body.pre_prepared = vec![claim(1, 0, 7)]);
+    let begin = || new_view(1, 1, vec![plain(0, 1), plain(1, 1), other()]);
+    let mut backup = Backup::new();
+    backup.hear_view_change(plain(3, 1)).hear(begin());
+    assert!(backup.is_in(1));
+    assert_eq!(backup.evidence(), [(3, "conflicting-view-changes")]);
+    let mut backup = Backup::new();
+    backup.hear(begin()).hear_view_change(plain(3, 1));
+    assert_eq!(backup.evidence(), [(3, "conflicting-view-changes")]);
+    let mut backup = Backup::new();
+    backup.hear(begin()).hear_view_change(other());
+    assert_eq!(backup.evidence(), [], "the same again is nothing");
+}
+
+#[test]
+fn two_new_views_for_one_view_are_evidence() {
+    let mut backup = Backup::new();
+    let begin = || new_view(1, 1, vec![plain(0, 1), plain(1, 1), plain(3, 1)]);
+    backup.hear(begin()).hear(begin());
+    assert_eq!(backup.evidence(), []);
+    backup.hear(new_view(1, 1, vec![plain(0, 1), plain(1, 1), plain(2, 1)]));
+    assert!(backup.is_in(1));
+    assert_eq!(backup.evidence(), [(1, "conflicting-new-views")]);
+}
+
+#[test]
+fn what_a_liar_does_again_is_not_said_again() {
+    let mut backup = Backup::new();
+    for view in 1..100 {
+        backup.hear_view_change(view_change(3, view, |body| body.prepared = vec![claim(1, view, 7)]));
+    }
+    assert_eq!(backup.evidence(), [(3, "wrong-view-change")]);
 }
 
 #[test]

@@ -70,7 +70,12 @@ impl Data {
 
     /// A command of the binary on this data, in an environment that says nothing else.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binary());
+        self.command_of(binary(), arguments)
+    }
+
+    /// A command of another binary that is one in all but what the test is about.
+    pub fn command_of(&self, program: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command.args(arguments).kill_on_drop(true);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("QUORATE_") {

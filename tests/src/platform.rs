@@ -6,6 +6,7 @@ use rustix::process::Signal;
 use serde::Deserialize;
 use serde_json::Value;
 use std::{
+    path::Path,
     process::ExitStatus,
     sync::{Arc, Mutex},
     time::Duration,
@@ -112,20 +113,32 @@ impl Platform {
 
     /// Starts a platform on a folder that may have had one before.
     pub async fn up_on(data: Data, config: &str) -> Self {
-        Self::start(data, config, false).await
+        Self::start(data, config, false, None).await
     }
 
     /// Starts a platform that has a process group of its own, as a shell gives it one.
     pub async fn up_in_a_group(config: &str) -> Self {
-        Self::start(Data::new(), config, true).await
+        Self::start(Data::new(), config, true, None).await
     }
 
-    async fn start(data: Data, config: &str, group: bool) -> Self {
+    /// Starts a platform of a binary in which a replica lies, and says which one and how.
+    pub async fn up_lying(config: &str, binary: &Path, liar: &str) -> Self {
+        Self::start(Data::new(), config, false, Some((binary, liar))).await
+    }
+
+    async fn start(data: Data, config: &str, group: bool, liar: Option<(&Path, &str)>) -> Self {
         let config = data.file("quorate.toml", config);
         let config = config.to_str().expect("is UTF-8");
         let folder = data.path().to_str().expect("is UTF-8");
         let arguments = ["up", "--data", folder, "--listen", "127.0.0.1:0", "--config", config];
-        let mut command = data.command(&arguments);
+        let mut command = match liar {
+            Some((binary, liar)) => {
+                let mut command = data.command_of(binary, &arguments);
+                command.env("LIAR", liar);
+                command
+            }
+            None => data.command(&arguments),
+        };
         if group {
             command.process_group(0);
         }

@@ -157,7 +157,7 @@ pub(super) async fn primary(address: &str) -> Option<u32> {
     Some(status.get_ref().primary)
 }
 
-fn channel(address: &str) -> Option<Channel> {
+pub(super) fn channel(address: &str) -> Option<Channel> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
     Some(endpoint.connect_timeout(PROBE).connect_lazy())
 }

@@ -2,8 +2,9 @@
 
 use super::Exit;
 use crate::{
-    api::Problem, client::ClientError, config::ConfigErrors, control, excerpt::Excerpt, hold::HoldError,
-    identity::IdentityError, receipt::UnprovenReceipt, supervisor::SupervisorError, telemetry::FilterError,
+    api::Problem, client::ClientError, config::ConfigErrors, control, excerpt::Excerpt, fault::Unproven,
+    hold::HoldError, identity::IdentityError, receipt::UnprovenReceipt, supervisor::SupervisorError,
+    telemetry::FilterError,
 };
 use quorate_dag::ExpressionError;
 use std::{io, path::PathBuf};
@@ -38,6 +39,8 @@ pub(crate) enum Failure {
     Keys { path: PathBuf, source: serde_json::Error },
     #[error("the receipt proves nothing: {0}")]
     Receipt(#[from] UnprovenReceipt),
+    #[error("the proof proves nothing: {0}")]
+    Fault(#[from] Unproven),
     #[error(transparent)]
     Identity(#[from] IdentityError),
     #[error("interrupted")]
@@ -76,7 +79,7 @@ impl Failure {
 
     pub(crate) fn exit(&self) -> Exit {
         match self {
-            Self::Expression { .. } | Self::Receipt(_) => Exit::Expression,
+            Self::Expression { .. } | Self::Receipt(_) | Self::Fault(_) => Exit::Expression,
             Self::Client(ClientError::TimedOut { .. }) | Self::Interrupted => Exit::TimedOut,
             Self::Client(ClientError::Url { .. }) => Exit::Usage,
             Self::Client(ClientError::Problem(problem)) => match problem.status {
@@ -105,6 +108,7 @@ impl Failure {
             Self::Expression { kind, .. } => kind,
             Self::Client(ClientError::Problem(problem)) => &problem.kind,
             Self::Receipt(_) => "unproven-receipt",
+            Self::Fault(_) => "unproven-fault",
             _ => match self.exit() {
                 Exit::TimedOut => "timed-out",
                 Exit::Unavailable => "platform-unavailable",

@@ -1,7 +1,10 @@
-//! `quorate verify`: a receipt, checked without any platform.
+//! `quorate verify`: a receipt, or the proof that a replica lied, checked without any platform.
 
 use super::{Failure, Global, print, print_json};
-use crate::receipt::{ExpressionReceipt, Keys, Verified};
+use crate::{
+    fault::FaultProof,
+    receipt::{ExpressionReceipt, Keys, Verified},
+};
 use clap::Args;
 use std::{
     fs::File,
@@ -13,8 +16,9 @@ const AFTER_HELP: &str = "\
 Examples:
   quorate keys show --json > keys.json         once, from a machine that you trust
   quorate verify r.json --keys keys.json
+  quorate verify --fault proof.json --keys keys.json     written by `quorate faults --proof ID`
 
-Without --keys the receipt is checked against the keys that it names itself. That shows that it is
+Without --keys the file is checked against the keys that it names itself. That shows that it is
 consistent, not who signed it.";
 
 /// The most that is read of a file: a receipt of a million operations.
@@ -24,7 +28,11 @@ const BYTES_MAX: u64 = 8 << 30;
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Verify {
     /// The receipt, as `quorate eval --receipt` wrote it.
-    receipt: PathBuf,
+    #[arg(required_unless_present = "fault", conflicts_with = "fault")]
+    receipt: Option<PathBuf>,
+    /// Checks the proof that a replica lied, as `quorate faults --proof` wrote it.
+    #[arg(long, value_name = "FILE")]
+    fault: Option<PathBuf>,
     /// The public keys of the replicas, as `quorate keys show --json` printed them.
     #[arg(long, value_name = "FILE")]
     keys: Option<PathBuf>,
@@ -32,7 +40,6 @@ pub(crate) struct Verify {
 
 impl Verify {
     pub(super) fn run(self, global: &Global) -> Result<(), Failure> {
-        let receipt = ExpressionReceipt::from_json(&read(&self.receipt)?)?;
         let keys = match &self.keys {
             Some(path) => Some(
                 Keys::from_json(&read(path)?)
@@ -40,14 +47,31 @@ impl Verify {
             ),
             None => None,
         };
-        let verified = receipt.verify(keys.as_ref())?;
+        if let Some(path) = &self.fault {
+            return fault(&FaultProof::from_json(&read(path)?)?, keys.as_ref(), global);
+        }
+        let Some(path) = &self.receipt else { unreachable!("one of the two is required") };
+        let verified = ExpressionReceipt::from_json(&read(path)?)?.verify(keys.as_ref())?;
         if global.json {
             return print_json(&verified);
         }
-        if !verified.trusted {
-            eprintln!("consistent in itself only: without --keys, nothing says who the signers are");
-        }
+        say_trust(verified.trusted);
         print(&text(&verified))
+    }
+}
+
+fn fault(proof: &FaultProof, keys: Option<&Keys>, global: &Global) -> Result<(), Failure> {
+    let guilty = proof.verify(keys)?;
+    if global.json {
+        return print_json(&guilty);
+    }
+    say_trust(guilty.trusted);
+    print(&format!("replica {} of {} lied\n{}\n", guilty.replica, guilty.set, guilty.what))
+}
+
+fn say_trust(trusted: bool) {
+    if !trusted {
+        eprintln!("consistent in itself only: without --keys, nothing says who the signers are");
     }
 }
 

@@ -3,8 +3,9 @@
 use super::{Cluster, ClusterError, RESTART_PAUSE, apply_said, peers_of};
 use crate::{
     backend::PodEvent,
+    fault::{Fault, How},
     pod::Said,
-    set::{Fault, Member, MemberState, SetRecord, SetState},
+    set::{CONDEMNED, Member, MemberState, SetRecord, SetState},
 };
 use std::{collections::BTreeMap, time::Instant};
 
@@ -83,6 +84,9 @@ impl Cluster {
 
     /// A fault from the event bus: the member is started again, unless that has happened already.
     pub(super) async fn on_fault(&mut self, fault: Fault) -> Result<(), ClusterError> {
+        if fault.how == How::Lying {
+            return self.condemn(&fault).await;
+        }
         let current = self.member(&fault.pod).is_some_and(|member| member.incarnation == fault.incarnation);
         if !current || self.due.iter().any(|(_, due)| due.pod == fault.pod) {
             return Ok(());
@@ -98,6 +102,21 @@ impl Cluster {
         let pause = RESTART_PAUSE.0.saturating_mul(2u32.saturating_pow(*restarts - 2)).min(RESTART_PAUSE.1);
         *last = now + pause;
         self.due.push((now + pause, fault));
+        Ok(())
+    }
+
+    /// A replica lied. To start it again would change nothing: it has its keys, and a journal that nobody
+    /// can trust. Functions have no state, so a fresh set takes the place of the whole one, which serves
+    /// on until then: with 2f+1 others its answers are right.
+    async fn condemn(&mut self, fault: &Fault) -> Result<(), ClusterError> {
+        let group = fault.lie.as_ref().map(|lie| &lie.group);
+        let accused = self.sets.get(&fault.set).and_then(SetRecord::group);
+        if accused.is_none() || accused.as_ref() != group || self.condemned.contains(&fault.set) {
+            return Ok(());
+        }
+        tracing::warn!(set = %fault.set, pod = %fault.pod, seen = %fault.seen, "the set is replaced");
+        self.engine.store().put(&format!("{CONDEMNED}{}", fault.set), fault.pod.clone().into(), None).await?;
+        self.condemned.insert(fault.set.clone());
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use crate::set::{SetRecord, SetState};
 use quorate_dag::Function;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The functions that the platform has.
 pub const FUNCTIONS: [Function; 4] = [Function::Add, Function::Sub, Function::Mul, Function::Div];
@@ -26,9 +26,11 @@ pub enum Change {
 
 /// Compares the sets there are (and the names that are being made) with how many are wanted.
 ///
-/// The newest go first, and of the newest those that do not serve anyway.
+/// The newest go first, and of the newest those that do not serve anyway. Condemned sets don't count as
+/// sets that there are, and go when as many others serve as are wanted.
 pub fn reconcile(
     sets: &BTreeMap<String, SetRecord>,
+    condemned: &BTreeSet<String>,
     making: &BTreeMap<String, Function>,
     desired: &BTreeMap<Function, u32>,
 ) -> Vec<Change> {
@@ -36,15 +38,18 @@ pub fn reconcile(
     for function in FUNCTIONS {
         let wanted = desired.get(&function).copied().unwrap_or(0) as usize;
         let being_made = making.values().filter(|of| **of == function).count();
-        let mut staying: Vec<_> =
-            sets.values().filter(|set| set.function == function && set.state != SetState::Draining).collect();
+        let there = sets.values().filter(|set| set.function == function && set.state != SetState::Draining);
+        let (going, mut staying): (Vec<_>, Vec<_>) = there.partition(|set| condemned.contains(&set.name));
         staying.sort_by_key(|set| (set.state == SetState::Ready, std::cmp::Reverse(number(&set.name))));
         let have = staying.len() + being_made;
         let free = (0..).map(|n| format!("{}-{n}", function.name()));
         let free = free.filter(|name| !sets.contains_key(name) && !making.contains_key(name));
+        let free = free.filter(|name| !condemned.contains(name));
         changes.extend(free.take(wanted.saturating_sub(have)).map(|name| Change::Create { function, name }));
+        let serving = staying.iter().filter(|set| set.state == SetState::Ready).count();
+        let replaced = going.into_iter().filter(|_| serving >= wanted);
         let surplus = staying.into_iter().take(have.saturating_sub(wanted));
-        changes.extend(surplus.map(|set| Change::Drain { name: set.name.clone() }));
+        changes.extend(surplus.chain(replaced).map(|set| Change::Drain { name: set.name.clone() }));
     }
     changes
 }
@@ -82,10 +87,21 @@ mod tests {
     }
 
     fn check(sets: &[(&str, SetState)], making: &[&str], wanted: u32, expect: &[&str]) {
+        check_with(sets, &[], making, wanted, expect);
+    }
+
+    fn check_with(
+        sets: &[(&str, SetState)],
+        condemned: &[&str],
+        making: &[&str],
+        wanted: u32,
+        expect: &[&str],
+    ) {
+        let condemned = condemned.iter().map(|name| (*name).into()).collect();
         let sets = sets.iter().map(|(name, state)| ((*name).into(), set(name, *state))).collect();
         let making = making.iter().map(|name| ((*name).into(), Function::Add)).collect();
         let desired = [(Function::Add, wanted)].into();
-        let changes: Vec<_> = reconcile(&sets, &making, &desired)
+        let changes: Vec<_> = reconcile(&sets, &condemned, &making, &desired)
             .into_iter()
             .map(|change| match change {
                 Change::Create { name, .. } => format!("+{name}"),
@@ -122,6 +138,18 @@ mod tests {
             ("add-1", SetState::Ready),
         ];
         check(&sets, &[], 2, &["-add-0", "-add-10"]);
+    }
+
+    #[test]
+    fn condemned_sets_serve_until_others_do_and_their_names_are_not_used_again() {
+        let ready = ("add-0", SetState::Ready);
+        check_with(&[ready], &["add-0"], &[], 1, &["+add-1"]);
+        check_with(&[ready], &["add-0"], &["add-1"], 1, &[]);
+        check_with(&[ready, ("add-1", SetState::Starting)], &["add-0"], &[], 1, &[]);
+        check_with(&[ready, ("add-1", SetState::Ready)], &["add-0"], &[], 1, &["-add-0"]);
+        check_with(&[("add-1", SetState::Ready)], &["add-0"], &[], 2, &["+add-2"]);
+        check_with(&[ready], &["add-0"], &[], 0, &["-add-0"]);
+        check_with(&[("add-0", SetState::Draining)], &["add-0"], &[], 1, &["+add-1"]);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! The OpenAPI document, generated from the handlers and their types.
 
-use super::{expressions, platform};
+use super::{expressions, faults, platform};
 use crate::api::{
-    Answer, DeadMessage, Health, NodeRun, Problem, ProcessStatus, QueueStatus, Redriven, Scale, Status,
-    Submission,
+    Answer, DeadMessage, FaultStatus, Health, NodeRun, Problem, ProcessStatus, QueueStatus, Redriven, Scale,
+    Status, Submission,
 };
 use std::sync::LazyLock;
 use utoipa::OpenApi;
@@ -20,6 +20,8 @@ use utoipa::OpenApi;
         expressions::get_events,
         expressions::get_receipt,
         platform::status,
+        faults::faults,
+        faults::proof,
         platform::queues,
         platform::dead_letters,
         platform::redrive,
@@ -31,6 +33,7 @@ use utoipa::OpenApi;
     components(schemas(
         Answer,
         DeadMessage,
+        FaultStatus,
         Health,
         NodeRun,
         Problem,

@@ -66,7 +66,7 @@ pub(super) async fn status(State(gateway): State<Arc<Gateway>>) -> Result<Json<V
 }
 
 /// The entries that can be read; one that can't is of another version, and logged.
-fn parsed<T: serde::de::DeserializeOwned>(entries: &[Entry]) -> impl Iterator<Item = T> {
+pub(super) fn parsed<T: serde::de::DeserializeOwned>(entries: &[Entry]) -> impl Iterator<Item = T> {
     entries.iter().filter_map(|entry| {
         serde_json::from_slice(&entry.value)
             .inspect_err(|error| tracing::warn!(key = entry.key, %error, "a record was not understood"))

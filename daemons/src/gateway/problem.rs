@@ -39,6 +39,8 @@ kinds! {
     UNKNOWN_ID = "unknown-id", NOT_FOUND, "No request has this id";
     EXPIRED = "expired", GONE, "The request has expired";
     NO_RECEIPT = "no-receipt", NOT_FOUND, "The request has no receipt";
+    UNKNOWN_FAULT = "unknown-fault", NOT_FOUND, "No fault has this id";
+    NO_PROOF = "no-proof", NOT_FOUND, "The fault has no proof";
     UNKNOWN_QUEUE = "unknown-queue", NOT_FOUND, "No queue has this name";
     UNKNOWN_FUNCTION = "unknown-function", NOT_FOUND, "No function has this name";
     NOT_FOUND = "not-found", NOT_FOUND, "Nothing is here";

@@ -43,6 +43,14 @@ impl Executor {
         }
     }
 
+    /// What it has to say of those who execute.
+    pub(super) fn witness(&self) -> Option<watch::Receiver<Arc<[proto::Accusation]>>> {
+        match self {
+            Self::Plain => None,
+            Self::Replicated(replicas) => Some(replicas.wrong_answers()),
+        }
+    }
+
     /// Comes when operations can no longer be answered.
     pub(super) async fn unready(&self) {
         match self {

@@ -5,14 +5,15 @@ use crate::{
     function::Answer,
     identity,
     pod::{self, PodSpec, SpecError},
-    proto::failure::Kind,
+    proto::{Accusation, failure::Kind},
+    witness::WrongAnswers,
 };
 use bytes::Bytes;
 use quorate_pbft::{
     ClientId, Group, Incarnation, Options, SubmitRefused,
     runtime::{Client, ClientFailed, ClientSetup, ClientStatus},
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 /// The worker of a set is the only client that its genesis registers.
@@ -23,6 +24,7 @@ pub(super) struct Replicas {
     client: Client,
     status: watch::Receiver<ClientStatus>,
     quorum: usize,
+    wrong: Arc<WrongAnswers>,
 }
 
 impl Replicas {
@@ -37,7 +39,12 @@ impl Replicas {
         let life = Incarnation(spec.incarnation);
         let setup = ClientSetup::new(genesis, ME, spec.identity()?, life, pod::address_book(peers), seed);
         let client = Client::connect(setup)?;
-        Ok(Self { status: client.status(), client, quorum })
+        Ok(Self { status: client.status(), client, quorum, wrong: Arc::default() })
+    }
+
+    /// Which replicas answered otherwise than 2f+1 others.
+    pub(super) fn wrong_answers(&self) -> watch::Receiver<Arc<[Accusation]>> {
+        self.wrong.said()
     }
 
     /// Comes when 2f+1 replicas are connected.
@@ -66,14 +73,13 @@ impl Replicas {
         receipt: bool,
         patience: Duration,
     ) -> impl Future<Output = Result<(Answer, Bytes), (Kind, String)>> + Send + use<> {
-        let client = self.client.clone();
+        let (client, wrong) = (self.client.clone(), Arc::clone(&self.wrong));
         let options = Options { receipt, ..Options::default() };
         async move {
             let invoked = client.invoke_within(operation, options, patience).await;
             let (reply, receipt) = invoked.map_err(|error| (kind_of(&error), error.to_string()))?;
-            if reply.disagreed.count() > 0 {
-                let who: Vec<_> = reply.disagreed.iter().map(|replica| replica.0).collect();
-                tracing::warn!(replicas = ?who, sequence = reply.sequence.0, "replicas answered differently");
+            for replica in reply.disagreed.iter() {
+                wrong.note(replica, reply.sequence.0);
             }
             let answer =
                 Answer::from_bytes(&reply.result).map_err(|error| (Kind::Unavailable, error.to_string()))?;

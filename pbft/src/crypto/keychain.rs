@@ -456,11 +456,6 @@ impl Keychain {
         if matches { Ok(()) } else { Err(TagRefused::Mismatch(from)) }
     }
 
-    /// `2f + 1` of the group whose keys these are.
-    pub(crate) fn quorum(&self) -> usize {
-        crate::group::quorum_of(self.keys.replicas.len())
-    }
-
     /// Signs `bytes` as oneself.
     pub fn sign(&self, domain: Domain, bytes: &[u8]) -> Signature {
         match &self.mode {

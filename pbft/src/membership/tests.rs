@@ -3,8 +3,9 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 
 use super::*;
-use crate::crypto::{DigestAlgorithm, Scope, SeedRng};
+use crate::crypto::{DigestAlgorithm, Domain, Keychain, Kind, Principal, Scope, SeedRng};
 use crate::group::GroupId;
+use crate::message::state_statement;
 
 /// Keys are dear: all tests share a group, its operator, and those who come later.
 struct Fixture {

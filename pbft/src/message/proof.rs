@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 
-use super::{Checkpoint, Message, Request, ViewChange, state_statement};
+use super::{Certificate, Checkpoint, Message, Request, ViewChange, state_statement};
 use crate::crypto::{Authenticator, Domain, Keychain, Kind, Principal, Signature, Tag, TagRefused};
+use crate::group::{Configuration, ReplicaId, quorum_of};
 
 /// What stands behind a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,21 +164,77 @@ impl Unverified<Message> {
     }
 }
 
+/// Whoever can check what the members of a group signed: its public keys are enough.
+pub(crate) trait Signatures {
+    /// Whether `signer` signed these bytes.
+    fn is_signed(&self, signer: Principal, domain: Domain, bytes: &[u8], signature: &Signature) -> bool;
+
+    /// Whether the operator signed these bytes; without one nobody did.
+    fn is_by_operator(&self, domain: Domain, bytes: &[u8], signature: &Signature) -> bool;
+
+    /// The number of replicas.
+    fn replicas(&self) -> usize;
+}
+
+impl Signatures for Keychain {
+    fn is_signed(&self, signer: Principal, domain: Domain, bytes: &[u8], signature: &Signature) -> bool {
+        self.verify(signer, domain, bytes, signature).is_ok()
+    }
+
+    fn is_by_operator(&self, domain: Domain, bytes: &[u8], signature: &Signature) -> bool {
+        Self::is_by_operator(self, domain, bytes, signature)
+    }
+
+    fn replicas(&self) -> usize {
+        self.public_keys().replicas.len()
+    }
+}
+
+impl Signatures for Configuration {
+    fn is_signed(&self, signer: Principal, domain: Domain, bytes: &[u8], signature: &Signature) -> bool {
+        let Principal::Replica(id) = signer else { return false };
+        let key = self.replicas.get(id.index());
+        key.is_some_and(|key| self.scope().verify((signer, key), domain, bytes, signature).is_ok())
+    }
+
+    fn is_by_operator(&self, domain: Domain, bytes: &[u8], signature: &Signature) -> bool {
+        let key = self.operator.as_ref();
+        key.is_some_and(|key| self.scope().is_by_operator(key, domain, bytes, signature))
+    }
+
+    fn replicas(&self) -> usize {
+        self.replicas.len()
+    }
+}
+
+impl Certificate {
+    /// Whether 2f+1 different replicas signed it.
+    pub(crate) fn is_signed(&self, keys: &impl Signatures) -> bool {
+        let statement = state_statement(self.sequence, &self.state);
+        let domain = Domain::new(Kind::Checkpoint, 0);
+        let ascending = self.votes.is_sorted_by(|a, b| a.0 < b.0);
+        let signed = |(signer, signature): &(ReplicaId, Signature)| {
+            keys.is_signed(Principal::Replica(*signer), domain, &statement, signature)
+        };
+        ascending && self.votes.len() >= quorum_of(keys.replicas()) && self.votes.iter().all(signed)
+    }
+}
+
 impl ViewChange {
     /// Whether the checkpoint it begins from is proven.
-    fn is_certified(&self, keychain: &Keychain) -> bool {
-        self.stable.as_ref().is_none_or(|certificate| certificate.is_valid(keychain))
+    pub(crate) fn is_certified(&self, keys: &impl Signatures) -> bool {
+        self.stable.as_ref().is_none_or(|certificate| certificate.is_signed(keys))
     }
 }
 
 impl Unverified<ViewChange> {
     /// Whether its sender signed it, and its certificate holds.
-    pub(crate) fn is_signed(&self, keychain: &Keychain) -> bool {
+    pub(crate) fn is_signed(&self, keys: &impl Signatures) -> bool {
         let domain = Domain::new(Kind::ViewChange, self.body.view.0);
         let Proof::Signature(signature) = &self.proof else { return false };
         matches!(self.sender, Principal::Replica(_))
-            && keychain.verify(self.sender, domain, &self.bytes, signature).is_ok()
-            && self.body.is_certified(keychain)
+            && keys.is_signed(self.sender, domain, &self.bytes, signature)
+            && self.body.is_certified(keys)
     }
 }
 

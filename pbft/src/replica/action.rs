@@ -2,6 +2,7 @@
 
 use super::record::{JournalPosition, Record};
 use crate::crypto::{Digest, Principal};
+use crate::evidence::Evidence;
 use crate::group::{ReplicaId, Sequence, View, Voters};
 use crate::message::{Message, Unverified};
 
@@ -46,12 +47,14 @@ pub enum Action {
         /// The first position that is still needed.
         before: JournalPosition,
     },
-    /// Somebody broke the protocol. For the user to keep and show; nothing depends on it.
-    Evidence(Misbehaviour),
+    /// Somebody broke the protocol. For the user to keep and show; nothing depends on it. Of each
+    /// kind it is said once about a replica: a second time would tell nothing new, and liars do not
+    /// tire.
+    Evidence(Evidence),
 }
 
-/// What somebody did wrong. All of it is local evidence: most of it rests on MACs, which convince
-/// only the replica that checked them, and what was signed is not kept.
+/// What somebody did wrong as far as it rests on MACs, which convince only the replica that checked
+/// them. What can be proven is a [`Lie`](crate::evidence::Lie).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Misbehaviour {
     /// The primary proposed two batches for one place.
@@ -78,14 +81,6 @@ pub enum Misbehaviour {
         /// At which place.
         sequence: Sequence,
     },
-    /// A replica vouched for two states after one batch.
-    #[error("replica {replica} vouched for two states after batch {sequence}")]
-    ConflictingCheckpoints {
-        /// Who did.
-        replica: ReplicaId,
-        /// After which batch.
-        sequence: Sequence,
-    },
     /// The primary proposed a batch that breaks the configuration's limits.
     #[error("replica {primary} proposed a batch at {sequence} whose {field} is over its limit")]
     OversizedBatch {
@@ -95,30 +90,6 @@ pub enum Misbehaviour {
         sequence: Sequence,
         /// Which limit.
         field: &'static str,
-    },
-    /// A replica signed two different view-changes for one view.
-    #[error("replica {replica} sent two view-changes for view {view}")]
-    ConflictingViewChanges {
-        /// Who did.
-        replica: ReplicaId,
-        /// For which view.
-        view: View,
-    },
-    /// A replica signed a view-change that no correct one sends.
-    #[error("replica {replica} sent a view-change for view {view} that contradicts itself")]
-    WrongViewChange {
-        /// Who did.
-        replica: ReplicaId,
-        /// For which view.
-        view: View,
-    },
-    /// A primary signed a new-view that does not follow from the view-changes in it.
-    #[error("replica {primary} began view {view} with too few view-changes, or with wrong ones")]
-    WrongNewView {
-        /// Who did.
-        primary: ReplicaId,
-        /// Which view.
-        view: View,
     },
     /// A replica sent pages or digests that are not those of the state that was asked for.
     #[error("replica {replica} sent a wrong state for checkpoint {sequence}")]
@@ -169,18 +140,29 @@ impl Misbehaviour {
     #[must_use]
     pub fn culprit(&self) -> Option<ReplicaId> {
         match self {
-            Self::ConflictingPrePrepares { primary, .. }
-            | Self::OversizedBatch { primary, .. }
-            | Self::WrongNewView { primary, .. } => Some(*primary),
-            Self::ConflictingVotes { replica, .. }
-            | Self::ConflictingCheckpoints { replica, .. }
-            | Self::ConflictingViewChanges { replica, .. }
-            | Self::WrongViewChange { replica, .. }
-            | Self::WrongState { replica, .. } => Some(*replica),
+            Self::ConflictingPrePrepares { primary, .. } | Self::OversizedBatch { primary, .. } => {
+                Some(*primary)
+            }
+            Self::ConflictingVotes { replica, .. } | Self::WrongState { replica, .. } => Some(*replica),
             Self::StateTooLarge { .. }
             | Self::UnreadableState { .. }
             | Self::Split { .. }
             | Self::Diverged { .. } => None,
+        }
+    }
+
+    /// A name that does not change.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::ConflictingPrePrepares { .. } => "conflicting-pre-prepares",
+            Self::OversizedBatch { .. } => "oversized-batch",
+            Self::ConflictingVotes { .. } => "conflicting-votes",
+            Self::WrongState { .. } => "wrong-pages",
+            Self::Diverged { .. } => "diverged",
+            Self::Split { .. } => "split",
+            Self::StateTooLarge { .. } => "state-too-large",
+            Self::UnreadableState { .. } => "unreadable-state",
         }
     }
 }

@@ -8,6 +8,7 @@ use super::log::{Ballot, Vote};
 use super::record::Record;
 use super::{Ignored, Misbehaviour, Replica};
 use crate::crypto::{Digest, Domain, Kind, Principal, Signature};
+use crate::evidence::{Lie, SignedState};
 use crate::group::{Configuration, ReplicaId, Sequence, Voters};
 use crate::message::{
     Certificate, Checkpoint, Message, Page, PageCursor, Space, root_statement, state_statement,
@@ -178,6 +179,12 @@ impl Checkpoints {
         vote
     }
 
+    /// The state after a batch that another replica signed.
+    fn signed_by(&self, voter: ReplicaId, sequence: Sequence) -> Option<SignedState> {
+        let state = self.votes.get(&sequence)?.choice(voter)?;
+        Some(SignedState { state, signature: self.signatures.get(&(sequence, voter))?.clone() })
+    }
+
     /// The highest checkpoint above `above` that `needed` replicas vouch for.
     pub(super) fn vouched(&self, above: Sequence, needed: u32) -> Option<(Sequence, Digest, Voters)> {
         self.votes.iter().rev().take_while(|(sequence, _)| **sequence > above).find_map(
@@ -314,6 +321,10 @@ impl<S: Service> Replica<S> {
     pub(super) fn on_checkpoint(&mut self, from: ReplicaId, message: &Checkpoint) {
         let Checkpoint { sequence, state, .. } = *message;
         let period = self.configuration.limits.checkpoint_period;
+        let said = SignedState { state, signature: message.vote.clone() };
+        if let Some(stable) = self.proven_stable().cloned() {
+            self.compare_with(&stable, from, sequence, &said);
+        }
         if sequence <= self.log.low() && !self.checkpoints.has_diverged() {
             return self.put_aside(Ignored::OutsideWindow);
         }
@@ -329,8 +340,25 @@ impl<S: Service> Replica<S> {
             }
             Vote::Repeated => self.put_aside(Ignored::Repeated),
             Vote::Conflicting => {
-                self.accuse(Misbehaviour::ConflictingCheckpoints { replica: from, sequence });
+                if let Some(first) = self.checkpoints.signed_by(from, sequence) {
+                    self.prove(from, Lie::ConflictingStates { sequence, both: [first, said] });
+                }
             }
+        }
+    }
+
+    /// Compares a state that a replica signed with the one that 2f+1 signed after the same batch.
+    fn compare_with(
+        &mut self,
+        certificate: &Certificate,
+        by: ReplicaId,
+        after: Sequence,
+        said: &SignedState,
+    ) {
+        let differs = certificate.sequence == after && certificate.state != said.state;
+        if differs && !mutation::is_on(Mutation::TolerateWrongStates) {
+            let (said, certificate) = (said.clone(), certificate.clone());
+            self.prove(by, Lie::WrongState { said, certificate });
         }
     }
 
@@ -358,6 +386,11 @@ impl<S: Service> Replica<S> {
     /// Makes a state stable that is here too; else remembers where the others are.
     pub(super) fn learn(&mut self, certificate: Certificate) {
         let sequence = certificate.sequence;
+        for voter in self.group.replicas() {
+            if let Some(said) = self.checkpoints.signed_by(voter, sequence) {
+                self.compare_with(&certificate, voter, sequence, &said);
+            }
+        }
         let Some(own) = self.checkpoints.own.iter().find(|own| own.image.sequence == sequence) else {
             let needed = sequence > self.executed() || self.checkpoints.has_diverged();
             if needed && self.checkpoints.note_ahead(&certificate) {

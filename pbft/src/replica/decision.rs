@@ -23,9 +23,9 @@
 use std::collections::BTreeMap;
 
 use super::past::CLAIMS_PER_PLACE_MAX;
-use crate::crypto::Digest;
-use crate::group::{ClientId, Group, Sequence, View};
-use crate::message::{Certificate, Claim, ViewChange};
+use crate::crypto::{Digest, Domain, Kind, Scope};
+use crate::group::{ClientId, Configuration, Group, Sequence, View};
+use crate::message::{Batch, Certificate, Claim, NewView, ViewChange, wire};
 use crate::mutation::{self, Mutation};
 
 /// What a view begins with.
@@ -114,6 +114,27 @@ fn marked(group: &Group, set: &[&ViewChange]) -> Vec<ClientId> {
     }
     let needed = if mutation::is_on(Mutation::MarkAlone) { 1 } else { group.weak_quorum() };
     counts.into_iter().filter(|(_, count)| *count >= needed).map(|(client, _)| client).collect()
+}
+
+/// The batch of a place in which nothing was ordered, and its digest.
+pub(crate) fn null_batch(scope: &Scope) -> (Batch, Digest) {
+    let null = wire::batch(0, false, [].into());
+    let digest = scope.digest(Domain::new(Kind::Batch, 0), &[&null.bytes]);
+    (null, digest)
+}
+
+/// What a NEW-VIEW begins with; none when it does not follow from the VIEW-CHANGEs in it, which are
+/// known to be signed. Anyone who has the configuration comes to the same.
+pub(crate) fn follows(group: &Group, configuration: &Configuration, message: &NewView) -> Option<Decision> {
+    let (start, window) = (configuration.start, configuration.limits.window);
+    let NewView { view, view_changes } = message;
+    let fits = |one: &ViewChange| one.view == *view && is_well_formed(one, start, window);
+    // In the order of their senders, so that nobody counts twice.
+    let single = view_changes.is_sorted_by(|a, b| a.sender < b.sender);
+    // Only then is the calculation bounded by the window.
+    let sound = single && view_changes.iter().all(|one| fits(&one.body));
+    let set: Vec<_> = view_changes.iter().map(|one| &one.body).collect();
+    sound.then(|| decide(group, null_batch(&configuration.scope()).1, start, &set)).flatten()
 }
 
 /// Whether a VIEW-CHANGE is one that a correct replica could have sent: claims lie between its

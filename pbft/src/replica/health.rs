@@ -90,7 +90,9 @@ impl<S: Service> Replica<S> {
     /// without fetching it.
     pub(super) fn watch_progress(&mut self) {
         let executed = self.executed();
-        let waits = self.waits_for_primary() || !self.admission.is_empty();
+        // Not what waits because its client made it so that few can check it: that is no fault of the group's.
+        let ordered = self.is_primary() && !self.admission.is_empty();
+        let waits = self.waits_for_primary() || ordered;
         let health = &mut self.health;
         if !waits {
             health.waits_since = None;

@@ -7,7 +7,7 @@ use super::record::JournalPosition;
 use super::vouching::Doubted;
 use crate::crypto::Digest;
 use crate::group::{ReplicaId, Sequence, Voters};
-use crate::message::{Batch, Doubt, PrePrepare, Progress};
+use crate::message::{Batch, Doubt, PrePrepare, Progress, Unverified};
 use crate::mutation::{self, Mutation};
 
 /// A ring of L slots: the one for `sequence` is at `sequence mod L`, so memory is bounded by L
@@ -29,6 +29,8 @@ pub(super) struct Slot {
     pub(super) doubted: Option<Doubted>,
     /// What backups cannot check of the batch here: of each the first word.
     pub(super) doubts: BTreeMap<ReplicaId, Doubt>,
+    /// The PRE-PREPARE behind the batch as it came, to be shown to whoever was told of another one.
+    pub(super) word: Option<Unverified<PrePrepare>>,
     /// Votes of backups that the batch belongs here.
     pub(super) prepares: Ballot,
     /// Votes of replicas that hold a prepared certificate.
@@ -265,6 +267,11 @@ impl Ballot {
             None => self.votes.push((*digest, Voters::from_iter([voter]))),
         }
         Vote::Counted
+    }
+
+    /// What a voter voted for.
+    pub(super) fn choice(&self, voter: ReplicaId) -> Option<Digest> {
+        self.votes.iter().find(|(_, by)| by.has(voter)).map(|(digest, _)| *digest)
     }
 
     /// How many voted for `digest`.

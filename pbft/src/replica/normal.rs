@@ -4,11 +4,12 @@ use super::durable::Then;
 use super::execution::Fresh;
 use super::log::{Learned, Proposal, Vote};
 use super::record::Record;
-use super::{Ignored, Misbehaviour, Replica};
-use crate::crypto::{Digest, Domain, Kind};
+use super::{Action, Ignored, Misbehaviour, Replica};
+use crate::crypto::{Digest, Domain, Kind, Principal};
 use crate::group::{ClientId, ReplicaId, Sequence, View};
 use crate::message::{
-    Answer, Batch, Commit, LeafPath, Message, PrePrepare, Prepare, Reply, Seal, Sequenced, Speaker, wire,
+    Answer, Batch, Commit, LeafPath, Message, PrePrepare, Prepare, Reply, Seal, Sequenced, Speaker,
+    Unverified, wire,
 };
 use crate::mutation::{self, Mutation};
 use crate::service::Service;
@@ -172,6 +173,33 @@ impl<S: Service> Replica<S> {
         self.broadcast(message);
     }
 
+    /// Keeps a PRE-PREPARE as it came, if it is the first one that counts in its place.
+    pub(super) fn keep_word(&mut self, word: Unverified<PrePrepare>) {
+        let (active, view, sequence) = (self.views.active(), word.body.view, word.body.sequence);
+        let Some(slot) = self.log.slot_mut(sequence) else { return };
+        if view != active || slot.word.is_some() || (slot.proposal.is_none() && slot.doubted.is_none()) {
+            return;
+        }
+        slot.word = Some(word);
+        for other in self.group.replicas() {
+            self.show_conflict(sequence, other);
+        }
+    }
+
+    /// Shows the primary's word to a backup that prepared another batch. Its tags are for all, so the
+    /// other one can check its own: if both were told what they say, both have the primary's two words,
+    /// and f+1 that accuse it are found where otherwise only its odd victim would. Once for each vote.
+    fn show_conflict(&mut self, sequence: Sequence, other: ReplicaId) {
+        let Some(slot) = self.log.slot(sequence) else { return };
+        let (Some(proposal), Some(word)) = (&slot.proposal, &slot.word) else { return };
+        let differs = slot.prepares.choice(other).is_some_and(|choice| choice != proposal.digest);
+        let backup = other != self.me && Principal::Replica(other) != word.sender;
+        if differs && backup && !mutation::is_on(Mutation::HideConflicts) {
+            let message = word.clone().into_message(Message::PrePrepare);
+            self.actions.push_back(Action::Send { to: Principal::Replica(other), message });
+        }
+    }
+
     /// Counts a backup's vote that a place holds a batch.
     pub(super) fn on_prepare(&mut self, from: ReplicaId, message: Prepare) {
         if !self.is_ours(from, &message) {
@@ -179,7 +207,12 @@ impl<S: Service> Replica<S> {
         }
         let Prepare { view, sequence, digest } = message;
         let slot = self.log.slot_mut(sequence).expect("checked to be between the watermarks");
-        match slot.prepares.record(from, &digest) {
+        let vote = slot.prepares.record(from, &digest);
+        if vote == Vote::Counted {
+            self.show_conflict(sequence, from);
+        }
+        let slot = self.log.slot_mut(sequence).expect("checked to be between the watermarks");
+        match vote {
             Vote::Counted if slot.doubted.is_some() => self.settle_doubts(sequence),
             Vote::Counted => self.check_prepared(sequence),
             Vote::Repeated => self.put_aside(Ignored::Repeated),

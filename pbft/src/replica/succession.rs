@@ -172,6 +172,7 @@ impl<S: Service> Replica<S> {
         self.admission = Admission::new(self.configuration.clients.len(), &self.configuration.limits);
         self.last_proposed = start;
         self.checkpoints.begin_at(start);
+        self.accused.retain(|(culprit, _)| !succession.reconfigure.replaces(*culprit));
         self.transfer.stop();
         self.outbox.forget_promises();
         self.retransmission = Retransmission::new(&self.group, &self.settings);

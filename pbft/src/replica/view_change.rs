@@ -33,11 +33,12 @@
 
 use std::collections::BTreeMap;
 
-use super::decision::{Decision, decide, is_well_formed};
+use super::decision::{Decision, decide, follows, is_well_formed, null_batch};
 use super::durable::Then;
 use super::record::Record;
 use super::{Action, Ignored, Misbehaviour, Replica};
 use crate::crypto::{Digest, Domain, Kind, Principal, Scope};
+use crate::evidence::{Lie, Signed};
 use crate::group::{ClientId, ReplicaId, Sequence, Timestamp, View};
 use crate::message::{
     Batch, Body, Message, NewView, PrePrepare, Proof, Status, Unverified, ViewChange, Want, wire,
@@ -89,10 +90,8 @@ pub(super) struct Views {
 
 impl Views {
     pub(super) fn new(scope: &Scope) -> Self {
-        let null = wire::batch(0, false, [].into());
-        let digest = scope.digest(Domain::new(Kind::Batch, 0), &[&null.bytes]);
         Self {
-            null: (null, digest),
+            null: null_batch(scope),
             active: View(0),
             own: None,
             new_view: None,
@@ -290,19 +289,15 @@ impl<S: Service> Replica<S> {
     /// Hears that a replica has left the views below one.
     pub(super) fn on_view_change(&mut self, from: ReplicaId, message: Unverified<ViewChange>) {
         let view = message.body.view;
+        self.compare_view_change(from, &message);
         if view < self.view || (view == self.view && !self.is_changing()) {
             return self.put_aside(Ignored::WrongView);
         }
         if !is_well_formed(&message.body, self.configuration.start, self.configuration.limits.window) {
-            return self.accuse(Misbehaviour::WrongViewChange { replica: from, view });
+            return self.prove(from, Lie::WrongViewChange { view, message: signed(&message) });
         }
-        if let Some(known) = self.views.received.get(&from) {
-            if known.body.view > view || known.bytes == message.bytes {
-                return self.put_aside(Ignored::Repeated);
-            }
-            if known.body.view == view {
-                return self.accuse(Misbehaviour::ConflictingViewChanges { replica: from, view });
-            }
+        if self.views.received.get(&from).is_some_and(|known| known.body.view >= view) {
+            return self.put_aside(Ignored::Repeated);
         }
         if let Some(stable) = message.body.stable.clone().filter(|stable| stable.sequence > self.log.low()) {
             self.learn(stable);
@@ -310,6 +305,19 @@ impl<S: Service> Replica<S> {
         self.views.received.insert(from, message);
         self.join_others();
         self.check_view_changes();
+    }
+
+    /// Compares a VIEW-CHANGE with another one of its sender for the same view: one that came before, or
+    /// one that the present view was begun with.
+    fn compare_view_change(&mut self, from: ReplicaId, message: &Unverified<ViewChange>) {
+        let begun = self.views.new_view.iter().flat_map(|new_view| &new_view.body.view_changes);
+        let begun = begun.filter(|one| one.sender == Principal::Replica(from));
+        let known = self.views.received.get(&from).into_iter().chain(begun);
+        let mut others = known.filter(|known| known.body.view == message.body.view);
+        if let Some(other) = others.find(|known| known.bytes != message.bytes) {
+            let both = [signed(other), signed(message)];
+            self.prove(from, Lie::ConflictingViewChanges { view: message.body.view, both });
+        }
     }
 
     /// Upon f+1 others who have left this view.
@@ -363,29 +371,41 @@ impl<S: Service> Replica<S> {
 
     /// The new primary begins its view.
     pub(super) fn on_new_view(&mut self, from: ReplicaId, message: Unverified<NewView>) {
-        let NewView { view, ref view_changes } = message.body;
+        let view = message.body.view;
+        if let Some(known) = self.views.new_view.as_ref().filter(|known| known.body.view == view)
+            && known.sender == message.sender
+            && known.bytes != message.bytes
+        {
+            let both = [signed(known), signed(&message)];
+            return self.prove(from, Lie::ConflictingNewViews { view, both });
+        }
         if view <= self.views.active {
             return self.put_aside(Ignored::WrongView);
         }
         if from != self.group.primary(view) {
-            return self.put_aside(Ignored::NotForUs);
+            // Passed on or not, it is signed: a claim to lead where another one does.
+            return self.prove(from, Lie::WrongNewView { view, message: signed(&message) });
         }
-        let (start, window) = (self.configuration.start, self.configuration.limits.window);
-        let fits =
-            |one: &Unverified<ViewChange>| one.body.view == view && is_well_formed(&one.body, start, window);
-        // In the order of their senders, so that nobody counts twice.
-        let single = view_changes.is_sorted_by(|a, b| a.sender < b.sender);
-        // Only then is the calculation bounded by the window.
-        let sound = single && view_changes.iter().all(fits);
-        let mut decision = sound.then(|| self.decision(view_changes)).flatten();
+        let mut decision = follows(&self.group, &self.configuration, &message.body);
         if mutation::is_on(Mutation::TrustNewView) {
-            decision =
-                decision.or(Some(Decision { start, stable: None, chosen: Vec::new(), marked: Vec::new() }));
+            decision = decision.or(Some(Decision {
+                start: self.configuration.start,
+                stable: None,
+                chosen: Vec::new(),
+                marked: Vec::new(),
+            }));
         }
         match decision {
-            Some(_) if view < self.view => self.listen_to(view),
-            Some(decision) => self.enter_view(message, decision),
-            None => self.accuse(Misbehaviour::WrongNewView { primary: from, view }),
+            Some(decision) => {
+                // Whoever told its primary something else than this replica is found out here.
+                for one in &message.body.view_changes {
+                    if let Principal::Replica(sender) = one.sender {
+                        self.compare_view_change(sender, one);
+                    }
+                }
+                if view < self.view { self.listen_to(view) } else { self.enter_view(message, decision) }
+            }
+            None => self.prove(from, Lie::WrongNewView { view, message: signed(&message) }),
         }
     }
 
@@ -622,4 +642,13 @@ impl<S: Service> Replica<S> {
         self.views.proposed = bound.unwrap_or_default();
         self.views.is_witnessed = !self.outbox.has_history();
     }
+}
+
+/// What was signed, to be shown to others.
+fn signed<M>(message: &Unverified<M>) -> Signed {
+    let signature = match &message.proof {
+        Proof::Signature(signature) => signature.clone(),
+        Proof::Authenticator(_) | Proof::Tag(_) | Proof::Nothing => unreachable!("checked to be signed"),
+    };
+    Signed { bytes: message.bytes.clone(), signature }
 }

@@ -1,14 +1,6 @@
 //! One replica on its own thread.
 
-use std::{
-    cell::RefCell,
-    collections::{BTreeMap, VecDeque},
-    io,
-    rc::Rc,
-    sync::Arc,
-    thread,
-    time::Duration,
-};
+use std::{cell::RefCell, collections::BTreeMap, io, rc::Rc, sync::Arc, thread, time::Duration};
 
 use bytes::Bytes;
 use thiserror::Error;
@@ -30,6 +22,7 @@ use super::{
 };
 use crate::{
     crypto::{Identity, Keychain, NewKey, Principal, SeedRng},
+    evidence::Evidence,
     group::{Configuration, InvalidConfiguration, ReplicaId, Sequence, View},
     journal::{Journal, JournalFailed, JournalSetup, Owner},
     membership::Succession,
@@ -42,8 +35,9 @@ use crate::{
 
 /// How often the status is published at most.
 const STATUS_PERIOD: Duration = Duration::from_millis(5);
-/// How many pieces of evidence the status keeps: the latest.
-const EVIDENCE_KEPT: usize = 32;
+/// How many pieces of evidence the status keeps: the first. A replica gives one of each kind for each
+/// culprit, so that more would be about more than a group bears.
+const EVIDENCE_MAX: usize = 256;
 
 /// All that a replica needs.
 #[derive(Debug)]
@@ -69,6 +63,22 @@ pub struct ReplicaSetup {
     pub settings: Settings,
     /// Sizes and times of connections.
     pub transport: TransportSettings,
+    /// What the replica says instead of what it means to: for tests with replicas that lie.
+    #[cfg(feature = "sim")]
+    pub twist: Option<Twist>,
+}
+
+/// Twists a message to a receiver, or holds it back. The keys are the replica's own.
+#[cfg(feature = "sim")]
+pub struct Twist(
+    pub Box<dyn FnMut(&Keychain, Principal, Unverified<Message>) -> Option<Unverified<Message>> + Send>,
+);
+
+#[cfg(feature = "sim")]
+impl std::fmt::Debug for Twist {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Twist")
+    }
 }
 
 impl ReplicaSetup {
@@ -94,6 +104,8 @@ impl ReplicaSetup {
             seed,
             settings,
             transport,
+            #[cfg(feature = "sim")]
+            twist: None,
         }
     }
 }
@@ -161,8 +173,8 @@ pub struct ReplicaStatus {
     pub dropped: u64,
     /// Bytes of the journal on the disk.
     pub journal_bytes: u64,
-    /// The latest pieces of evidence.
-    pub evidence: Arc<[Misbehaviour]>,
+    /// What it has to say about others, in the order in which it was found, since it started.
+    pub evidence: Arc<[Evidence]>,
 }
 
 /// A running replica. Dropping it stops the replica, as if it had crashed.
@@ -233,6 +245,8 @@ pub fn serve(
     let owner = Owner { group: configuration.group, configuration: configuration.digest(), replica: index };
     let opened = journal.map(|setup| Journal::open(&setup, owner)).transpose()?;
     let (seed, mut settings, transport) = (setup.seed, setup.settings, setup.transport);
+    #[cfg(feature = "sim")]
+    let twist = setup.twist;
 
     let clock = Clock::new();
     let mut rng = SeedRng::new(seed);
@@ -266,6 +280,10 @@ pub fn serve(
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let local = LocalSet::new();
         let shared = Rc::new(Shared::new(replica, clock, rng, transport, status_out, disk));
+        #[cfg(feature = "sim")]
+        {
+            shared.inner.borrow_mut().twist = twist;
+        }
         let ended = local.block_on(&runtime, async {
             let listener = TcpListener::from_std(listener)?;
             spawn_local(accept(Rc::clone(&shared), listener));
@@ -307,7 +325,9 @@ pub(super) struct Inner<S> {
     pub(super) incoming: usize,
     refused: BTreeMap<&'static str, u64>,
     dropped: u64,
-    evidence: VecDeque<Misbehaviour>,
+    evidence: Arc<[Evidence]>,
+    #[cfg(feature = "sim")]
+    twist: Option<Twist>,
     status: watch::Sender<ReplicaStatus>,
 }
 
@@ -337,7 +357,9 @@ impl<S: Service> Shared<S> {
             incoming: 0,
             refused: BTreeMap::new(),
             dropped: 0,
-            evidence: VecDeque::new(),
+            evidence: Arc::default(),
+            #[cfg(feature = "sim")]
+            twist: None,
             status,
         };
         Self { inner: inner.into(), fed: Notify::new(), clock, transport, frame_bytes_max }
@@ -410,11 +432,11 @@ impl<S: Service> Inner<S> {
         let others = 0..u32::try_from(self.routes.replicas.len()).expect("a group has few replicas");
         while let Some(action) = self.replica.poll_action(now) {
             match action {
-                Action::Send { to, message } => self.routes.send(to, &message),
+                Action::Send { to, message } => self.send(to, &message),
                 Action::Broadcast { message } => {
                     for other in others.clone().map(ReplicaId) {
                         if other != self.replica.id() {
-                            self.routes.send(Principal::Replica(other), &message);
+                            self.send(Principal::Replica(other), &message);
                         }
                     }
                 }
@@ -425,16 +447,17 @@ impl<S: Service> Inner<S> {
                         disk.truncate(before);
                     }
                 }
-                Action::Evidence(misbehaviour) => {
+                Action::Evidence(evidence) => {
                     let replica = self.replica.id();
-                    match &misbehaviour {
-                        Misbehaviour::Split { .. } => tracing::error!(%replica, %misbehaviour, "halted"),
-                        _ => tracing::warn!(%replica, %misbehaviour, "evidence"),
+                    match &evidence {
+                        Evidence::Local(Misbehaviour::Split { .. }) => {
+                            tracing::error!(%replica, %evidence, "halted");
+                        }
+                        _ => tracing::warn!(%replica, %evidence, "evidence"),
                     }
-                    if self.evidence.len() == EVIDENCE_KEPT {
-                        self.evidence.pop_front();
+                    if self.evidence.len() < EVIDENCE_MAX {
+                        self.evidence = self.evidence.iter().cloned().chain([evidence]).collect();
                     }
-                    self.evidence.push_back(misbehaviour);
                 }
             }
         }
@@ -446,6 +469,17 @@ impl<S: Service> Inner<S> {
             outgoing.flush();
             self.dropped += outgoing.take_dropped();
         }
+    }
+
+    fn send(&mut self, to: Principal, message: &Unverified<Message>) {
+        #[cfg(feature = "sim")]
+        if let Some(Twist(twist)) = &mut self.twist {
+            if let Some(lie) = twist(self.replica.keychain(), to, message.clone()) {
+                self.routes.send(to, &lie);
+            }
+            return;
+        }
+        self.routes.send(to, message);
     }
 
     fn publish(&mut self, now: crate::Instant) {
@@ -465,7 +499,7 @@ impl<S: Service> Inner<S> {
             refused: self.refused.clone(),
             dropped: self.dropped,
             journal_bytes: self.disk.as_ref().map_or(0, |disk| disk.progress().borrow().bytes),
-            evidence: self.evidence.iter().cloned().collect(),
+            evidence: Arc::clone(&self.evidence),
         };
         self.status.send_replace(status);
     }

@@ -6,11 +6,13 @@ use super::Executed;
 use super::disk::Disk;
 use crate::client::Outcome;
 use crate::crypto::{Digest, Scope};
-use crate::group::{ClientId, ReplicaId, Sequence};
+use crate::evidence::{Evidence, InvalidProof};
+use crate::group::{ClientId, Configuration, ReplicaId, Sequence};
 use crate::message::Message;
 
 pub mod agreement;
 pub mod durability;
+pub mod evidence;
 pub mod exactly_once;
 pub mod linearizability;
 pub mod promise;
@@ -87,6 +89,24 @@ pub enum Violation {
         /// Whom.
         accused: ReplicaId,
     },
+    /// A client found a correct replica among those that answered otherwise than 2f+1 others.
+    #[error("evidence: client {client} was answered otherwise by replica {accused}, which did nothing wrong")]
+    Disagreed {
+        /// Who did.
+        client: ClientId,
+        /// Whom.
+        accused: ReplicaId,
+    },
+    /// A proof of misbehaviour does not convince others, or does not survive its own encoding.
+    #[error("evidence: the proof of replica {accuser} against {accused} proves nothing: {why}")]
+    Unconvincing {
+        /// Whose it is.
+        accuser: ReplicaId,
+        /// Against whom.
+        accused: ReplicaId,
+        /// What is wrong with it.
+        why: InvalidProof,
+    },
     /// A replica contradicted what it had said before.
     #[error("promise: replica {replica} sent two different {what} for {sequence}")]
     Contradiction {
@@ -144,13 +164,22 @@ impl Checkers {
         }
     }
 
-    /// A correct replica has evidence against another one.
-    pub(super) fn accused(&mut self, accuser: ReplicaId, accused: ReplicaId, correct: bool) {
-        self.note(if correct { Err(Violation::Slander { accuser, accused }) } else { Ok(()) });
+    /// A correct replica has evidence against another one, which may be without blame.
+    pub(super) fn accused(
+        &mut self,
+        accuser: (ReplicaId, &Configuration),
+        evidence: &Evidence,
+        blameless: bool,
+    ) {
+        let verdict = evidence::check(accuser, evidence, blameless);
+        self.note(verdict);
     }
 
-    /// A client has an outcome.
-    pub(super) fn answered(&mut self, client: ClientId, outcome: &Outcome) {
+    /// A client has an outcome, and perhaps a blameless replica disagrees with it on what was ordered.
+    pub(super) fn answered(&mut self, client: ClientId, outcome: &Outcome, blameless: Option<ReplicaId>) {
+        if let Some(accused) = blameless {
+            self.note(Err(Violation::Disagreed { client, accused }));
+        }
         let verdict = self.durability.check(client, outcome, &self.agreement);
         self.note(verdict);
     }

@@ -255,7 +255,7 @@ fn vote(
             Message::Fetch(Fetch { sequence, space, level, indexes: vec![0] })
         }
         _ => {
-            let batch = wire::batch(1, false, [].into());
+            let batch = wire::batch(value(words, "time", Some(1))?, false, [].into());
             Message::PrePrepare(PrePrepare { view, sequence, batch })
         }
     };
