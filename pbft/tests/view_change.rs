@@ -150,6 +150,20 @@ fn client_that_two_replicas_mark_has_to_sign() {
 }
 
 #[test]
+fn view_change_carries_marks_that_a_new_view_told_of() {
+    let marking = |from| view_change(from, 1, |body| body.marks = vec![ClientId(0)]);
+    let mut backup = Backup::new();
+    backup.hear(new_view(1, 1, vec![marking(0), plain(1, 1), marking(3)]));
+    backup.hear_view_change(plain(0, 2)).hear_view_change(plain(3, 2));
+    let actions = std::iter::from_fn(|| backup.0.poll_action(Instant(1)));
+    let own = actions.filter_map(|action| match action {
+        Action::Broadcast { message: Unverified { body: Message::ViewChange(own), .. } } => Some(own.marks),
+        _ => None,
+    });
+    assert_eq!(own.collect::<Vec<_>>(), [[ClientId(0)]]);
+}
+
+#[test]
 fn new_view_of_somebody_else_is_evidence() {
     let mut backup = Backup::new();
     backup.hear(new_view(3, 1, vec![plain(0, 1), plain(1, 1), plain(3, 1)]));
