@@ -1,6 +1,6 @@
 use std::fmt;
 
-use md5::Digest as _;
+use sha2::Digest as _;
 
 /// Which hash function a group digests with. Chosen at the genesis, for good.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -69,7 +69,7 @@ impl fmt::Debug for Digest {
 pub struct Hasher(Inner);
 
 enum Inner {
-    Sha256(ring::digest::Context),
+    Sha256(sha2::Sha256),
     Md5(md5::Md5),
 }
 
@@ -77,7 +77,7 @@ impl Hasher {
     /// Starts with nothing.
     pub fn new(algorithm: DigestAlgorithm) -> Self {
         Self(match algorithm {
-            DigestAlgorithm::Sha256 => Inner::Sha256(ring::digest::Context::new(&ring::digest::SHA256)),
+            DigestAlgorithm::Sha256 => Inner::Sha256(sha2::Sha256::default()),
             DigestAlgorithm::Md5 => Inner::Md5(md5::Md5::default()),
         })
     }
@@ -94,7 +94,7 @@ impl Hasher {
     pub fn finish(self) -> Digest {
         let mut digest = Digest::ZERO;
         match self.0 {
-            Inner::Sha256(context) => digest.0.copy_from_slice(context.finish().as_ref()),
+            Inner::Sha256(context) => digest.0 = context.finalize().into(),
             Inner::Md5(context) => digest.0[..16].copy_from_slice(&context.finalize()),
         }
         digest
