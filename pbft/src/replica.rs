@@ -36,9 +36,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::crypto::{Domain, Keychain, Principal};
+use bytes::Bytes;
+
+use crate::crypto::{Authenticator, Digest, Domain, Keychain, Kind, Principal};
 use crate::group::{ClientId, Configuration, Group, ReplicaId, Sequence, View};
-use crate::message::{Form, Message, Proof, Unverified, Verified, wire};
+use crate::message::{Form, Message, PrePrepare, Proof, Unverified, Verified, placed, wire};
 use crate::service::{Service, State};
 use crate::time::Instant;
 
@@ -273,7 +275,7 @@ impl<S: Service> Replica<S> {
     /// Takes in a message that was checked with this replica's keys.
     pub fn handle_verified(&mut self, now: Instant, message: Verified<Message>) {
         self.now = now;
-        let doubts = message.doubts().to_vec();
+        let (doubts, batch) = (message.doubts().to_vec(), message.batch());
         let message = message.into_received();
         let Unverified { sender, body, bytes, proof } = message;
         match (sender, body) {
@@ -281,7 +283,7 @@ impl<S: Service> Replica<S> {
                 self.on_request(client, Unverified { sender, body, bytes, proof });
             }
             (Principal::Replica(from), body) if self.group.has(from) && from != self.me => match body {
-                Message::PrePrepare(message) => self.on_pre_prepare(from, message, doubts),
+                Message::PrePrepare(message) => self.on_pre_prepare(from, message, batch, doubts),
                 Message::Prepare(message) => self.on_prepare(from, message),
                 Message::Commit(message) => self.on_commit(from, message),
                 Message::Checkpoint(message) => self.on_checkpoint(from, &message),
@@ -344,7 +346,10 @@ impl<S: Service> Replica<S> {
         let domain = Domain::new(body.kind(), body.view().0);
         let proof = match body.form() {
             Form::Tag => Proof::Tag(self.keychain.tag(to, domain, &bytes)),
-            _ => Proof::Authenticator(self.keychain.authenticator(domain, &bytes)),
+            _ => {
+                let tagged = body.tagged(&bytes, self.keychain.scope());
+                Proof::Authenticator(self.keychain.authenticator(domain, &tagged))
+            }
         };
         let sender = Principal::Replica(self.me);
         self.actions.push_back(Action::Send { to, message: Unverified { sender, body, bytes, proof } });
@@ -357,7 +362,21 @@ impl<S: Service> Replica<S> {
     fn broadcast(&mut self, body: Message) {
         let bytes = wire::encode_body(&body);
         let domain = Domain::new(body.kind(), body.view().0);
-        let proof = Proof::Authenticator(self.keychain.authenticator(domain, &bytes));
+        let tags = self.keychain.authenticator(domain, &body.tagged(&bytes, self.keychain.scope()));
+        self.broadcast_under(tags, body, bytes);
+    }
+
+    /// Sends a PRE-PREPARE to all, whose batch has this digest.
+    fn broadcast_proposal(&mut self, pre_prepare: PrePrepare, digest: &Digest) {
+        let domain = Domain::new(Kind::PrePrepare, pre_prepare.view.0);
+        let tags = self.keychain.authenticator(domain, &placed(pre_prepare.sequence, digest));
+        let body = Message::PrePrepare(pre_prepare);
+        let bytes = wire::encode_body(&body);
+        self.broadcast_under(tags, body, bytes);
+    }
+
+    fn broadcast_under(&mut self, tags: Authenticator, body: Message, bytes: Bytes) {
+        let proof = Proof::Authenticator(tags);
         let sender = Principal::Replica(self.me);
         self.actions.push_back(Action::Broadcast { message: Unverified { sender, body, bytes, proof } });
     }

@@ -31,7 +31,8 @@ fn to_all(
     bytes: Bytes,
 ) -> Unverified<Message> {
     let domain = Domain::new(body.kind(), body.view().0);
-    let proof = Proof::Authenticator(keys(configuration, from).authenticator(domain, &bytes));
+    let tagged = body.tagged(&bytes, &configuration.scope());
+    let proof = Proof::Authenticator(keys(configuration, from).authenticator(domain, &tagged));
     Unverified { sender: from, body, bytes, proof }
 }
 

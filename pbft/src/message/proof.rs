@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 
-use super::{Checkpoint, Message, Request, ViewChange, state_statement};
-use crate::crypto::{Authenticator, Domain, Keychain, Kind, Principal, Signature, Tag, TagRefused};
+use super::{Checkpoint, Message, Request, ViewChange, placed, state_statement};
+use crate::crypto::{Authenticator, Digest, Domain, Keychain, Kind, Principal, Signature, Tag, TagRefused};
 
 /// What stands behind a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub struct Verified<M> {
     /// Requests of a pre-prepare, by index, that carry no valid tag for this replica. The primary
     /// vouches for them and its word alone does not count.
     doubts: Vec<u32>,
+    /// Of a pre-prepare's batch.
+    batch: Digest,
 }
 
 /// Why a message is not believed. Nobody is to blame: its sender may be somebody else altogether.
@@ -96,6 +98,12 @@ impl<M> Verified<M> {
     pub fn doubts(&self) -> &[u32] {
         &self.doubts
     }
+
+    /// The digest of a pre-prepare's batch, which was needed to check the tag; zeros of anything else.
+    #[must_use]
+    pub(crate) fn batch(&self) -> Digest {
+        self.batch
+    }
 }
 
 impl Unverified<Message> {
@@ -115,10 +123,22 @@ impl Unverified<Message> {
             }
             _ => {}
         }
+        let (batch, place);
+        let tagged = match &self.body {
+            Message::PrePrepare(body) => {
+                batch = body.batch.digest(keychain.scope());
+                place = placed(body.sequence, &batch);
+                &place[..]
+            }
+            _ => {
+                batch = Digest::ZERO;
+                &self.bytes[..]
+            }
+        };
         match (&self.proof, self.body.form()) {
-            (Proof::Tag(tag), Form::Tag) => keychain.check_tag(sender, domain, &self.bytes, *tag),
+            (Proof::Tag(tag), Form::Tag) => keychain.check_tag(sender, domain, tagged, *tag),
             (Proof::Authenticator(tags), Form::Authenticator) => {
-                keychain.check_authenticator(sender, domain, &self.bytes, tags)
+                keychain.check_authenticator(sender, domain, tagged, tags)
             }
             (Proof::Signature(signature), Form::Signature) => {
                 let checked = keychain.verify(sender, domain, &self.bytes, signature);
@@ -152,7 +172,7 @@ impl Unverified<Message> {
                 .collect(),
             _ => Vec::new(),
         };
-        Ok(Verified { message: self, doubts })
+        Ok(Verified { message: self, doubts, batch })
     }
 }
 

@@ -212,7 +212,7 @@ fn vote(
         for to in principals(cluster, to)? {
             let proof = match kind {
                 "lie" => Proof::Tag(keys.tag(to, domain, &bytes)),
-                _ => Proof::Authenticator(keys.authenticator(domain, &bytes)),
+                _ => Proof::Authenticator(keys.authenticator(domain, &body.tagged(&bytes, keys.scope()))),
             };
             let message = Unverified { sender: from, body: body.clone(), bytes: bytes.clone(), proof };
             cluster.inject(from, to, message);
