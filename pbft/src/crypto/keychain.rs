@@ -26,11 +26,8 @@ const PREFIX_BYTES: usize = 25;
 impl Scope {
     /// The digest of the concatenation of `parts` as a statement in `domain`.
     pub fn digest(&self, domain: Domain, parts: &[&[u8]]) -> Digest {
-        let mut hasher = self.hasher(domain);
-        for part in parts {
-            hasher.update(part);
-        }
-        hasher.finish()
+        let prefix = self.prefix_in(domain);
+        Digest::of_all(self.algorithm, std::iter::once(&prefix[..]).chain(parts.iter().copied()))
     }
 
     /// As [`Scope::digest`], for bytes that come in pieces.

@@ -6,7 +6,10 @@ use sha2::block_api::compress256;
 use x25519_dalek::{PublicKey as Ephemeral, StaticSecret};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::{Principal, Scope, Signature};
+use super::{
+    Principal, Scope, Signature,
+    digest::{BLOCK_BYTES, SHA256_INITIAL, state_bytes},
+};
 use crate::group::ReplicaId;
 
 /// The length of a [`Tag`], in bytes: HMAC-SHA-256 cut to 128 bits (RFC 2104, section 5).
@@ -104,10 +107,6 @@ pub(super) struct PeerKey {
     pub(super) public: [u8; 32],
 }
 
-/// The first state of SHA-256 (FIPS 180-4, section 5.3.3).
-const SHA256_INITIAL: [u32; 8] =
-    [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
-const BLOCK_BYTES: usize = 64;
 /// The longest message that fills one block of SHA-256 together with its padding.
 pub(super) const STATEMENT_BYTES_MAX: usize = BLOCK_BYTES - 9;
 
@@ -155,16 +154,11 @@ impl TagKey {
     pub(super) fn tag(&self, statement: &Statement) -> Tag {
         let mut state = self.inner;
         compress256(&mut state, std::slice::from_ref(&statement.0));
-        let block = last_block(to_bytes(state).as_flattened());
+        let block = last_block(&state_bytes(state));
         state = self.outer;
         compress256(&mut state, &[block]);
-        let whole = to_bytes(state);
-        Tag(*whole.as_flattened().first_chunk().expect("HMAC-SHA-256 has 32 bytes"))
+        Tag(*state_bytes(state).first_chunk().expect("HMAC-SHA-256 has 32 bytes"))
     }
-}
-
-fn to_bytes(state: [u32; 8]) -> [[u8; 4]; 8] {
-    state.map(u32::to_be_bytes)
 }
 
 impl Drop for TagKey {
