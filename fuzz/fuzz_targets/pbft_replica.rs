@@ -64,7 +64,10 @@ fn message(sender: u8, kind: u8, bytes: Bytes, me: Principal) -> Option<Unverifi
     let proof = match body.form() {
         Form::Signature => Proof::Signature(keychain.sign(domain, &bytes)),
         Form::Tag => Proof::Tag(keychain.tag(me, domain, &bytes)),
-        Form::Authenticator => Proof::Authenticator(keychain.authenticator(domain, &bytes)),
+        Form::Authenticator => {
+            let tagged = body.tagged(&bytes, keychain.scope());
+            Proof::Authenticator(keychain.authenticator(domain, &tagged))
+        }
     };
     Some(Unverified { sender, body, bytes, proof })
 }

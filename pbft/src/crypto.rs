@@ -42,7 +42,7 @@ pub use self::{
 };
 use crate::group::{ClientId, ReplicaId};
 
-/// The protocol's version, part of every digest, tag, signature and frame.
+/// The protocol's version, part of every digest, session key and signature.
 pub const PROTOCOL_VERSION: u8 = 1;
 
 /// Whoever may send: a replica of the group or one of its registered clients.

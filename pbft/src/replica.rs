@@ -40,10 +40,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::crypto::{Domain, Keychain, Principal};
+use bytes::Bytes;
+
+use crate::crypto::{Authenticator, Digest, Domain, Keychain, Kind, Principal};
 use crate::evidence::{Evidence, Lie, MisbehaviourProof};
 use crate::group::{ClientId, Configuration, Group, ReplicaId, Sequence, View};
-use crate::message::{Form, Message, Proof, Unverified, Verified, wire};
+use crate::message::{Form, Message, PrePrepare, Proof, Unverified, Verified, placed, wire};
 use crate::service::{Service, State};
 use crate::time::Instant;
 
@@ -334,7 +336,7 @@ impl<S: Service> Replica<S> {
         if self.succeeding.is_retired() {
             return;
         }
-        let doubts = message.doubts().to_vec();
+        let (doubts, batch) = (message.doubts().to_vec(), message.batch());
         let message = message.into_received();
         let Unverified { sender, body, bytes, proof } = message;
         if self.is_halted() && !matches!(body, Message::Status(_)) {
@@ -351,7 +353,7 @@ impl<S: Service> Replica<S> {
             (Principal::Replica(from), body) if self.group.has(from) && from != self.me => match body {
                 Message::PrePrepare(message) => {
                     let word = Unverified { sender, body: message.clone(), bytes, proof };
-                    self.on_pre_prepare(from, message, doubts);
+                    self.on_pre_prepare(from, message, batch, doubts);
                     self.keep_word(word);
                 }
                 Message::Vouch(message) => self.on_vouch(from, &message),
@@ -433,7 +435,10 @@ impl<S: Service> Replica<S> {
         let proof = match body.form() {
             Form::Tag => Proof::Tag(self.keychain.tag(to, domain, &bytes)),
             Form::Nothing => Proof::Nothing,
-            _ => Proof::Authenticator(self.keychain.authenticator(domain, &bytes)),
+            _ => {
+                let tagged = body.tagged(&bytes, self.keychain.scope());
+                Proof::Authenticator(self.keychain.authenticator(domain, &tagged))
+            }
         };
         let sender = Principal::Replica(self.me);
         self.actions.push_back(Action::Send { to, message: Unverified { sender, body, bytes, proof } });
@@ -452,8 +457,22 @@ impl<S: Service> Replica<S> {
     fn for_all(&self, body: Message) -> Unverified<Message> {
         let bytes = wire::encode_body(&body);
         let domain = Domain::new(body.kind(), body.view().0);
-        let proof = Proof::Authenticator(self.keychain.authenticator(domain, &bytes));
-        Unverified { sender: Principal::Replica(self.me), body, bytes, proof }
+        let tags = self.keychain.authenticator(domain, &body.tagged(&bytes, self.keychain.scope()));
+        self.under(tags, body, bytes)
+    }
+
+    /// Sends a PRE-PREPARE to all, whose batch has this digest.
+    fn broadcast_proposal(&mut self, pre_prepare: PrePrepare, digest: &Digest) {
+        let domain = Domain::new(Kind::PrePrepare, pre_prepare.view.0);
+        let tags = self.keychain.authenticator(domain, &placed(pre_prepare.sequence, digest));
+        let body = Message::PrePrepare(pre_prepare);
+        let bytes = wire::encode_body(&body);
+        let message = self.under(tags, body, bytes);
+        self.actions.push_back(Action::Broadcast { message });
+    }
+
+    fn under(&self, tags: Authenticator, body: Message, bytes: Bytes) -> Unverified<Message> {
+        Unverified { sender: Principal::Replica(self.me), body, bytes, proof: Proof::Authenticator(tags) }
     }
 
     /// Says what somebody did who cannot be convicted of it.

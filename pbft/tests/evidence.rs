@@ -261,7 +261,10 @@ mod checkpoints {
         let (bytes, domain) = (wire::encode_body(&body), Domain::new(body.kind(), 0));
         let proof = match &body {
             Message::Stable(_) => Proof::Tag(keys(by).tag(Principal::Replica(ReplicaId(2)), domain, &bytes)),
-            _ => Proof::Authenticator(keys(by).authenticator(domain, &bytes)),
+            _ => Proof::Authenticator({
+                let keys = keys(by);
+                keys.authenticator(domain, &body.tagged(&bytes, keys.scope()))
+            }),
         };
         Unverified { sender: Principal::Replica(ReplicaId(by)), body, bytes, proof }
     }

@@ -30,7 +30,8 @@ fn to_all(
     bytes: Bytes,
 ) -> Unverified<Message> {
     let domain = Domain::new(body.kind(), body.view().0);
-    let proof = Proof::Authenticator(keys(configuration, from).authenticator(domain, &bytes));
+    let tagged = body.tagged(&bytes, &configuration.scope());
+    let proof = Proof::Authenticator(keys(configuration, from).authenticator(domain, &tagged));
     Unverified { sender: from, body, bytes, proof }
 }
 
@@ -121,6 +122,24 @@ fn request_of_more_bytes_than_its_fields_need_is_put_aside() {
     assert_eq!(cluster.replica(ReplicaId(0)).unwrap().executed(), Sequence(0));
     let ignored: Vec<_> = cluster.replica(ReplicaId(0)).unwrap().ignored().collect();
     assert_eq!(ignored, [(quorate_pbft::Ignored::Oversized, 1)]);
+}
+
+#[test]
+fn tag_of_a_pre_prepare_stands_for_its_place_and_its_batch() {
+    let configuration = Setup::new(1, 1).configuration;
+    let keychain = keys(&configuration, replica(1));
+    let proposal = |sequence, time| {
+        let (view, sequence, batch) = (View(0), Sequence(sequence), wire::batch(time, false, [].into()));
+        let body = Message::PrePrepare(PrePrepare { view, sequence, batch });
+        (wire::encode_body(&body), body)
+    };
+    let (bytes, body) = proposal(1, 1);
+    let said = to_all(&configuration, replica(0), body, bytes);
+    assert!(said.clone().verify(&keychain).is_ok());
+    for (bytes, body) in [proposal(2, 1), proposal(1, 2)] {
+        let moved = Unverified { body, bytes, ..said.clone() };
+        assert!(moved.verify(&keychain).is_err());
+    }
 }
 
 /// What a replica says to a read after it came back from these records.

@@ -10,13 +10,13 @@ use std::{
 
 use bytes::Bytes;
 use quorate_pbft::{
-    ClientId, Configuration, Context, GroupId, Ignored, Incarnation, Limits, Permutation, Readiness,
-    ReplicaId, Sequence, Service, State,
+    ClientId, ClientSettings, Configuration, Context, GroupId, Ignored, Incarnation, Limits, Permutation,
+    Readiness, ReplicaId, Sequence, Service, State,
     crypto::{Identity, SeedRng},
     membership::{Chain, Reconfigure, Succession},
     runtime::{
-        AddressBook, Client, ClientFailed, ClientSetup, JournalSetup, ReplicaHandle, ReplicaSetup,
-        ReplicaStatus, SyncPolicy, TransportSettings, serve,
+        AddressBook, Client, ClientFailed, ClientSetup, JournalSetup, Link, LinkSetup, ReplicaHandle,
+        ReplicaSetup, ReplicaStatus, SyncPolicy, TransportSettings, serve,
     },
 };
 use tokio::{
@@ -192,6 +192,33 @@ async fn two_clients_of_one_group_see_one_state() {
     assert_eq!(add(&first, 1).await, 1);
     assert_eq!(add(&second, 2).await, 3);
     assert_eq!(add(&first, 3).await, 6);
+}
+
+#[tokio::test]
+async fn links_on_one_thread_have_connections_and_ends_of_their_own() {
+    let mut cluster = Cluster::start(false).await;
+    let mut setup = || LinkSetup {
+        configuration: configuration(),
+        peers: cluster.book.subscribe(),
+        seed: cluster.rng.next_seed(),
+        transport: cluster.transport.clone(),
+    };
+    let first = Link::connect(setup()).unwrap();
+    let second = first.beside(setup()).unwrap();
+    let client = |link: &Link, index: u32| {
+        let identity = KEYS.clients[index as usize].clone();
+        link.client(ClientId(index), identity, Incarnation(1), ClientSettings::default(), PATIENCE).unwrap()
+    };
+    let (one, other) = (client(&first, 0), client(&second, 1));
+    assert_eq!(add(&one, 1).await, 1);
+    assert_eq!(add(&other, 2).await, 3);
+    // The thread was made for the first one, and goes on without it.
+    drop((first, one));
+    assert_eq!(add(&other, 3).await, 6);
+    let mut status = cluster.status(0);
+    let alone = status.wait_for(|status| status.clients == 1);
+    timeout(PATIENCE, alone).await.unwrap().unwrap();
+    assert_eq!(add(&other, 4).await, 10);
 }
 
 #[tokio::test]

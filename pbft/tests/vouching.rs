@@ -33,7 +33,9 @@ fn made(
     let (keys, domain) = (keys(configuration, from), Domain::new(body.kind(), body.view().0));
     let proof = match to {
         Principal::Client(_) => Proof::Tag(keys.tag(to, domain, &bytes)),
-        Principal::Replica(_) => Proof::Authenticator(keys.authenticator(domain, &bytes)),
+        Principal::Replica(_) => {
+            Proof::Authenticator(keys.authenticator(domain, &body.tagged(&bytes, keys.scope())))
+        }
     };
     Unverified { sender: from, body, bytes, proof }
 }

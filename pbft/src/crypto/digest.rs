@@ -1,6 +1,6 @@
 use std::fmt;
 
-use md5::Digest as _;
+use sha2::{Digest as _, block_api::compress256};
 
 /// Which hash function a group digests with. Chosen at the genesis, for good.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -33,10 +33,21 @@ impl Digest {
 
     /// The digest of the concatenation of `parts`.
     pub fn of(algorithm: DigestAlgorithm, parts: &[&[u8]]) -> Self {
-        let mut hasher = Hasher::new(algorithm);
-        for part in parts {
-            hasher.update(part);
+        Self::of_all(algorithm, parts.iter().copied())
+    }
+
+    /// As [`Digest::of`]. Nearly all that is digested is short, and put into its few blocks by hand
+    /// in two thirds of the time that a hasher takes, which expects more to come.
+    pub(super) fn of_all<'a>(
+        algorithm: DigestAlgorithm,
+        parts: impl Iterator<Item = &'a [u8]> + Clone,
+    ) -> Self {
+        let bytes = parts.clone().map(<[u8]>::len).sum();
+        if algorithm == DigestAlgorithm::Sha256 && bytes <= SHORT_BYTES_MAX {
+            return sha256_of_short(parts, bytes);
         }
+        let mut hasher = Hasher::new(algorithm);
+        parts.for_each(|part| hasher.update(part));
         hasher.finish()
     }
 
@@ -65,11 +76,45 @@ impl fmt::Debug for Digest {
     }
 }
 
+/// The first state of SHA-256 (FIPS 180-4, section 5.3.3).
+pub(super) const SHA256_INITIAL: [u32; 8] =
+    [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
+/// Bytes that SHA-256 takes at a time.
+pub(super) const BLOCK_BYTES: usize = 64;
+const SHORT_BLOCKS: usize = 3;
+/// The longest message of so many blocks, with its padding: a leaf of the history is one.
+const SHORT_BYTES_MAX: usize = SHORT_BLOCKS * BLOCK_BYTES - 9;
+
+/// SHA-256 of `parts`, which have `bytes` bytes together.
+fn sha256_of_short<'a>(parts: impl Iterator<Item = &'a [u8]>, bytes: usize) -> Digest {
+    let mut blocks = [[0; BLOCK_BYTES]; SHORT_BLOCKS];
+    let message = blocks.as_flattened_mut();
+    let mut at = 0;
+    for part in parts {
+        message[at..at + part.len()].copy_from_slice(part);
+        at += part.len();
+    }
+    assert_eq!(at, bytes, "parts are as long as they said");
+    message[at] = 0x80;
+    let end = (at + 9).next_multiple_of(BLOCK_BYTES);
+    message[end - 8..end].copy_from_slice(&(8 * at as u64).to_be_bytes());
+    let mut state = SHA256_INITIAL;
+    compress256(&mut state, &blocks[..end / BLOCK_BYTES]);
+    Digest(state_bytes(state))
+}
+
+/// A state of SHA-256 as the digest that it is at the end.
+pub(super) fn state_bytes(state: [u32; 8]) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes.as_chunks_mut().0.iter_mut().zip(state).for_each(|(chunk, word)| *chunk = word.to_be_bytes());
+    bytes
+}
+
 /// Digests bytes that come in pieces.
 pub struct Hasher(Inner);
 
 enum Inner {
-    Sha256(ring::digest::Context),
+    Sha256(sha2::Sha256),
     Md5(md5::Md5),
 }
 
@@ -77,7 +122,7 @@ impl Hasher {
     /// Starts with nothing.
     pub fn new(algorithm: DigestAlgorithm) -> Self {
         Self(match algorithm {
-            DigestAlgorithm::Sha256 => Inner::Sha256(ring::digest::Context::new(&ring::digest::SHA256)),
+            DigestAlgorithm::Sha256 => Inner::Sha256(sha2::Sha256::default()),
             DigestAlgorithm::Md5 => Inner::Md5(md5::Md5::default()),
         })
     }
@@ -94,7 +139,7 @@ impl Hasher {
     pub fn finish(self) -> Digest {
         let mut digest = Digest::ZERO;
         match self.0 {
-            Inner::Sha256(context) => digest.0.copy_from_slice(context.finish().as_ref()),
+            Inner::Sha256(context) => digest.0 = context.finalize().into(),
             Inner::Md5(context) => digest.0[..16].copy_from_slice(&context.finalize()),
         }
         digest
@@ -109,7 +154,22 @@ impl fmt::Debug for Hasher {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn short_digests_are_those_of_a_hasher(
+            message in prop::collection::vec(any::<u8>(), 0..=SHORT_BYTES_MAX + 2),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let (first, second) = message.split_at(cut.index(message.len() + 1));
+            let mut hasher = Hasher::new(DigestAlgorithm::Sha256);
+            hasher.update(&message);
+            prop_assert_eq!(Digest::of(DigestAlgorithm::Sha256, &[first, second]), hasher.finish());
+        }
+    }
 
     /// FIPS 180-2, appendix B.1; RFC 1321, appendix A.5.
     #[test]

@@ -1,12 +1,11 @@
 use std::{fmt, sync::Arc};
 
-use ring::hmac;
 use thiserror::Error;
 
 use super::{
     Authenticator, Digest, DigestAlgorithm, Domain, Hasher, Identity, Kind, NewKey, PROTOCOL_VERSION,
     Principal, PublicKey, Signature, SignatureRefused, TAG_BYTES, Tag,
-    session::{OwnKey, PairKeys, PeerKey},
+    session::{OwnKey, PairKeys, PeerKey, STATEMENT_BYTES_MAX, Statement, TagKey},
 };
 use crate::group::{ClientId, ReplicaId};
 
@@ -27,11 +26,8 @@ const PREFIX_BYTES: usize = 25;
 impl Scope {
     /// The digest of the concatenation of `parts` as a statement in `domain`.
     pub fn digest(&self, domain: Domain, parts: &[&[u8]]) -> Digest {
-        let mut hasher = self.hasher(domain);
-        for part in parts {
-            hasher.update(part);
-        }
-        hasher.finish()
+        let prefix = self.prefix_in(domain);
+        Digest::of_all(self.algorithm, std::iter::once(&prefix[..]).chain(parts.iter().copied()))
     }
 
     /// As [`Scope::digest`], for bytes that come in pieces.
@@ -232,9 +228,9 @@ struct Peer {
     /// Its announced keys, the latest first; at most two.
     announced: Vec<PeerKey>,
     /// The session of the latest epochs: the one to send with. None before one's own first epoch.
-    send: Option<hmac::Key>,
+    send: Option<TagKey>,
     /// Every session that is still accepted, the latest first; at most four.
-    receive: Vec<hmac::Key>,
+    receive: Vec<TagKey>,
 }
 
 /// How many epochs of each side are accepted at once: the latest and, in its grace, the previous.
@@ -395,7 +391,7 @@ impl Keychain {
         let mut tags = Vec::with_capacity(replicas * TAG_BYTES);
         let payload = self.payload(domain, bytes);
         for index in 0..u32::try_from(replicas).expect("a group has few replicas") {
-            let tag = self.tag_payload(Principal::Replica(ReplicaId(index)), payload);
+            let tag = self.tag_payload(Principal::Replica(ReplicaId(index)), &payload);
             tags.extend_from_slice(&tag.unwrap_or(Tag::ABSENT).0);
         }
         Authenticator(tags.into())
@@ -423,7 +419,7 @@ impl Keychain {
 
     /// One tag over `bytes` for `to`; [`Tag::ABSENT`] when there is no session.
     pub fn tag(&self, to: Principal, domain: Domain, bytes: &[u8]) -> Tag {
-        self.tag_payload(to, self.payload(domain, bytes)).unwrap_or(Tag::ABSENT)
+        self.tag_payload(to, &self.payload(domain, bytes)).unwrap_or(Tag::ABSENT)
     }
 
     /// Checks the tag that `from` made over `bytes` for oneself.
@@ -442,7 +438,7 @@ impl Keychain {
             (Mode::Real(sessions), Payload::Real(payload)) => {
                 let peer = sessions.get(from).filter(|peer| !peer.receive.is_empty());
                 let peer = peer.ok_or(TagRefused::NoSession(from))?;
-                peer.receive.iter().any(|key| hmac_tag(key, &payload).matches(tag))
+                peer.receive.iter().any(|key| key.tag(&payload).matches(tag))
             }
             #[cfg(feature = "sim")]
             (_, Payload::Fast(payload)) => {
@@ -511,31 +507,41 @@ impl Keychain {
         }
     }
 
-    /// What tags are made over: long bytes are hashed once, whatever the number of tags.
+    /// What tags are made over: kind, view, and the bytes; or their digest, once for all tags, when
+    /// they are long. The kind's highest bit tells which. Group, configuration and version need no
+    /// place here: no two of them share a session key ([`PairKeys::derive`]).
     fn payload(&self, domain: Domain, bytes: &[u8]) -> Payload {
         match &self.mode {
             Mode::Real(_) => {
-                // SHA-256 whatever the group digests with: a tag must not be as weak as MD5.
-                let mut context = ring::digest::Context::new(&ring::digest::SHA256);
-                context.update(&self.scope.prefix_in(domain));
-                context.update(bytes);
-                let digest = context.finish();
-                Payload::Real(digest.as_ref().try_into().expect("SHA-256 has 32 bytes"))
+                let mut statement = [0; STATEMENT_BYTES_MAX];
+                statement[0] = domain.kind as u8;
+                statement[1..9].copy_from_slice(&domain.view.to_be_bytes());
+                let digest;
+                let said = if 9 + bytes.len() <= STATEMENT_BYTES_MAX {
+                    bytes
+                } else {
+                    statement[0] |= DIGESTED;
+                    // SHA-256 whatever the group digests with: a tag must not be as weak as MD5.
+                    digest = Digest::of(DigestAlgorithm::Sha256, &[bytes]);
+                    digest.as_bytes()
+                };
+                statement[9..9 + said.len()].copy_from_slice(said);
+                Payload::Real(Statement::new(&statement[..9 + said.len()]))
             }
             #[cfg(feature = "sim")]
             Mode::Fast => Payload::Fast(super::fast::payload(domain, bytes)),
         }
     }
 
-    fn tag_payload(&self, to: Principal, payload: Payload) -> Option<Tag> {
+    fn tag_payload(&self, to: Principal, payload: &Payload) -> Option<Tag> {
         match (&self.mode, payload) {
             (Mode::Real(sessions), Payload::Real(payload)) => {
-                Some(hmac_tag(sessions.get(to)?.send.as_ref()?, &payload))
+                Some(sessions.get(to)?.send.as_ref()?.tag(payload))
             }
             #[cfg(feature = "sim")]
             (_, Payload::Fast(payload)) => {
                 let key = super::fast::key(&self.scope, self.me, Some(to));
-                (to != self.me).then(|| super::fast::tag(key, payload))
+                (to != self.me).then(|| super::fast::tag(key, *payload))
             }
             #[cfg(feature = "sim")]
             (Mode::Fast, Payload::Real(_)) => unreachable!("a payload is made by the same mode"),
@@ -549,16 +555,14 @@ impl fmt::Debug for Keychain {
     }
 }
 
+/// Marks that a digest stands for what is tagged. Kinds are below it.
+const DIGESTED: u8 = 1 << 7;
+
 #[derive(Clone, Copy)]
 enum Payload {
-    Real([u8; 32]),
+    Real(Statement),
     #[cfg(feature = "sim")]
     Fast(u64),
-}
-
-fn hmac_tag(key: &hmac::Key, payload: &[u8; 32]) -> Tag {
-    let whole = hmac::sign(key, payload);
-    Tag(whole.as_ref()[..TAG_BYTES].try_into().expect("HMAC-SHA-256 has 32 bytes"))
 }
 
 impl Sessions {

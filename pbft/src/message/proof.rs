@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 
-use super::{Certificate, Checkpoint, Message, Request, ViewChange, state_statement};
-use crate::crypto::{Authenticator, Domain, Keychain, Kind, Principal, Signature, Tag, TagRefused};
+use super::{Certificate, Checkpoint, Message, Request, ViewChange, placed, state_statement};
+use crate::crypto::{Authenticator, Digest, Domain, Keychain, Kind, Principal, Signature, Tag, TagRefused};
 use crate::group::{Configuration, ReplicaId, quorum_of};
 
 /// What stands behind a message.
@@ -39,6 +39,8 @@ pub struct Verified<M> {
     /// Requests of a pre-prepare, by index, that carry no valid tag for this replica; 0 for a request
     /// by itself that carries none. Others may vouch for them.
     doubts: Vec<u32>,
+    /// Of a pre-prepare's batch.
+    batch: Digest,
 }
 
 /// Why a message is not believed. Nobody is to blame: its sender may be somebody else altogether.
@@ -100,6 +102,12 @@ impl<M> Verified<M> {
     pub fn doubts(&self) -> &[u32] {
         &self.doubts
     }
+
+    /// The digest of a pre-prepare's batch, which was needed to check the tag; zeros of anything else.
+    #[must_use]
+    pub(crate) fn batch(&self) -> Digest {
+        self.batch
+    }
 }
 
 impl Unverified<Message> {
@@ -123,10 +131,22 @@ impl Unverified<Message> {
         }
         let is_request = matches!(self.body, Message::Request(_));
         let mut doubts = Vec::new();
-        let tagged = match (&self.proof, self.body.form()) {
-            (Proof::Tag(tag), Form::Tag) => keychain.check_tag(sender, domain, &self.bytes, *tag),
+        let (batch, place);
+        let tagged = match &self.body {
+            Message::PrePrepare(body) => {
+                batch = body.batch.digest(keychain.scope());
+                place = placed(body.sequence, &batch);
+                &place[..]
+            }
+            _ => {
+                batch = Digest::ZERO;
+                &self.bytes[..]
+            }
+        };
+        let proven = match (&self.proof, self.body.form()) {
+            (Proof::Tag(tag), Form::Tag) => keychain.check_tag(sender, domain, tagged, *tag),
             (Proof::Authenticator(tags), Form::Authenticator) => {
-                keychain.check_authenticator(sender, domain, &self.bytes, tags)
+                keychain.check_authenticator(sender, domain, tagged, tags)
             }
             (Proof::Signature(signature), form) if form == Form::Signature || is_request => {
                 let checked = keychain.verify(sender, domain, &self.bytes, signature);
@@ -135,9 +155,9 @@ impl Unverified<Message> {
             }
             _ => return Err(Refused::Form(kind)),
         };
-        match tagged {
+        match proven {
             Err(_) if is_request => doubts.push(0),
-            tagged => tagged.map_err(|source| Refused::Proof { kind, source })?,
+            proven => proven.map_err(|source| Refused::Proof { kind, source })?,
         }
         let signed = match &self.body {
             Message::Checkpoint(Checkpoint { sequence, state, vote, .. }) => {
@@ -160,7 +180,7 @@ impl Unverified<Message> {
             let doubted = requests.filter(|(_, request)| !request.is_authentic(keychain));
             doubts.extend(doubted.map(|(index, _)| index));
         }
-        Ok(Verified { message: self, doubts })
+        Ok(Verified { message: self, doubts, batch })
     }
 }
 

@@ -10,8 +10,9 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use prost::Message as _;
+use prost::encoding::{WireType, encode_key, encode_varint};
 use thiserror::Error;
 
 use super::{
@@ -86,29 +87,52 @@ pub enum Malformed {
 
 /// A message as it travels: who sent it, its body, and what proves it.
 pub fn encode(message: &Unverified<Message>) -> Bytes {
-    envelope(message).encode_to_vec().into()
+    let mut out = BytesMut::new();
+    encode_into(&mut out, message);
+    out.freeze()
 }
 
-/// Appends what [`encode`] gives to `out`.
+/// Appends what [`encode`] gives to `out`: an `Envelope`, field by field, because every message
+/// passes here and the generated type would have to own what it encodes.
 pub fn encode_into(out: &mut BytesMut, message: &Unverified<Message>) {
-    envelope(message).encode(out).expect("a growing buffer has room");
+    let (from_client, sender) = principal_out(message.sender);
+    let (field, proof) = match &message.proof {
+        Proof::Tag(tag) => (5, &tag.0[..]),
+        Proof::Authenticator(tags) => (6, &tags.0[..]),
+        Proof::Signature(signature) => (7, &signature.0[..]),
+        Proof::Nothing => (NOTHING, &[][..]),
+    };
+    out.reserve(ENVELOPE_FIELDS_BYTES + message.bytes.len() + proof.len());
+    put_number(out, 1, u64::from(from_client));
+    put_number(out, 2, u64::from(sender));
+    put_number(out, 3, u64::from(message.body.kind() as u32));
+    if !message.bytes.is_empty() {
+        put_bytes(out, 4, &message.bytes);
+    }
+    if field == NOTHING {
+        put_number(out, NOTHING, 1);
+    } else {
+        put_bytes(out, field, proof);
+    }
 }
 
-fn envelope(message: &Unverified<Message>) -> pb::Envelope {
-    let (from_client, sender) = principal_out(message.sender);
-    let proof = match &message.proof {
-        Proof::Tag(tag) => pb::envelope::Proof::Tag(Bytes::copy_from_slice(&tag.0)),
-        Proof::Authenticator(tags) => pb::envelope::Proof::Authenticator(tags.0.clone()),
-        Proof::Signature(signature) => pb::envelope::Proof::Signature(signature.0.clone()),
-        Proof::Nothing => pb::envelope::Proof::Nothing(true),
-    };
-    pb::Envelope {
-        from_client,
-        sender,
-        kind: message.body.kind() as u32,
-        body: message.bytes.clone(),
-        proof: Some(proof),
+/// The field that says that nothing proves a message.
+const NOTHING: u32 = 8;
+/// Bytes of an envelope beside its body and its proof, at most: keys, two numbers and two lengths.
+const ENVELOPE_FIELDS_BYTES: usize = 32;
+
+/// A number that protobuf leaves out when it is 0.
+fn put_number(out: &mut BytesMut, field: u32, value: u64) {
+    if value != 0 {
+        encode_key(field, WireType::Varint, out);
+        encode_varint(value, out);
     }
+}
+
+fn put_bytes(out: &mut BytesMut, field: u32, bytes: &[u8]) {
+    encode_key(field, WireType::LengthDelimited, out);
+    encode_varint(bytes.len() as u64, out);
+    out.put_slice(bytes);
 }
 
 /// Reads what [`encode`] wrote.

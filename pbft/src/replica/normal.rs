@@ -5,7 +5,7 @@ use super::execution::Fresh;
 use super::log::{Learned, Proposal, Vote};
 use super::record::Record;
 use super::{Action, Ignored, Misbehaviour, Replica};
-use crate::crypto::{Digest, Domain, Kind, Principal};
+use crate::crypto::{Digest, Principal};
 use crate::group::{ClientId, ReplicaId, Sequence, View};
 use crate::message::{
     Answer, Batch, Commit, LeafPath, Message, PrePrepare, Prepare, Reply, Seal, Sequenced, Speaker,
@@ -19,12 +19,17 @@ const REPLY_BYTES: usize = 1 << 18;
 
 impl<S: Service> Replica<S> {
     /// Takes the primary's word on what belongs to a place, if the place is free.
-    pub(super) fn on_pre_prepare(&mut self, from: ReplicaId, message: PrePrepare, doubts: Vec<u32>) {
+    pub(super) fn on_pre_prepare(
+        &mut self,
+        from: ReplicaId,
+        message: PrePrepare,
+        digest: Digest,
+        doubts: Vec<u32>,
+    ) {
         if !self.is_ours(from, &message) {
             return;
         }
         let PrePrepare { view, sequence, ref batch } = message;
-        let digest = self.batch_digest(batch);
         if self.is_changing() {
             return self.overhear(message, digest);
         }
@@ -89,7 +94,7 @@ impl<S: Service> Replica<S> {
     }
 
     pub(super) fn batch_digest(&self, batch: &Batch) -> Digest {
-        self.keychain.digest(Domain::new(Kind::Batch, 0), &[&batch.bytes])
+        batch.digest(self.keychain.scope())
     }
 
     /// Names the limit that a batch breaks.
@@ -165,12 +170,12 @@ impl<S: Service> Replica<S> {
         let Some(Proposal { pre_prepare, digest }) = &slot.proposal else { return };
         slot.proposal_durable = true;
         let digest = *digest;
-        let message = if chosen || self.group.primary(view) != self.me {
-            Message::Prepare(Prepare { view, sequence, digest })
+        if chosen || self.group.primary(view) != self.me {
+            self.broadcast(Message::Prepare(Prepare { view, sequence, digest }));
         } else {
-            Message::PrePrepare(pre_prepare.clone())
-        };
-        self.broadcast(message);
+            let pre_prepare = pre_prepare.clone();
+            self.broadcast_proposal(pre_prepare, &digest);
+        }
     }
 
     /// Keeps a PRE-PREPARE as it came, if it is the first one that counts in its place.

@@ -38,7 +38,7 @@ pub(super) async fn accept<S: Service + 'static>(shared: Rc<Shared<S>>, listener
 
 /// Serves a connection that somebody else dialled.
 async fn came_in<S: Service>(shared: Rc<Shared<S>>, stream: TcpStream) {
-    let outgoing = Outgoing::new(stream, shared.transport.queue_bytes_max);
+    let (outgoing, incoming) = Outgoing::new(stream, shared.transport.queue_bytes_max);
     let nonce = {
         let inner = &mut *shared.inner.borrow_mut();
         let nonce = inner.rng.next_seed();
@@ -62,7 +62,7 @@ async fn came_in<S: Service>(shared: Rc<Shared<S>>, stream: TcpStream) {
         }
     };
     let ended = tokio::select! {
-        ended = connection::run(&outgoing, &mut reader) => ended,
+        ended = connection::run(&outgoing, incoming, &mut reader) => ended,
         () = late => Ended::Refused(Refusal::Unproven),
     };
     let principals = reader.principals;

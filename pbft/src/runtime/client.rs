@@ -142,6 +142,8 @@ pub struct ClientStatus {
 /// its clients are dropped.
 #[derive(Clone, Debug)]
 pub struct Link {
+    /// To the thread that keeps the connections; it ends with its last link.
+    thread: mpsc::UnboundedSender<link::Start>,
     orders: mpsc::UnboundedSender<Order>,
     status: watch::Receiver<ClientStatus>,
     configuration: Arc<Configuration>,
@@ -153,17 +155,39 @@ impl Link {
     /// # Errors
     /// When the configuration can't be used, or there is no thread to be had.
     pub fn connect(setup: LinkSetup) -> Result<Self, ClientFailed> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (starts, starts_in) = mpsc::unbounded_channel();
+        let link = Self::start(setup, starts)?;
+        thread::Builder::new().name("pbft-link".into()).spawn(move || link::run(&runtime, starts_in))?;
+        Ok(link)
+    }
+
+    /// Starts another link on this one's thread, with connections of its own, perhaps to another
+    /// group: many of them cost no more threads.
+    ///
+    /// # Errors
+    /// When the configuration can't be used, or this link's thread has ended.
+    pub fn beside(&self, setup: LinkSetup) -> Result<Self, ClientFailed> {
+        Self::start(setup, self.thread.clone())
+    }
+
+    fn start(setup: LinkSetup, thread: mpsc::UnboundedSender<link::Start>) -> Result<Self, ClientFailed> {
         let LinkSetup { configuration, peers, seed, transport } = setup;
         configuration.validate()?;
         let configuration = Arc::new(configuration);
         let (orders, orders_in) = mpsc::unbounded_channel();
         let (status_out, status) = watch::channel(ClientStatus::default());
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (genesis, tuning) = (Arc::clone(&configuration), (seed, transport));
-        thread::Builder::new().name("pbft-link".into()).spawn(move || {
-            link::run(&runtime, genesis, tuning, &peers, orders_in, status_out);
-        })?;
-        Ok(Self { orders, status, configuration })
+        let genesis = Arc::clone(&configuration);
+        let start = link::Start {
+            configuration: genesis,
+            seed,
+            transport,
+            peers,
+            orders: orders_in,
+            status: status_out,
+        };
+        thread.send(start).map_err(|_| ClientFailed::Ended)?;
+        Ok(Self { thread, orders, status, configuration })
     }
 
     /// Puts a client on the link. `deadline` is how long its operations may take by default.

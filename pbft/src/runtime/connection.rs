@@ -8,19 +8,26 @@ use std::{
 };
 
 use bytes::{Buf as _, BytesMut};
-use tokio::{net::TcpStream, sync::Notify};
+use tokio::{
+    io::AsyncReadExt as _,
+    net::{
+        TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::Notify,
+};
 
 use super::frame::{self, Frame, GREETING_BYTES_MAX, Refusal};
 
 /// Frames are gathered into pieces of about this many bytes, each written by one system call.
 const PIECE_BYTES: usize = 64 << 10;
-/// How much is asked for by one read.
-const READ_BYTES: usize = 64 << 10;
+/// How much is asked for by one read. Below what makes glibc tidy up its heap when it is freed.
+const READ_BYTES: usize = 48 << 10;
 
 /// The writing half. Whoever has something to say appends it; [`Outgoing::flush`] writes what the
 /// socket takes at once, and the connection's own task the rest.
 pub(super) struct Outgoing {
-    stream: TcpStream,
+    stream: OwnedWriteHalf,
     state: RefCell<Pending>,
     /// Whether its owner noted that it wants flushing.
     noted: Cell<bool>,
@@ -35,6 +42,8 @@ struct Pending {
     /// Whole frames each, but for the first one, of which a part may be written.
     pieces: VecDeque<BytesMut>,
     bytes: usize,
+    /// An empty piece, so that a busy connection allocates none.
+    spare: BytesMut,
     /// Whether the first piece was begun: dropping it would tear a frame.
     begun: bool,
     dropped: u64,
@@ -42,10 +51,12 @@ struct Pending {
 }
 
 impl Outgoing {
-    pub(super) fn new(stream: TcpStream, bytes_max: usize) -> Rc<Self> {
+    /// The writing half of a connection, and what its reading half is for [`run`].
+    pub(super) fn new(stream: TcpStream, bytes_max: usize) -> (Rc<Self>, OwnedReadHalf) {
         let _ = stream.set_nodelay(true); // a hint: what is flushed is gathered already
+        let (incoming, stream) = stream.into_split();
         let (state, noted, wake) = Default::default();
-        Rc::new(Self { stream, state, noted, wake, bytes_max })
+        (Rc::new(Self { stream, state, noted, wake, bytes_max }), incoming)
     }
 
     /// Notes this connection in `dirty`, once until it is flushed.
@@ -67,7 +78,9 @@ impl Outgoing {
             return;
         }
         if state.pieces.back().is_none_or(|piece| piece.len() >= PIECE_BYTES) {
-            state.pieces.push_back(BytesMut::with_capacity(PIECE_BYTES / 4));
+            let mut piece = std::mem::take(&mut state.spare);
+            piece.reserve(PIECE_BYTES / 4);
+            state.pieces.push_back(piece);
         }
         let piece = state.pieces.back_mut().expect("pushed above");
         let before = piece.len();
@@ -99,8 +112,9 @@ impl Outgoing {
                     let done = piece.is_empty();
                     state.bytes -= count;
                     state.begun = !done;
-                    if done {
-                        state.pieces.pop_front();
+                    if done && let Some(piece) = state.pieces.pop_front() {
+                        // A long frame's room is not kept.
+                        state.spare = if piece.capacity() <= PIECE_BYTES { piece } else { BytesMut::new() };
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
@@ -189,28 +203,23 @@ pub(super) trait Reader {
 }
 
 /// Reads frames and writes what is left over, until the connection ends.
-pub(super) async fn run(outgoing: &Outgoing, reader: &mut impl Reader) -> Ended {
+pub(super) async fn run(outgoing: &Outgoing, incoming: OwnedReadHalf, reader: &mut impl Reader) -> Ended {
     tokio::select! {
         () = outgoing.keep_writing() => Ended::Closed,
-        ended = keep_reading(&outgoing.stream, reader) => ended,
+        ended = keep_reading(incoming, reader) => ended,
     }
 }
 
-async fn keep_reading(stream: &TcpStream, reader: &mut impl Reader) -> Ended {
+async fn keep_reading(mut incoming: OwnedReadHalf, reader: &mut impl Reader) -> Ended {
     let mut read = BytesMut::new();
     loop {
-        if stream.readable().await.is_err() {
-            return Ended::Closed;
-        }
         // A quarter of a buffer left is not worth another system call for.
         if read.capacity() - read.len() < READ_BYTES / 4 {
             read.reserve(READ_BYTES);
         }
-        match stream.try_read_buf(&mut read) {
-            Ok(0) => return Ended::Closed,
+        match incoming.read_buf(&mut read).await {
+            Ok(0) | Err(_) => return Ended::Closed,
             Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(_) => return Ended::Closed,
         }
         loop {
             match frame::take(&mut read, reader.frame_bytes_max()) {
@@ -267,7 +276,7 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (_deaf, _) = listener.accept().await.unwrap();
-        let outgoing = Outgoing::new(stream, 10 * PIECE_BYTES);
+        let (outgoing, incoming) = Outgoing::new(stream, 10 * PIECE_BYTES);
         while outgoing.take_dropped() == 0 {
             outgoing.put_bytes(&[1; FRAME_BYTES]);
             outgoing.flush();
@@ -280,7 +289,7 @@ mod tests {
         let mut reader = Ignores;
         let ended = async {
             tokio::select! {
-                ended = run(&outgoing, &mut reader) => ended,
+                ended = run(&outgoing, incoming, &mut reader) => ended,
                 () = closing => unreachable!("it never ends"),
             }
         };
@@ -296,7 +305,7 @@ mod tests {
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (mut deaf, _) = listener.accept().await.unwrap();
         let limit = 10 * PIECE_BYTES;
-        let outgoing = Outgoing::new(stream, limit);
+        let (outgoing, incoming) = Outgoing::new(stream, limit);
         let mut dropped = 0;
         // More than sockets hold: until pieces are dropped again and again.
         let mut number = 0u8;
@@ -313,7 +322,7 @@ mod tests {
         while !outgoing.try_flush() {
             outgoing.stream.writable().await.unwrap();
         }
-        drop(outgoing);
+        drop((outgoing, incoming));
         assert_eq!(reading.await.unwrap().last(), Some(&number.wrapping_sub(1)));
     }
 }

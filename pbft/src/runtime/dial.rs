@@ -79,7 +79,7 @@ pub(super) async fn dial<D: Dialler>(
 
 /// Serves the connection until it ends; says whether the greeting went through.
 async fn serve<D: Dialler>(dialler: &D, peer: ReplicaId, stream: TcpStream) -> bool {
-    let outgoing = Outgoing::new(stream, dialler.transport().queue_bytes_max);
+    let (outgoing, incoming) = Outgoing::new(stream, dialler.transport().queue_bytes_max);
     outgoing.put_bytes(&dialler.hello());
     outgoing.flush();
     let joined = Notify::new();
@@ -91,7 +91,7 @@ async fn serve<D: Dialler>(dialler: &D, peer: ReplicaId, stream: TcpStream) -> b
         }
     };
     let ended = tokio::select! {
-        ended = connection::run(&outgoing, &mut reader) => ended,
+        ended = connection::run(&outgoing, incoming, &mut reader) => ended,
         () = late => Ended::Closed,
     };
     let greeted = reader.greeted;

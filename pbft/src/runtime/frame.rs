@@ -9,7 +9,7 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use thiserror::Error;
 
 use crate::{
-    crypto::{Domain, Keychain, Kind, NewKey, PROTOCOL_VERSION, Principal, TAG_BYTES, Tag},
+    crypto::{Domain, Keychain, Kind, NewKey, Principal, TAG_BYTES, Tag},
     group::{Configuration, GroupId},
     message::{
         Message, Unverified,
@@ -18,6 +18,9 @@ use crate::{
 };
 
 const MAGIC: &[u8; 4] = b"QPBF";
+/// The version of frames and of what tags are made over: neither outlives a connection, so it is not
+/// the version that digests and signatures carry.
+const TRANSPORT_VERSION: u8 = 2;
 /// The longest frame before anybody has joined.
 pub(super) const GREETING_BYTES_MAX: usize = 4096;
 
@@ -117,7 +120,7 @@ fn decode_hello(mut bytes: Bytes) -> Result<Hello, Refusal> {
     let mut hello = Hello { group: GroupId([0; 16]), nonce: [0; 32], new_key: None };
     let mut magic = [0; 4];
     read.copy_to_slice(&mut magic);
-    if &magic != MAGIC || read.get_u8() != PROTOCOL_VERSION {
+    if &magic != MAGIC || read.get_u8() != TRANSPORT_VERSION {
         return Err(Refusal::Greeting);
     }
     read.copy_to_slice(&mut hello.group.0);
@@ -132,7 +135,7 @@ fn decode_hello(mut bytes: Bytes) -> Result<Hello, Refusal> {
 pub(super) fn hello(configuration: &Configuration, nonce: &[u8; 32], new_key: Option<&NewKey>) -> Bytes {
     framed(HELLO, |out| {
         out.put_slice(MAGIC);
-        out.put_u8(PROTOCOL_VERSION);
+        out.put_u8(TRANSPORT_VERSION);
         out.put_slice(&configuration.group.0);
         out.put_slice(nonce);
         if let Some(new_key) = new_key {

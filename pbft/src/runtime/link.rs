@@ -1,4 +1,4 @@
-//! The thread of a link: its connections and the state machines of its clients.
+//! The thread of links: their connections and the state machines of their clients.
 
 use std::{
     cell::RefCell,
@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use tokio::{
     sync::{Notify, mpsc, watch},
-    task::{LocalSet, spawn_local},
+    task::{JoinSet, LocalSet},
     time::{sleep, sleep_until},
 };
 
@@ -36,24 +36,39 @@ const STRAGGLERS: Duration = Duration::from_millis(20);
 /// How often the status is published at most.
 const STATUS_PERIOD: Duration = Duration::from_millis(20);
 
-/// Keeps the connections and drives the clients until nobody holds a handle.
-pub(super) fn run(
-    runtime: &tokio::runtime::Runtime,
-    configuration: Arc<Configuration>,
-    (seed, transport): ([u8; 32], TransportSettings),
-    peers: &watch::Receiver<AddressBook>,
-    orders: mpsc::UnboundedReceiver<Order>,
-    status: watch::Sender<ClientStatus>,
-) {
-    let local = LocalSet::new();
-    let shared = Rc::new(Shared::new(configuration, seed, transport, status));
-    local.block_on(runtime, async {
-        for replica in shared.group.replicas() {
-            spawn_local(dial(Rc::clone(&shared), replica, peers.clone()));
+/// All that a link needs.
+#[derive(Debug)]
+pub(super) struct Start {
+    pub(super) configuration: Arc<Configuration>,
+    pub(super) seed: [u8; 32],
+    pub(super) transport: TransportSettings,
+    pub(super) peers: watch::Receiver<AddressBook>,
+    pub(super) orders: mpsc::UnboundedReceiver<Order>,
+    pub(super) status: watch::Sender<ClientStatus>,
+}
+
+/// Runs links until nobody holds a handle of any.
+pub(super) fn run(runtime: &tokio::runtime::Runtime, mut starts: mpsc::UnboundedReceiver<Start>) {
+    LocalSet::new().block_on(runtime, async {
+        let mut links = JoinSet::new();
+        while let Some(start) = starts.recv().await {
+            while links.try_join_next().is_some() {} // nothing is kept of those that ended
+            links.spawn_local(run_one(start));
         }
-        spawn_local(renew_keys(Rc::clone(&shared)));
-        drive(&shared, orders).await;
+        while links.join_next().await.is_some() {}
     });
+}
+
+/// Keeps a link's connections and drives its clients until nobody holds a handle.
+async fn run_one(start: Start) {
+    let Start { configuration, seed, transport, peers, orders, status } = start;
+    let shared = Rc::new(Shared::new(configuration, seed, transport, status));
+    let mut tasks = JoinSet::new(); // which end with it
+    for replica in shared.group.replicas() {
+        tasks.spawn_local(dial(Rc::clone(&shared), replica, peers.clone()));
+    }
+    tasks.spawn_local(renew_keys(Rc::clone(&shared)));
+    drive(&shared, orders).await;
 }
 
 /// What the tasks of a link's thread share. They run in turns, and no borrow is held over an

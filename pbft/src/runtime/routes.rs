@@ -96,7 +96,7 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let connect = || TcpStream::connect(listener.local_addr().unwrap());
         let (dialled, came_in) = (connect().await.unwrap(), connect().await.unwrap());
-        let (dialled, came_in) = (Outgoing::new(dialled, 1), Outgoing::new(came_in, 1));
+        let ((dialled, _), (came_in, _)) = (Outgoing::new(dialled, 1), Outgoing::new(came_in, 1));
         let peer = Principal::Replica(ReplicaId(0));
         let route = Route { dialled: Some(Rc::clone(&dialled)), came_in: VecDeque::new() };
         let mut routes = Routes { replicas: vec![route], clients: Vec::new(), dirty: Vec::new() };

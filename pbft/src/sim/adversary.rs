@@ -87,7 +87,10 @@ impl Adversary {
         let domain = Domain::new(body.kind(), body.view().0);
         let proof = match body.form() {
             Form::Tag => Proof::Tag(self.keychain.tag(to, domain, &bytes)),
-            Form::Authenticator => Proof::Authenticator(self.keychain.authenticator(domain, &bytes)),
+            Form::Authenticator => {
+                let tagged = body.tagged(&bytes, self.keychain.scope());
+                Proof::Authenticator(self.keychain.authenticator(domain, &tagged))
+            }
             Form::Signature => Proof::Signature(self.keychain.sign(domain, &bytes)),
             Form::Nothing => Proof::Nothing,
         };

@@ -272,7 +272,7 @@ fn say(cluster: &mut Cluster<Ledger>, (from, to): (&str, &str), body: &Message) 
         for to in principals(cluster, to)? {
             let proof = match body.form() {
                 Form::Tag => Proof::Tag(keys.tag(to, domain, &bytes)),
-                _ => Proof::Authenticator(keys.authenticator(domain, &bytes)),
+                _ => Proof::Authenticator(keys.authenticator(domain, &body.tagged(&bytes, keys.scope()))),
             };
             let message = Unverified { sender: from, body: body.clone(), bytes: bytes.clone(), proof };
             cluster.inject(from, to, message);
