@@ -34,7 +34,7 @@ static CONFIGURATION: LazyLock<Configuration> = LazyLock::new(|| {
         group: GroupId([5; 16]),
         number: 0,
         start: Sequence(0),
-        operator: None,
+        operator: Some(key.clone()),
         f: 1,
         replicas: vec![key.clone(); 4], // fast tags tell principals apart, not keys
         clients: vec![key.clone(); 2],
@@ -68,6 +68,7 @@ fn message(sender: u8, kind: u8, bytes: Bytes, me: Principal) -> Option<Unverifi
             let tagged = body.tagged(&bytes, keychain.scope());
             Proof::Authenticator(keychain.authenticator(domain, &tagged))
         }
+        Form::Nothing => Proof::Nothing,
     };
     Some(Unverified { sender, body, bytes, proof })
 }

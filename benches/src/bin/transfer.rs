@@ -55,7 +55,7 @@ fn measure(name: &str, pages: u64, page_bytes: u64, stride: u64) {
     setup.configuration.limits.window = 4;
     let page_size = usize::try_from(page_bytes).expect("a page fits memory");
     let mut cluster = Cluster::new(setup, Filler { page_bytes: page_size });
-    let mut run = |cluster: &mut Cluster<Filler>, numbers: [u64; 4]| {
+    let run = |cluster: &mut Cluster<Filler>, numbers: [u64; 4]| {
         let mut operation = BytesMut::new();
         numbers.into_iter().for_each(|number| operation.put_u64(number));
         cluster.submit(ClientId(0), operation.freeze(), Options::default()).expect("there is room");

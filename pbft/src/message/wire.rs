@@ -25,7 +25,6 @@ use crate::{
         Authenticator, Digest, Kind, NewKey, Principal, SIGNATURE_BYTES_MAX, Signature, TAG_BYTES, Tag,
     },
     group::{CLIENTS_MAX, ClientId, Incarnation, REPLICAS_MAX, ReplicaId, Sequence, Timestamp, View},
-    replica::Record,
     service::{Branch, FAN_OUT},
 };
 
@@ -33,8 +32,10 @@ use crate::{
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated from proto/wire.proto")]
 mod generated;
 use generated as pb;
+mod record;
 mod succession;
 
+pub use record::{decode_record, encode_record};
 pub use succession::{decode_succession, encode_succession};
 use succession::{succession_in, succession_out};
 
@@ -315,95 +316,6 @@ pub fn decode_new_key(bytes: Bytes) -> Result<NewKey, Malformed> {
         epoch: body.epoch,
         public: exactly("public", &body.public)?,
         signature: signature_in(body.signature)?,
-    })
-}
-
-/// A journal's record.
-pub fn encode_record(record: &Record) -> Bytes {
-    use pb::record::Record as Kind;
-    let state_at =
-        |sequence: Sequence, state: &Digest| pb::StateAt { sequence: sequence.0, state: digest_out(state) };
-    let kind = match record {
-        Record::PrePrepared(body) => Kind::PrePrepared(pre_prepare_out(body)),
-        Record::Prepared { view, sequence, digest } => {
-            let digest = digest_out(digest);
-            Kind::Prepared(pb::Prepare { view: view.0, sequence: sequence.0, digest })
-        }
-        Record::Committed { view, sequence, digest } => {
-            let digest = digest_out(digest);
-            Kind::Committed(pb::Commit { view: view.0, sequence: sequence.0, digest })
-        }
-        Record::Checkpoint { sequence, state } => Kind::Checkpoint(state_at(*sequence, state)),
-        Record::Stable(certificate) => Kind::Stable(certificate_out(certificate)),
-        Record::Learned { sequence, batch } => {
-            Kind::Learned(pb::Body { sequence: sequence.0, batch: batch.bytes.clone() })
-        }
-        Record::ViewChange(own) => Kind::ViewChange(signed_view_change_out(own)),
-        Record::NewView(message) => {
-            let (replica, signature) = signed_out(message);
-            Kind::NewView(pb::SignedNewView { replica, body: message.bytes.clone(), signature })
-        }
-        Record::Marks { bound, suspected } => {
-            let (bound, suspected) = (clients_out(bound), clients_out(suspected));
-            Kind::Marks(pb::Marks { bound, suspected })
-        }
-        Record::Succession(succession) => Kind::Succession(succession_out(succession)),
-        Record::SnapshotBegin { sequence, successions } => {
-            let successions = successions.iter().map(succession_out).collect();
-            Kind::SnapshotBegin(pb::SnapshotBegin { sequence: sequence.0, successions })
-        }
-        Record::SnapshotPages { pages } => {
-            Kind::SnapshotPages(pb::Pages { pages: pages.iter().map(page_out).collect() })
-        }
-        Record::SnapshotEnd(certificate) => Kind::SnapshotEnd(certificate_out(certificate)),
-    };
-    pb::Record { record: Some(kind) }.encode_to_vec().into()
-}
-
-/// Reads what [`encode_record`] wrote.
-///
-/// # Errors
-/// When the bytes are no record.
-pub fn decode_record(bytes: Bytes) -> Result<Record, Malformed> {
-    use pb::record::Record as Kind;
-    let body = read::<pb::Record>("record", bytes)?;
-    Ok(match body.record.ok_or(Malformed::Missing { field: "record" })? {
-        Kind::PrePrepared(body) => Record::PrePrepared(pre_prepare_in(body)?),
-        Kind::Prepared(body) => Record::Prepared {
-            view: View(body.view),
-            sequence: Sequence(body.sequence),
-            digest: digest_in("digest", &body.digest)?,
-        },
-        Kind::Committed(body) => Record::Committed {
-            view: View(body.view),
-            sequence: Sequence(body.sequence),
-            digest: digest_in("digest", &body.digest)?,
-        },
-        Kind::Checkpoint(body) => {
-            Record::Checkpoint { sequence: Sequence(body.sequence), state: digest_in("state", &body.state)? }
-        }
-        Kind::Stable(body) => Record::Stable(certificate_in(body)?),
-        Kind::Learned(body) => {
-            Record::Learned { sequence: Sequence(body.sequence), batch: decode_batch(body.batch)? }
-        }
-        Kind::ViewChange(body) => Record::ViewChange(signed_view_change_in(body)?),
-        Kind::NewView(body) => Record::NewView(Unverified {
-            sender: Principal::Replica(ReplicaId(body.replica)),
-            body: new_view_in(read("new-view", body.body.clone())?)?,
-            bytes: body.body,
-            proof: Proof::Signature(signature_in(body.signature)?),
-        }),
-        Kind::Marks(body) => Record::Marks {
-            bound: clients_in("bound", &body.bound)?,
-            suspected: clients_in("suspected", &body.suspected)?,
-        },
-        Kind::Succession(body) => Record::Succession(succession_in(body)?.into()),
-        Kind::SnapshotBegin(body) => Record::SnapshotBegin {
-            sequence: Sequence(body.sequence),
-            successions: body.successions.into_iter().map(succession_in).collect::<Result<_, _>>()?,
-        },
-        Kind::SnapshotPages(body) => Record::SnapshotPages { pages: pages_in(body.pages)? },
-        Kind::SnapshotEnd(body) => Record::SnapshotEnd(certificate_in(body)?),
     })
 }
 

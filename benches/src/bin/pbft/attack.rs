@@ -363,7 +363,8 @@ impl Liar {
         if self.faults.storms {
             self.storm += 1;
             let (prepared, pre_prepared) = Default::default();
-            let body = ViewChange { view: View(self.storm), stable: None, prepared, pre_prepared };
+            let body =
+                ViewChange { view: View(self.storm), stable: None, prepared, pre_prepared, marks: vec![] };
             let message = self.prove(self.others[0], Message::ViewChange(body));
             self.others.iter().for_each(|to| self.peer.send(*to, &message));
         }
@@ -388,6 +389,7 @@ fn prove(keychain: &Keychain, to: Principal, body: Message) -> Unverified<Messag
             Proof::Authenticator(keychain.authenticator(domain, &body.tagged(&bytes, keychain.scope())))
         }
         Form::Signature => Proof::Signature(keychain.sign(domain, &bytes)),
+        Form::Nothing => Proof::Nothing,
     };
     Unverified { sender: keychain.me(), body, bytes, proof }
 }
@@ -497,6 +499,7 @@ impl Pest {
             operations: vec![operation],
             read_only: false,
             receipt: false,
+            reconfigure: false,
             replier: ReplicaId(0),
         };
         prove(&self.keychain, Principal::Replica(ReplicaId(0)), Message::Request(body))

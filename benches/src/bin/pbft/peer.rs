@@ -86,8 +86,8 @@ impl Peer {
         let known = self.connections.get(&connection)?;
         match (kind, known.dialled) {
             (HELLO, Some(peer)) => {
-                // Magic, version, group and configuration number come before the nonce.
-                let (mut before, mut nonce) = ([0; 4 + 1 + 16 + 8], [0; 32]);
+                // Magic, version and group come before the nonce.
+                let (mut before, mut nonce) = ([0; 4 + 1 + 16], [0; 32]);
                 body.try_copy_to_slice(&mut before).ok()?;
                 body.try_copy_to_slice(&mut nonce).ok()?;
                 keychain.accept(&wire::decode_new_key(body).ok()?).ok()?;
@@ -114,7 +114,6 @@ impl Peer {
         body.put_slice(b"QPBF");
         body.put_u8(VERSION);
         body.put_slice(&self.configuration.group.0);
-        body.put_u64_le(self.configuration.number);
         body.put_slice(&[0; 32]);
         if let (false, Some(new_key)) = (dialled, keychain.announcement()) {
             body.put_slice(&wire::encode_new_key(new_key));

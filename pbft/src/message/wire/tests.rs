@@ -2,6 +2,7 @@ use proptest::{collection::vec, prelude::*};
 
 use super::*;
 use crate::membership::{Reconfigure, Succession};
+use crate::replica::Record;
 
 fn bytes(max: usize) -> impl Strategy<Value = Bytes> {
     vec(any::<u8>(), 0..=max).prop_map(Bytes::from)
