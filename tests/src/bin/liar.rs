@@ -73,8 +73,11 @@ fn spoken(mut twist: Box<dyn FnMut(&Keychain, Principal, &Message) -> Option<Mes
         let (bytes, domain) = (wire::encode_body(&body), Domain::new(body.kind(), body.view().0));
         let proof = match body.form() {
             Form::Tag => Proof::Tag(keys.tag(to, domain, &bytes)),
-            Form::Authenticator => Proof::Authenticator(keys.authenticator(domain, &bytes)),
+            Form::Authenticator => {
+                Proof::Authenticator(keys.authenticator(domain, &body.tagged(&bytes, keys.scope())))
+            }
             Form::Signature => Proof::Signature(keys.sign(domain, &bytes)),
+            Form::Nothing => Proof::Nothing,
         };
         Some(Unverified { sender: keys.me(), body, bytes, proof })
     }))
