@@ -38,6 +38,8 @@ pub struct Verified<M> {
     /// Requests of a pre-prepare, by index, that carry no valid tag for this replica. The primary
     /// vouches for them and its word alone does not count.
     doubts: Vec<u32>,
+    /// The number of the configuration whose keys proved it.
+    configuration: u64,
 }
 
 /// Why a message is not believed. Nobody is to blame: its sender may be somebody else altogether.
@@ -98,6 +100,12 @@ impl<M> Verified<M> {
     pub fn doubts(&self) -> &[u32] {
         &self.doubts
     }
+
+    /// The number of the configuration whose keys proved it: it is void in every other one.
+    #[must_use]
+    pub fn configuration(&self) -> u64 {
+        self.configuration
+    }
 }
 
 impl Unverified<Message> {
@@ -154,7 +162,7 @@ impl Unverified<Message> {
                 .collect(),
             _ => Vec::new(),
         };
-        Ok(Verified { message: self, doubts })
+        Ok(Verified { message: self, doubts, configuration: keychain.scope().configuration })
     }
 }
 
@@ -193,7 +201,7 @@ pub enum Form {
     Authenticator,
     /// A signature, because others must be able to judge it.
     Signature,
-    /// Nothing. The state machines take such messages in by themselves: they never become
+    /// Nothing. The state machines take such messages in by `handle_message`: they never become
     /// [`Verified`].
     Nothing,
 }
