@@ -374,7 +374,7 @@ impl Client {
         let sender = message.sender;
         match message.body {
             Message::Configured(theirs) => return self.on_configured(sender, theirs),
-            Message::Succession(succession) => return self.handle_succession(now, &succession),
+            Message::Succession(succession) => return self.on_succession(sender, &succession),
             _ => {}
         }
         let Ok(message) = message.verify(&self.keychain) else {
@@ -635,7 +635,7 @@ impl Client {
         let request = RequestId(timestamp);
         if is_order
             && let Content::Full(result) = &content
-            && Reconfigure::outcome(result).is_ok()
+            && Reconfigure::outcome(result).is_ok_and(|boundary| boundary > self.configuration.start)
         {
             self.seeking = Some((self.now + self.settings.retry_after, self.settings.retry_after));
         }

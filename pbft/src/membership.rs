@@ -13,7 +13,7 @@
 //! state are signatures under the next members. A client, a verifier, or a replica that was away
 //! follows the [`Chain`] from the genesis, trusting in nothing but the keys that it has already and the
 //! operator's. The operator's signature is part of every step: 2f+1 keys that leaked long after their
-//! replicas were replaced make no other chain.
+//! replicas were replaced name no other members.
 //!
 //! Replacing a member that still works costs the group that member until the new one has fetched the
 //! state: no more than f members are replaced at once, and the operator waits for one to be whole

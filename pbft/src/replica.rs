@@ -312,12 +312,11 @@ impl<S: Service> Replica<S> {
     /// put aside and counted.
     pub fn handle_message(&mut self, now: Instant, message: Unverified<Message>) {
         self.now = now;
-        if self.succeeding.is_retired() {
-            return;
-        }
         let sender = message.sender;
         match message.body {
             Message::Configured(theirs) => self.on_configured(sender, theirs),
+            // It may be the only one who has the proof that the former configuration is over.
+            _ if self.succeeding.is_retired() => self.tell_configuration(sender),
             Message::Succession(succession) => self.on_succession(&succession),
             _ => match message.verify(&self.keychain) {
                 Ok(message) => self.handle_verified(now, message),
@@ -327,14 +326,20 @@ impl<S: Service> Replica<S> {
                 }
             },
         }
-        self.assert_invariants();
+        self.conclude();
     }
 
-    /// Takes in a message that was checked with this replica's keys.
+    /// Takes in a message that was checked with this replica's keys. What does not pass the check, and
+    /// what has [`Form::Nothing`], belongs to [`handle_message`](Self::handle_message) all the same: it
+    /// is how replicas in different configurations find to each other.
     pub fn handle_verified(&mut self, now: Instant, message: Verified<Message>) {
         self.now = now;
         if self.succeeding.is_retired() {
             return;
+        }
+        // Checked before this replica went over: perhaps with the key of somebody who was replaced.
+        if message.configuration() != self.configuration.number {
+            return self.put_aside(Ignored::Unproven);
         }
         let (doubts, batch) = (message.doubts().to_vec(), message.batch());
         let message = message.into_received();
@@ -383,14 +388,14 @@ impl<S: Service> Replica<S> {
             _ => self.put_aside(Ignored::NotForUs),
         }
         self.watch_progress();
-        self.assert_invariants();
+        self.conclude();
     }
 
     /// The driver has made every record up to `position` safe from a crash.
     pub fn handle_durable(&mut self, now: Instant, position: JournalPosition) {
         self.now = now;
         self.on_durable(position);
-        self.assert_invariants();
+        self.conclude();
     }
 
     /// Lets time pass.
@@ -405,7 +410,7 @@ impl<S: Service> Replica<S> {
             self.on_view_tick();
         }
         self.watch_progress();
-        self.assert_invariants();
+        self.conclude();
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
@@ -494,6 +499,13 @@ impl<S: Service> Replica<S> {
 
     fn put_aside(&mut self, reason: Ignored) {
         *self.ignored.entry(reason).or_default() += 1;
+    }
+
+    /// Ends every step. Here a replica goes over to the next configuration, and nowhere within a step: what
+    /// came in under one configuration must not go on under another.
+    fn conclude(&mut self) {
+        self.succeed_if_due();
+        self.assert_invariants();
     }
 
     /// What must hold after every step, whatever others sent.

@@ -45,7 +45,7 @@ struct Keys {
     replicas: Vec<Identity>,
     clients: Vec<Identity>,
     operator: Identity,
-    newcomer: Identity,
+    newcomers: Vec<Identity>,
 }
 
 static KEYS: LazyLock<Keys> = LazyLock::new(|| {
@@ -55,7 +55,7 @@ static KEYS: LazyLock<Keys> = LazyLock::new(|| {
         replicas: (0..4).map(|_| identity()).collect(),
         clients: (0..2).map(|_| identity()).collect(),
         operator: identity(),
-        newcomer: identity(),
+        newcomers: (0..3).map(|_| identity()).collect(),
     }
 });
 
@@ -433,7 +433,7 @@ async fn a_replica_whose_disk_is_lost_is_replaced() {
     let directory = cluster.journals.as_ref().unwrap().path().to_owned();
     std::fs::remove_dir_all(journal_path(&directory, 3)).unwrap();
 
-    let replacements = vec![(ReplicaId(3), KEYS.newcomer.public_key().clone())];
+    let replacements = vec![(ReplicaId(3), KEYS.newcomers[0].public_key().clone())];
     let order = Reconfigure::sign(&configuration(), replacements, &KEYS.operator).unwrap();
     let start = timeout(PATIENCE, client.reconfigure(order.clone())).await.unwrap().unwrap();
     assert_eq!(add(&client, 3).await, 6);
@@ -445,7 +445,7 @@ async fn a_replica_whose_disk_is_lost_is_replaced() {
     let mut chain = Chain::new(configuration());
     assert_eq!(chain.extend(succession.clone()).unwrap().start, start);
     let origin = (chain.latest().clone(), Some(succession));
-    cluster.start_member(3, KEYS.newcomer.clone(), origin.clone(), true).await;
+    cluster.start_member(3, KEYS.newcomers[0].clone(), origin.clone(), true).await;
     cluster.until(3, |status| status.last_executed >= start && status.readiness == Readiness::Ready).await;
 
     // Its vote counts from now on, also after a restart.
@@ -455,7 +455,7 @@ async fn a_replica_whose_disk_is_lost_is_replaced() {
     cluster.start_replica(1, false).await;
     cluster.until(1, |status| status.configuration == 1).await;
     cluster.stop(3).await;
-    cluster.start_member(3, KEYS.newcomer.clone(), origin, false).await;
+    cluster.start_member(3, KEYS.newcomers[0].clone(), origin, false).await;
     cluster.stop(0).await; // a primary
     assert_eq!(add(&client, 5).await, 15);
     assert_eq!(cluster.until(3, |status| status.configuration == 1).await.configuration, 1);
@@ -475,14 +475,39 @@ async fn a_replica_whose_disk_is_lost_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_replica_that_is_replaced_while_it_runs_stops_and_says_so() {
+async fn a_replica_that_is_replaced_while_it_runs_says_so() {
     let mut cluster = Cluster::start(false).await;
     let client = cluster.client(0);
-    let replacements = vec![(ReplicaId(2), KEYS.newcomer.public_key().clone())];
+    let replacements = vec![(ReplicaId(2), KEYS.newcomers[0].public_key().clone())];
     let order = Reconfigure::sign(&configuration(), replacements, &KEYS.operator).unwrap();
     timeout(PATIENCE, client.reconfigure(order)).await.unwrap().unwrap();
-    let mut former = cluster.replicas[2].take().unwrap();
-    let stopped = timeout(PATIENCE, former.stopped()).await.unwrap();
-    assert_eq!(stopped.unwrap_err().to_string(), "replica 2 was replaced in configuration 1");
+    assert_eq!(cluster.until(2, |status| status.replaced).await.configuration, 1);
+    cluster.stop(2).await;
     assert_eq!(add(&client, 7).await, 7);
+}
+
+/// A client that knows the genesis only has no quorum to talk to, and finds its way all the same.
+#[tokio::test]
+async fn a_client_follows_one_configuration_after_the_other() {
+    let mut cluster = Cluster::start(false).await;
+    let client = cluster.client(0);
+    let mut chain = Chain::new(configuration());
+    for (step, (index, newcomer)) in (1..).zip([3, 2, 3].into_iter().zip(&KEYS.newcomers)) {
+        let replacements = vec![(ReplicaId(index), newcomer.public_key().clone())];
+        let order = Reconfigure::sign(chain.latest(), replacements, &KEYS.operator).unwrap();
+        let start = timeout(PATIENCE, client.reconfigure(order)).await.unwrap().unwrap();
+        let mut status = client.status();
+        let seen = timeout(PATIENCE, status.wait_for(|status| status.successions.len() == step)).await;
+        chain.extend(seen.unwrap().unwrap().successions[step - 1].clone()).unwrap();
+        let origin = (chain.latest().clone(), chain.last().cloned());
+        cluster.start_member(index, newcomer.clone(), origin, true).await;
+        let whole =
+            |status: &ReplicaStatus| status.last_executed >= start && status.readiness == Readiness::Ready;
+        cluster.until(index as usize, whole).await;
+    }
+    assert_eq!(add(&client, 1).await, 1);
+    let late = cluster.client(1);
+    assert_eq!(add(&late, 2).await, 3);
+    let mut status = late.status();
+    timeout(PATIENCE, status.wait_for(|status| status.successions.len() == 3)).await.unwrap().unwrap();
 }

@@ -63,6 +63,15 @@ impl Client {
         Unverified { sender, body, bytes, proof: Proof::Nothing }
     }
 
+    /// A replica shows the next configuration. It may know of more.
+    pub(super) fn on_succession(&mut self, from: Principal, succession: &Succession) {
+        let before = self.configuration.number;
+        self.handle_succession(self.now, succession);
+        if self.configuration.number > before {
+            self.tell_configuration(from);
+        }
+    }
+
     /// Is shown the next configuration, by a replica or from a [`Chain`](crate::membership::Chain).
     /// Answers of former members count no more: a quorum of the new ones has to say all of it.
     pub fn handle_succession(&mut self, now: Instant, succession: &Succession) {
@@ -74,6 +83,7 @@ impl Client {
         self.keychain.succeed(next.scope(), next.public_keys());
         self.configuration = next;
         self.views.fill(View(0));
+        self.told.fill(None);
         self.seeking = None;
         for operation in self.operations.iter_mut().flatten() {
             operation.tally = Tally::default();

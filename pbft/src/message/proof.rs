@@ -41,6 +41,8 @@ pub struct Verified<M> {
     doubts: Vec<u32>,
     /// Of a pre-prepare's batch.
     batch: Digest,
+    /// The number of the configuration whose keys proved it.
+    configuration: u64,
 }
 
 /// Why a message is not believed. Nobody is to blame: its sender may be somebody else altogether.
@@ -107,6 +109,12 @@ impl<M> Verified<M> {
     #[must_use]
     pub(crate) fn batch(&self) -> Digest {
         self.batch
+    }
+
+    /// The number of the configuration whose keys proved it: it is void in every other one.
+    #[must_use]
+    pub fn configuration(&self) -> u64 {
+        self.configuration
     }
 }
 
@@ -180,7 +188,7 @@ impl Unverified<Message> {
             let doubted = requests.filter(|(_, request)| !request.is_authentic(keychain));
             doubts.extend(doubted.map(|(index, _)| index));
         }
-        Ok(Verified { message: self, doubts, batch })
+        Ok(Verified { message: self, doubts, batch, configuration: keychain.scope().configuration })
     }
 }
 
@@ -275,7 +283,7 @@ pub enum Form {
     Authenticator,
     /// A signature, because others must be able to judge it.
     Signature,
-    /// Nothing. The state machines take such messages in by themselves: they never become
+    /// Nothing. The state machines take such messages in by `handle_message`: they never become
     /// [`Verified`].
     Nothing,
 }

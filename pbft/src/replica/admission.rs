@@ -435,7 +435,10 @@ impl<S: Service> Replica<S> {
     fn on_read(&mut self, request: &Request) {
         let client = request.client;
         let too_early = self.executed() < self.reads_from && !mutation::is_on(Mutation::ReadTooEarly);
-        if self.transfer.is_active() || !self.may_answer() || too_early {
+        // At the boundary others may have gone over, and acknowledge what is never heard of here. One of any
+        // 2f+1 has executed up to it by then.
+        let is_over = self.boundary().is_some_and(|end| self.executed() >= end);
+        if self.transfer.is_active() || !self.may_answer() || too_early || is_over {
             return self.put_aside(Ignored::Stale);
         }
         let mut room = self.configuration.limits.reply_bytes_max as usize;

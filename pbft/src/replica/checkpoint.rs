@@ -145,9 +145,15 @@ impl Checkpoints {
         }
     }
 
+    /// Whether the state here would survive a crash: not while a fetched one is being written down.
+    pub(super) fn is_durable(&self) -> bool {
+        self.fetched.is_none()
+    }
+
     /// A configuration begins after `start`: nobody of it has said anything yet.
     pub(super) fn begin_at(&mut self, start: Sequence) {
         self.own.retain(|own| own.image.sequence >= start);
+        self.own.iter_mut().for_each(|own| own.signatures = None);
         self.votes.clear();
         self.signatures.clear();
         self.ahead = None;
@@ -240,8 +246,11 @@ impl<S: Service> Replica<S> {
     /// Whether clients may be told what the state here says. A state that is not the group's
     /// answers nobody. Nor does one that a crash would take back: 2f+1 answers tell a client that
     /// every later quorum knows of its operation.
+    ///
+    /// Nor does one from before the configuration began: those who held what was acknowledged by then may
+    /// have been replaced.
     pub(super) fn may_answer(&self) -> bool {
-        !self.checkpoints.has_diverged() && self.checkpoints.fetched.is_none()
+        !self.checkpoints.has_diverged() && self.checkpoints.is_durable() && !self.is_joining()
     }
 
     pub(super) fn checkpoint_is_durable(&mut self, sequence: Sequence) {
@@ -444,7 +453,6 @@ impl<S: Service> Replica<S> {
             self.write_snapshot();
         }
         self.adopt_chosen();
-        self.succeed_if_due();
     }
 
     /// Writes a copy of the state at the low watermark into the journal, with the proof that it is

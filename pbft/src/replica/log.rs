@@ -92,9 +92,9 @@ impl Log {
         self.end.map_or(high, |end| high.min(end))
     }
 
-    /// Nothing is ordered beyond `end` any more.
-    pub(super) fn close_at(&mut self, end: Sequence) {
-        self.end = Some(end);
+    /// Nothing is ordered beyond `end` any more, if there is one.
+    pub(super) fn close_at(&mut self, end: Option<Sequence>) {
+        self.end = end;
     }
 
     /// Whether a sequence number is between the watermarks.

@@ -5,6 +5,7 @@
 //! * *upon executing a RECONFIGURE that the operator signed*: its boundary is the first checkpoint that
 //!   is L batches on. Nothing is ordered beyond it. As primary, fill the places up to it, with empty
 //!   batches where nothing waits.
+//! * *upon executing the boundary's batch*: answer no more reads that are not ordered.
 //! * *when the checkpoint at the boundary is stable here*: its certificate is the SUCCESSION. Write it
 //!   down, and begin anew under the next configuration: view 0, no votes, no view-changes, nothing
 //!   between the watermarks. The state, the client table and the history go on.
@@ -13,13 +14,18 @@
 //!   say which one this is.
 //! * *upon a SUCCESSION that follows the configuration here*: go over to it, and fetch the state at the
 //!   boundary if it was not reached.
-//! * *when one's own index was given to another key*: stop.
+//! * *when one's own index was given to another key*: take part no more, but show others the way.
 //!
 //! **Why nothing is lost or voted for twice.** Whoever votes for a place beyond the boundary has
 //! executed up to the boundary less L, and the order with it: so it knows better. What was committed up to
 //! the boundary is in the state that 2f+1 signed there, of whom f+1 are correct and at most f are
 //! replaced. Votes of the two configurations never meet, because every tag and signature names its own.
 //! Requests that wait at the boundary are forgotten: their tags are void, and clients send again.
+//!
+//! **Why no read misses an acknowledged write.** Quorums of the two configurations need not share a correct
+//! replica. But when something is acknowledged in the next one, f+1 correct members of the former one have
+//! executed up to the boundary, and answer no reads there; 2f+1 answers need one of them. And in the next
+//! one only those answer who have the state at its beginning.
 
 use std::collections::BTreeMap;
 
@@ -46,10 +52,19 @@ pub(super) struct Succeeding {
     successions: Vec<Succession>,
     /// Another key has this replica's index.
     retired: bool,
-    /// When each peer and client was told last which configuration this is, and when it was shown the
-    /// next one: at most one entry for each.
-    told: BTreeMap<Principal, Instant>,
-    shown: BTreeMap<Principal, Instant>,
+    /// When each peer and client was told something last. Hints come in anybody's name, so what one asks
+    /// for must not keep back what another one needs: at most one entry for each peer or client and each
+    /// thing to be told.
+    told: BTreeMap<(Principal, Hint), Instant>,
+}
+
+/// What is told to whoever proved nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Hint {
+    /// Which configuration this is.
+    Configured,
+    /// What led to the configuration with this number.
+    Succession(u64),
 }
 
 impl Succeeding {
@@ -67,12 +82,13 @@ impl<S: Service> Replica<S> {
     /// fetches the one at the boundary from the others, and votes for nothing below.
     ///
     /// `configuration` is what `succession` leads to, as [`Chain::latest`](crate::membership::Chain::latest)
-    /// and [`Chain::last`](crate::membership::Chain::last) give it. Whoever has run before with this
-    /// identity must come back by [`Replica::recover`].
+    /// and [`Chain::last`](crate::membership::Chain::last) give it when the place was just given away: it
+    /// finds its way to later ones by itself. Whoever has run before with this identity must come back by
+    /// [`Replica::recover`].
     ///
     /// # Panics
-    /// When the configuration is not valid or not the one of the succession, or has no replica `me`, or
-    /// the keychain is another's.
+    /// When the configuration is not valid or not the one of the succession, the succession gives no place
+    /// to `me`, or the keychain is another's.
     #[must_use]
     pub fn join(
         configuration: Configuration,
@@ -87,6 +103,8 @@ impl<S: Service> Replica<S> {
             (succession.reconfigure.number, succession.start),
             "the succession leads to the configuration"
         );
+        // A member from before has promised something, and would forget it here.
+        assert!(succession.reconfigure.replaces(me), "the succession gives the place of {me} to another key");
         let mut replica = Self::empty(configuration, me, keychain, service, settings);
         replica.append(Record::Succession(Box::new(succession.clone())), None);
         replica.seek(&succession);
@@ -95,7 +113,8 @@ impl<S: Service> Replica<S> {
         replica
     }
 
-    /// Whether another key has this replica's index: it takes part in nothing any more.
+    /// Whether another key has this replica's index: it takes part in nothing any more, but shows whoever is
+    /// left behind the way. It may be the only one who can, until 2f+1 others are in a later configuration.
     #[must_use]
     pub fn is_retired(&self) -> bool {
         self.succeeding.retired
@@ -123,9 +142,7 @@ impl<S: Service> Replica<S> {
     /// Nothing is ordered beyond a boundary once it is known: by executing the order, or by its place in a
     /// state from elsewhere.
     pub(super) fn close_log(&mut self) {
-        if let Some(end) = self.boundary() {
-            self.log.close_at(end);
-        }
+        self.log.close_at(self.boundary());
     }
 
     /// The certificate of the low watermark, if the members of this configuration made it: where the
@@ -134,13 +151,13 @@ impl<S: Service> Replica<S> {
         self.checkpoints.stable().filter(|stable| stable.sequence > self.configuration.start)
     }
 
-    /// Goes over if the low watermark is a boundary. Whoever crashed between the two records finds the
-    /// certificate in its journal, and the SUCCESSION in that.
+    /// Goes over if the low watermark is a boundary, and the state there durable. Whoever crashed between the
+    /// two records finds the certificate in its journal, and the SUCCESSION in that.
     pub(super) fn succeed_if_due(&mut self) {
-        let Some(certificate) = self.checkpoints.stable().cloned() else { return };
-        if self.boundary() != Some(certificate.sequence) {
+        let Some(boundary) = self.boundary().filter(|_| self.checkpoints.is_durable()) else { return };
+        let Some(certificate) = self.checkpoints.stable().filter(|stable| stable.sequence == boundary) else {
             return;
-        }
+        };
         let image = self.checkpoints.image(certificate.sequence).expect("what is stable is kept");
         let (order, start) = self.execution.pending().expect("there is a boundary");
         let [protocol, service] = [&image.protocol, &image.service].map(|pages| pages.digest_at(LEVELS, 0));
@@ -204,36 +221,32 @@ impl<S: Service> Replica<S> {
         let Some(succession) = self.succeeding.successions.iter().find(next).cloned() else {
             return self.put_aside(Ignored::Stale);
         };
-        if self.may_tell(from, |succeeding| &mut succeeding.shown) {
+        if self.may_tell(from, Hint::Succession(succession.reconfigure.number)) {
             self.send(from, Message::Succession(succession));
         }
     }
 
     /// Says which configuration this is, where members can be replaced.
     pub(super) fn tell_configuration(&mut self, to: Principal) {
-        if self.configuration.operator.is_some() && self.may_tell(to, |succeeding| &mut succeeding.told) {
+        if self.configuration.operator.is_some() && self.may_tell(to, Hint::Configured) {
             let number = self.configuration.number;
             self.send(to, Message::Configured(Configured { number }));
         }
     }
 
     /// Whether somebody may be told something that nothing was proven for.
-    fn may_tell(
-        &mut self,
-        to: Principal,
-        when: impl Fn(&mut Succeeding) -> &mut BTreeMap<Principal, Instant>,
-    ) -> bool {
+    fn may_tell(&mut self, to: Principal, what: Hint) -> bool {
         let known = match to {
             Principal::Replica(id) => self.group.has(id) && id != self.me,
             Principal::Client(id) => id.index() < self.configuration.clients.len(),
         };
         let period = self.settings.status_period / 2;
-        let told = when(&mut self.succeeding).get(&to).copied();
+        let told = self.succeeding.told.get(&(to, what)).copied();
         if !known || told.is_some_and(|told| self.now.since(told) < period) {
             self.put_aside(Ignored::TooOften);
             return false;
         }
-        when(&mut self.succeeding).insert(to, self.now);
+        self.succeeding.told.insert((to, what), self.now);
         true
     }
 

@@ -284,7 +284,6 @@ impl<S: Service> Replica<S> {
         self.prune_all_requests();
         self.adopt_chosen();
         self.execute_committed();
-        self.succeed_if_due();
     }
 }
 

@@ -172,17 +172,24 @@ impl Shared {
 }
 
 impl Shared {
-    /// Something about the configuration is of interest to all clients of the link alike: what proves
-    /// itself goes to all, and one asks for all of them.
-    fn on_membership(&self, message: &Unverified<Message>) {
-        let inner = &mut *self.inner.borrow_mut();
-        let all = matches!(message.body, Message::Succession(_));
+    /// Something about the configuration is of interest to all clients of the link alike, and all are in
+    /// the same one: the first asks for all of them, and what it finds proven goes to all.
+    fn on_membership(&self, message: Unverified<Message>) {
+        let (inner, now) = (&mut *self.inner.borrow_mut(), self.clock.now());
         let members = inner.clients.iter_mut().zip((0..).map(ClientId));
-        let members = members.filter_map(|(member, id)| Some((member.as_mut()?, id)));
-        let mut fed = Vec::new();
-        for (member, id) in members.take(if all { usize::MAX } else { 1 }) {
-            member.client.handle_message(self.clock.now(), message.clone());
-            fed.push(id);
+        let mut members = members.filter_map(|(member, id)| Some((member.as_mut()?, id)));
+        let Some((first, id)) = members.next() else { return };
+        let mut fed = vec![id];
+        let before = first.client.configuration().number;
+        first.client.handle_message(now, message.clone());
+        if first.client.configuration().number > before
+            && let Message::Succession(succession) = message.body
+        {
+            for (member, id) in members {
+                member.client.handle_succession(now, &succession);
+                fed.push(id);
+            }
+            inner.go_over(succession);
         }
         fed.into_iter().for_each(|id| inner.touch(id));
     }
@@ -264,15 +271,24 @@ impl Inner {
         }
     }
 
+    /// All clients are in the next configuration.
+    fn go_over(&mut self, succession: Succession) {
+        // Somebody else has their places: their connections mean nothing any more.
+        for (index, _) in &succession.reconfigure.replacements {
+            if let Some(gone) = self.replicas[index.index()].take() {
+                gone.outgoing.close();
+            }
+        }
+        self.successions.push(succession);
+    }
+
     fn is_ready(&self, now: Instant, n: u32) -> bool {
         let all = self.replicas.iter().flatten().count() == n as usize;
         self.quorum_since.is_some_and(|since| all || since + STRAGGLERS <= now)
     }
 
     fn step(&mut self, now: Instant, n: u32) {
-        if !self.is_ready(now, n) {
-            return; // what was touched stays so
-        }
+        let ready = self.is_ready(now, n);
         while let Some((due, id)) = self.due.first().copied().filter(|(due, _)| *due <= now) {
             self.due.remove(&(due, id));
             if let Some(member) = self.clients.get_mut(id.index()).and_then(Option::as_mut) {
@@ -282,18 +298,24 @@ impl Inner {
             self.touch(id);
         }
         for id in std::mem::take(&mut self.touched) {
-            self.poll(now, id);
+            self.poll(now, id, ready);
+            if !ready {
+                self.touch(id); // it may have something to submit
+            }
         }
         for outgoing in self.dirty.drain(..) {
             outgoing.flush();
         }
     }
 
-    fn poll(&mut self, now: Instant, id: ClientId) {
+    /// Operations wait until the link is ready; the way to those who are members by now does not.
+    fn poll(&mut self, now: Instant, id: ClientId, ready: bool) {
         let Some(member) = self.clients.get_mut(id.index()).and_then(Option::as_mut) else { return };
         member.touched = false;
         loop {
-            member.submit(now, &mut self.in_flight);
+            if ready {
+                member.submit(now, &mut self.in_flight);
+            }
             let Some(action) = member.client.poll_action(now) else { break };
             match action {
                 ClientAction::Send { to, message } => {
@@ -306,17 +328,7 @@ impl Inner {
                         connected.send(&message, &mut self.dirty);
                     }
                 }
-                ClientAction::Succession(succession) => {
-                    if self.successions.last().is_none_or(|last| last.start < succession.start) {
-                        // Somebody else has their places: their connections mean nothing any more.
-                        for (index, _) in &succession.reconfigure.replacements {
-                            if let Some(gone) = self.replicas[index.index()].take() {
-                                gone.outgoing.close();
-                            }
-                        }
-                        self.successions.push(*succession);
-                    }
-                }
+                ClientAction::Succession(_) => {} // all clients go over at once
                 ClientAction::Outcome(outcome) => {
                     for replica in outcome.disagreed.iter() {
                         *self.suspects.entry(replica).or_default() += 1;
@@ -444,7 +456,7 @@ impl Dialler for Shared {
             Message::Reply(reply) => reply.client,
             Message::Busy(busy) => busy.client,
             Message::Seal(seal) => seal.client,
-            Message::Configured(_) | Message::Succession(_) => return self.on_membership(&message),
+            Message::Configured(_) | Message::Succession(_) => return self.on_membership(message),
             _ => return,
         };
         let inner = &mut *self.inner.borrow_mut();

@@ -119,17 +119,13 @@ pub enum ServeFailed {
     /// The identity is not the one in the configuration.
     #[error("identity is not that of replica {0} in the configuration")]
     Identity(ReplicaId),
-    /// The configuration is not the genesis, and what led to it is not given, or leads elsewhere.
-    #[error("configuration {0} needs the succession that led to it")]
+    /// The configuration is not the genesis, and what led to it is not given, leads elsewhere, or did not
+    /// make the replica a member.
+    #[error(
+        "configuration {0} needs the succession that led to it and made this replica a member; \
+         a member from before keeps the configuration that it began with"
+    )]
     Succession(u64),
-    /// The operator gave the replica's place to another key. Its journal is of no use any more.
-    #[error("replica {index} was replaced in configuration {configuration}")]
-    Replaced {
-        /// Its index.
-        index: ReplicaId,
-        /// The configuration without it.
-        configuration: u64,
-    },
     /// The journal can't be opened or written. The replica must not vote on.
     #[error("journal: {0}")]
     Journal(#[from] JournalFailed),
@@ -149,6 +145,9 @@ pub enum ServeFailed {
 pub struct ReplicaStatus {
     /// The configuration it is in.
     pub configuration: u64,
+    /// Whether the operator gave its place to another key. It takes part no more, but shows whoever is left
+    /// behind the way: stop it when the others are in that configuration.
+    pub replaced: bool,
     /// The view it is in, or wants to enter.
     pub view: View,
     /// Whether it has left the view before and not entered that one yet.
@@ -192,7 +191,7 @@ impl ReplicaHandle {
         self.status.clone()
     }
 
-    /// Waits until the replica stops by itself, which it does on a failed disk, or when it is replaced.
+    /// Waits until the replica stops by itself, which it does on a failed disk only.
     ///
     /// # Errors
     /// Says why it stopped.
@@ -234,6 +233,7 @@ pub fn serve(
     let number = configuration.number;
     let leads = |succession: &Succession| {
         (succession.reconfigure.number, succession.start) == (number, configuration.start)
+            && succession.reconfigure.replaces(index)
     };
     if number > 0 && !succession.as_ref().is_some_and(leads) {
         return Err(ServeFailed::Succession(number));
@@ -376,7 +376,7 @@ impl<S: Service> Shared<S> {
 async fn drive<S: Service>(shared: &Shared<S>) -> Result<(), ServeFailed> {
     let mut progress = shared.inner.borrow().disk.as_ref().map(Disk::progress);
     let mut published = tokio::time::Instant::now();
-    let mut stale = true;
+    let (mut stale, mut warned) = (true, false);
     loop {
         let due = shared.inner.borrow().replica.poll_timeout();
         let mut wake = shared.clock.at(due);
@@ -403,10 +403,9 @@ async fn drive<S: Service>(shared: &Shared<S>) -> Result<(), ServeFailed> {
             inner.replica.handle_durable(shared.clock.now(), progress.borrow_and_update().durable);
         }
         inner.step(shared.clock.now());
-        if inner.replica.is_retired() {
+        if inner.replica.is_retired() && !std::mem::replace(&mut warned, true) {
             let (index, configuration) = (inner.replica.id(), inner.replica.configuration().number);
             tracing::warn!(%index, configuration, "replaced: this replica takes part no more");
-            return Err(ServeFailed::Replaced { index, configuration });
         }
         stale = true;
         if published.elapsed() >= STATUS_PERIOD {
@@ -487,6 +486,7 @@ impl<S: Service> Inner<S> {
         let connected = (0..).map(ReplicaId).zip(&self.routes.replicas);
         let status = ReplicaStatus {
             configuration: replica.configuration().number,
+            replaced: replica.is_retired(),
             view: replica.view(),
             changing: replica.is_changing(),
             primary: replica.primary(),
