@@ -137,17 +137,23 @@ impl Checkpoints {
     fn record(&mut self, voter: ReplicaId, sequence: Sequence, state: &Digest) -> Vote {
         let vote = self.votes.entry(sequence).or_default().record(voter, state);
         if vote == Vote::Counted {
-            let has = |ballot: &Ballot| ballot.has_voter(voter);
-            if self.votes.values().filter(|ballot| has(ballot)).count() > self.votes_max
-                && let Some(lowest) = self.votes.values_mut().find(|ballot| has(ballot))
-            {
-                lowest.withdraw(voter);
+            let theirs = self.votes.iter().filter(|(_, ballot)| ballot.has_voter(voter));
+            let theirs: Vec<_> = theirs.map(|(sequence, _)| *sequence).collect();
+            if theirs.len() > self.votes_max {
+                self.votes.entry(theirs[0]).or_default().withdraw(voter);
                 self.votes.retain(|_, ballot| !ballot.is_empty());
-                let theirs = self.signatures.keys().find(|(_, by)| *by == voter).copied();
-                theirs.and_then(|lowest| self.signatures.remove(&lowest));
+                self.signatures.remove(&(theirs[0], voter));
             }
         }
         vote
+    }
+
+    /// Counts another's vote, and keeps the signature under it as long as it counts: whoever is among
+    /// the voters has to be in the certificate too, else it convinces nobody.
+    fn record_signed(&mut self, voter: ReplicaId, message: &Checkpoint) -> Vote {
+        let place = (message.sequence, voter);
+        self.signatures.entry(place).or_insert_with(|| message.vote.clone());
+        self.record(voter, message.sequence, &message.state)
     }
 
     /// The highest checkpoint above `above` that `needed` replicas vouch for.
@@ -163,7 +169,8 @@ impl Checkpoints {
     /// Moves up to a stable checkpoint; the one before stays, for whoever is fetching it.
     pub(super) fn settle(&mut self, certificate: Certificate) {
         let before = self.stable.as_ref().map_or(Sequence(0), |stable| stable.sequence);
-        self.own.retain(|own| own.image.sequence >= before);
+        let stable = certificate.sequence;
+        self.own.retain(|own| own.image.sequence == before || own.image.sequence >= stable);
         self.move_up(certificate);
     }
 }
@@ -280,7 +287,7 @@ impl<S: Service> Replica<S> {
 
     /// Counts a replica's word on the state after a batch.
     pub(super) fn on_checkpoint(&mut self, from: ReplicaId, message: &Checkpoint) {
-        let Checkpoint { sequence, state, .. } = *message;
+        let sequence = message.sequence;
         let period = self.configuration.limits.checkpoint_period;
         if sequence <= self.log.low() && !self.checkpoints.diverged {
             return self.put_aside(Ignored::OutsideWindow);
@@ -288,9 +295,8 @@ impl<S: Service> Replica<S> {
         if !sequence.0.is_multiple_of(period) {
             return self.put_aside(Ignored::NotForUs);
         }
-        match self.checkpoints.record(from, sequence, &state) {
+        match self.checkpoints.record_signed(from, message) {
             Vote::Counted => {
-                self.checkpoints.signatures.insert((sequence, from), message.vote.clone());
                 self.retransmission.wake(self.now);
                 self.check_stable(sequence);
             }
