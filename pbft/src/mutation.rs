@@ -41,6 +41,14 @@ pub enum Mutation {
     TrustNewView,
     /// A client takes f+1 equal answers.
     AnswerAtWeakQuorum,
+    /// A vote that comes twice is taken for a contradiction.
+    BlameRepeated,
+    /// Any number of a client's requests may wait.
+    QueueEverything,
+    /// Any number of CHECKPOINTs of one replica is kept.
+    KeepEveryVote,
+    /// A certificate lacks one of its signatures.
+    ShortCertificate,
 }
 
 #[cfg(feature = "sim")]

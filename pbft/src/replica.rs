@@ -49,6 +49,8 @@ mod checkpoint;
 mod decision;
 mod durable;
 mod execution;
+#[cfg(feature = "sim")]
+mod footprint;
 mod learning;
 mod log;
 mod normal;
@@ -65,6 +67,8 @@ pub use action::{Action, Ignored, Misbehaviour};
 #[cfg(feature = "sim")]
 pub(crate) use decision::decide;
 pub(crate) use execution::outcome_digest;
+#[cfg(feature = "sim")]
+pub use footprint::Held;
 pub(crate) use past::CLAIMS_PER_PLACE_MAX;
 pub use record::{JournalPosition, Record};
 pub use recovery::RecoveryFailed;

@@ -5,8 +5,12 @@
 //! come from the seed: the same seed gives the same run on every machine, down to a hash of every
 //! event ([`Cluster::hash`]).
 //!
-//! [`checker`]s look at every step. [`run::seed`] is a whole run with faults; [`script`] runs
-//! stories in text files.
+//! Some replicas may lie: [`Cluster::corrupt_as`] makes one an [`Adversary`] of a kind. It stays a real
+//! replica; what it says is twisted on its way out, and what it hears on its way in, and all liars of a
+//! run know of each other.
+//!
+//! [`checker`]s look at every step of the others. [`run::seed`] is a whole run with faults; [`script`]
+//! runs stories in text files.
 
 use std::cell::RefCell;
 use std::collections::BinaryHeap;
@@ -27,6 +31,7 @@ use crate::time::Instant;
 
 mod adversary;
 pub mod checker;
+mod corruption;
 mod disk;
 mod ledger;
 mod network;
@@ -34,11 +39,12 @@ mod random;
 pub mod run;
 pub mod script;
 
+pub use adversary::Adversary;
 pub use ledger::Ledger;
 pub use network::Weather;
 pub use random::Random;
 
-use adversary::Adversary;
+use adversary::Liars;
 use checker::{Checkers, Violation};
 use disk::Disk;
 use network::Network;
@@ -87,6 +93,10 @@ impl Setup {
             through_wire: false,
         }
     }
+
+    fn keys(&self, me: Principal) -> Keychain {
+        Keychain::fast(self.configuration.scope(), self.configuration.public_keys(), me)
+    }
 }
 
 /// A well-formed public key that belongs to nobody; with fast keys it is never used.
@@ -109,6 +119,8 @@ pub struct Executed {
     pub client: ClientId,
     /// What.
     pub operation: Bytes,
+    /// What came out; none when the service panicked.
+    pub result: Option<Bytes>,
 }
 
 /// A service that notes down what it executes.
@@ -120,12 +132,16 @@ struct Witness<S> {
 
 impl<S: Service> Service for Witness<S> {
     fn execute(&self, context: &Context, operation: &[u8], state: &mut State) -> Bytes {
+        let index = self.seen.borrow().len();
         self.seen.borrow_mut().push(Executed {
             sequence: context.sequence,
             client: context.client,
             operation: Bytes::copy_from_slice(operation),
+            result: None,
         });
-        self.service.execute(context, operation, state)
+        let result = self.service.execute(context, operation, state);
+        self.seen.borrow_mut()[index].result = Some(result.clone());
+        result
     }
 
     fn read(&self, context: &Context, operation: &[u8], state: &State) -> Result<Bytes, NotReadOnly> {
@@ -133,8 +149,11 @@ impl<S: Service> Service for Witness<S> {
     }
 }
 
+/// A place where a replica runs. Those of the configuration come first, in the order of their
+/// indices; twins of faulty ones come behind.
 #[derive(Debug)]
 struct Node<S> {
+    id: ReplicaId,
     /// `None` while it is down.
     replica: Option<Replica<Witness<S>>>,
     disk: Disk,
@@ -143,8 +162,6 @@ struct Node<S> {
     syncing: bool,
     wake: Option<Instant>,
     seen: Rc<RefCell<Vec<Executed>>>,
-    /// How it lies, if it does.
-    adversary: Option<Adversary>,
     /// Somebody else spoke in its name, so that it may be accused.
     impersonated: bool,
 }
@@ -159,8 +176,8 @@ struct Host {
 #[derive(Debug)]
 enum Event {
     Deliver { from: Principal, to: Principal, message: Box<Unverified<Message>> },
-    Synced { replica: ReplicaId, life: u64, position: JournalPosition },
-    WakeReplica { replica: ReplicaId, life: u64 },
+    Synced { node: usize, life: u64, position: JournalPosition },
+    WakeReplica { node: usize, life: u64 },
     WakeClient { client: ClientId, life: u64 },
 }
 
@@ -220,6 +237,7 @@ pub struct Cluster<S> {
     setup: Setup,
     service: S,
     nodes: Vec<Node<S>>,
+    liars: Liars,
     hosts: Vec<Host>,
     network: Network,
     queue: BinaryHeap<Scheduled>,
@@ -248,6 +266,7 @@ impl<S: Service + Clone> Cluster<S> {
             network: Network::new(setup.weather.clone()),
             checkers: Checkers::new(&setup),
             nodes: Vec::new(),
+            liars: Liars::new(&setup.configuration),
             hosts: Vec::new(),
             queue: BinaryHeap::new(),
             scheduled: 0,
@@ -262,45 +281,32 @@ impl<S: Service + Clone> Cluster<S> {
             setup,
         };
         for id in cluster.replica_ids() {
-            let seen = Rc::default();
-            let replica = Some(cluster.fresh(id, &seen));
-            let disk = Disk::new(Group::new(&cluster.setup.configuration));
-            cluster.nodes.push(Node {
-                replica,
-                disk,
-                life: 0,
-                syncing: false,
-                wake: None,
-                seen,
-                adversary: None,
-                impersonated: false,
-            });
+            let node = cluster.fresh_node(id);
+            cluster.nodes.push(node);
         }
         for index in 0..u32::try_from(cluster.setup.configuration.clients.len()).expect("few") {
             let client = cluster.fresh_client(ClientId(index), Incarnation(1));
             cluster.hosts.push(Host { client, life: 0, wake: None });
         }
-        for id in cluster.replica_ids() {
-            cluster.drive(id);
+        for node in 0..cluster.nodes.len() {
+            cluster.drive(node);
         }
         cluster
     }
 
-    fn fresh(&self, id: ReplicaId, seen: &Rc<RefCell<Vec<Executed>>>) -> Replica<Witness<S>> {
-        let witness = Witness { service: self.service.clone(), seen: Rc::clone(seen) };
-        let configuration = self.setup.configuration.clone();
-        Replica::new(
-            configuration,
-            id,
-            self.keys(Principal::Replica(id)),
-            witness,
-            self.setup.settings.clone(),
-        )
+    /// A replica that has never run before, with an empty disk.
+    fn fresh_node(&self, id: ReplicaId) -> Node<S> {
+        let seen = Rc::default();
+        let witness = Witness { service: self.service.clone(), seen: Rc::clone(&seen) };
+        let (configuration, settings) = (self.setup.configuration.clone(), self.setup.settings.clone());
+        let disk = Disk::new(Group::new(&configuration));
+        let keys = self.keys(Principal::Replica(id));
+        let replica = Some(Replica::new(configuration, id, keys, witness, settings));
+        Node { id, replica, disk, life: 0, syncing: false, wake: None, seen, impersonated: false }
     }
 
     fn keys(&self, me: Principal) -> Keychain {
-        let configuration = &self.setup.configuration;
-        Keychain::fast(configuration.scope(), configuration.public_keys(), me)
+        self.setup.keys(me)
     }
 
     fn fresh_client(&self, id: ClientId, incarnation: Incarnation) -> Client {
@@ -315,19 +321,6 @@ impl<S: Service + Clone> Cluster<S> {
     /// All replicas.
     pub fn replica_ids(&self) -> impl Iterator<Item = ReplicaId> + use<S> {
         (0..self.setup.configuration.n()).map(ReplicaId)
-    }
-
-    /// Makes a replica lie from now on, in a way that the seed decides. What it executes and says
-    /// is no checker's business any more.
-    pub fn corrupt(&mut self, id: ReplicaId) {
-        let keys = self.keys(Principal::Replica(id));
-        self.nodes[id.index()].adversary = Some(Adversary::some(&mut self.random, keys));
-    }
-
-    /// Whether a replica does not lie.
-    #[must_use]
-    pub fn is_correct(&self, id: ReplicaId) -> bool {
-        self.nodes[id.index()].adversary.is_none()
     }
 
     /// The time.
@@ -438,13 +431,18 @@ impl<S: Service + Clone> Cluster<S> {
 
     /// Stops a replica at once. Its disk keeps what was durable, and maybe more.
     pub fn crash(&mut self, id: ReplicaId) {
-        let node = &mut self.nodes[id.index()];
-        if node.replica.take().is_some() {
-            node.life += 1;
-            node.syncing = false;
-            node.wake = None;
-            node.disk.crash(&mut self.random);
-            self.note(&[1, id.0.into()]);
+        for node in self.places(id) {
+            let node = &mut self.nodes[node];
+            if node.replica.take().is_some() {
+                node.life += 1;
+                node.syncing = false;
+                node.wake = None;
+                node.disk.crash(&mut self.random);
+                if self.liars.kind(id) == Some(Adversary::Amnesia) {
+                    node.disk = Disk::new(Group::new(&self.setup.configuration));
+                }
+                self.note(&[1, id.0.into()]);
+            }
         }
     }
 
@@ -453,18 +451,22 @@ impl<S: Service + Clone> Cluster<S> {
     /// # Panics
     /// When its journal cannot be replayed: it wrote it itself.
     pub fn restart(&mut self, id: ReplicaId) {
-        if self.nodes[id.index()].replica.is_some() {
-            return;
+        for node in self.places(id) {
+            if self.nodes[node].replica.is_none() {
+                self.recover(node);
+                self.note(&[2, id.0.into()]);
+                self.drive(node);
+            }
         }
-        let seen = Rc::clone(&self.nodes[id.index()].seen);
-        let witness = Witness { service: self.service.clone(), seen };
+    }
+
+    fn recover(&mut self, node: usize) {
+        let Node { id, ref seen, ref disk, .. } = self.nodes[node];
+        let witness = Witness { service: self.service.clone(), seen: Rc::clone(seen) };
         let keys = self.keys(Principal::Replica(id));
         let (configuration, settings) = (self.setup.configuration.clone(), self.setup.settings.clone());
-        let records = self.nodes[id.index()].disk.records();
-        let replica = Replica::recover(configuration, id, keys, witness, settings, records);
-        self.nodes[id.index()].replica = Some(replica.expect("a replica reads what it wrote"));
-        self.note(&[2, id.0.into()]);
-        self.drive(id);
+        let replica = Replica::recover(configuration, id, keys, witness, settings, disk.records());
+        self.nodes[node].replica = Some(replica.expect("a replica reads what it wrote"));
     }
 
     /// A client's process ends and another one takes its place, in a higher incarnation. What was
@@ -507,9 +509,9 @@ impl<S: Service + Clone> Cluster<S> {
         self.now = self.now.max(at);
         match event {
             Event::Deliver { from, to, message } => self.deliver(from, to, *message),
-            Event::Synced { replica, life, position } => self.synced(replica, life, position),
-            Event::WakeReplica { replica, life } => {
-                let (now, node) = (self.now, &mut self.nodes[replica.index()]);
+            Event::Synced { node, life, position } => self.synced(node, life, position),
+            Event::WakeReplica { node: index, life } => {
+                let (now, node) = (self.now, &mut self.nodes[index]);
                 if node.life == life
                     && let Some(awake) = &mut node.replica
                 {
@@ -517,7 +519,7 @@ impl<S: Service + Clone> Cluster<S> {
                     if awake.poll_timeout() <= now {
                         awake.handle_timeout(now);
                     }
-                    self.drive(replica);
+                    self.drive(index);
                 }
             }
             Event::WakeClient { client, life } => {
@@ -542,18 +544,16 @@ impl<S: Service + Clone> Cluster<S> {
         self.note(&[4, number(from), number(to), self.now.0]);
         self.note_bytes(&message.bytes);
         let message = if self.setup.through_wire {
-            let bytes = wire::encode(&message);
-            wire::decode(bytes).expect("what we encoded, we decode")
+            match wire::decode(wire::encode(&message)) {
+                Ok(message) => message,
+                Err(_) if self.is_liar(from) => return,
+                Err(error) => panic!("what we encoded, we decode: {error}"),
+            }
         } else {
             message
         };
         match to {
-            Principal::Replica(id) => {
-                if let Some(replica) = &mut self.nodes[id.index()].replica {
-                    replica.handle_message(self.now, message);
-                    self.drive(id);
-                }
-            }
+            Principal::Replica(id) => self.hear(from, id, message),
             Principal::Client(id) => {
                 self.hosts[id.index()].client.handle_message(self.now, message);
                 self.drive_client(id);
@@ -561,8 +561,8 @@ impl<S: Service + Clone> Cluster<S> {
         }
     }
 
-    fn synced(&mut self, id: ReplicaId, life: u64, position: JournalPosition) {
-        let node = &mut self.nodes[id.index()];
+    fn synced(&mut self, index: usize, life: u64, position: JournalPosition) {
+        let node = &mut self.nodes[index];
         if node.life != life {
             return;
         }
@@ -571,41 +571,47 @@ impl<S: Service + Clone> Cluster<S> {
         if let Some(replica) = &mut node.replica {
             replica.handle_durable(self.now, position);
         }
-        self.drive(id);
+        self.drive(index);
     }
 
     /// Does what a replica wants done.
-    fn drive(&mut self, id: ReplicaId) {
-        let now = self.now;
-        let me = Principal::Replica(id);
+    fn drive(&mut self, node: usize) {
+        let (now, id) = (self.now, self.nodes[node].id);
         while let Some(action) =
-            self.nodes[id.index()].replica.as_mut().and_then(|replica| replica.poll_action(now))
+            self.nodes[node].replica.as_mut().and_then(|replica| replica.poll_action(now))
         {
             match action {
                 Action::Send { to, message } => {
                     self.check_promise(id, &message);
-                    self.transmit(me, to, message);
+                    self.say(node, to, message);
                 }
                 Action::Broadcast { message } => {
                     self.check_promise(id, &message);
                     for to in self.replica_ids().filter(|to| *to != id) {
-                        self.transmit(me, Principal::Replica(to), message.clone());
+                        self.say(node, Principal::Replica(to), message.clone());
                     }
                 }
                 Action::Append { position, record } => {
                     self.check_committed(id, &record);
-                    self.nodes[id.index()].disk.append(position, record);
+                    self.nodes[node].disk.append(position, record);
                 }
-                Action::Truncate { before } => self.nodes[id.index()].disk.truncate(before),
+                Action::Truncate { before } => self.nodes[node].disk.truncate(before),
                 Action::Evidence(misbehaviour) => self.accused(id, misbehaviour),
             }
         }
-        self.begin_sync(id);
-        let seen: Vec<_> = self.nodes[id.index()].seen.borrow_mut().drain(..).collect();
+        self.begin_sync(node);
+        let seen: Vec<_> = self.nodes[node].seen.borrow_mut().drain(..).collect();
         if self.is_correct(id) {
             self.checkers.executed(id, seen);
         }
-        self.set_alarm(id);
+        self.set_alarm(node);
+    }
+
+    fn check_memory(&mut self, node: usize) {
+        let Node { id, ref replica, .. } = self.nodes[node];
+        if let Some(replica) = replica.as_ref().filter(|_| self.is_correct(id)) {
+            self.checkers.holds(replica);
+        }
     }
 
     fn check_committed(&mut self, id: ReplicaId, record: &Record) {
@@ -642,26 +648,26 @@ impl<S: Service + Clone> Cluster<S> {
     }
 
     /// One sync at a time; the next one covers all that came meanwhile.
-    fn begin_sync(&mut self, id: ReplicaId) {
+    fn begin_sync(&mut self, index: usize) {
         let (least, most) = self.setup.sync;
-        let node = &mut self.nodes[id.index()];
+        let node = &mut self.nodes[index];
         if node.syncing || node.disk.last() == node.disk.durable() || node.replica.is_none() {
             return;
         }
         node.syncing = true;
         let (life, position) = (node.life, node.disk.last());
         let at = self.now + self.random.between(least, most);
-        self.schedule(at, Event::Synced { replica: id, life, position });
+        self.schedule(at, Event::Synced { node: index, life, position });
     }
 
-    fn set_alarm(&mut self, id: ReplicaId) {
-        let node = &mut self.nodes[id.index()];
+    fn set_alarm(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
         let Some(replica) = &node.replica else { return };
         let at = replica.poll_timeout().max(self.now);
         if node.wake.is_none_or(|wake| at < wake) {
             node.wake = Some(at);
             let life = node.life;
-            self.schedule(at, Event::WakeReplica { replica: id, life });
+            self.schedule(at, Event::WakeReplica { node: index, life });
         }
     }
 
@@ -693,16 +699,15 @@ impl<S: Service + Clone> Cluster<S> {
         }
     }
 
+    /// Puts a message on the network, or what a liar makes of it.
     fn transmit(&mut self, from: Principal, to: Principal, message: Unverified<Message>) {
-        let adversary = match from {
-            Principal::Replica(id) => self.nodes[id.index()].adversary.as_mut(),
-            Principal::Client(_) => None,
-        };
-        let message = match adversary {
-            Some(adversary) => adversary.twist(to, message),
-            None => Some(message),
-        };
-        let Some(message) = message else { return };
+        match from {
+            Principal::Replica(id) if !self.is_correct(id) => self.lie(id, to, message),
+            _ => self.post(from, to, message, Duration::ZERO),
+        }
+    }
+
+    fn post(&mut self, from: Principal, to: Principal, message: Unverified<Message>, held_back: Duration) {
         if let Some(sent) = &mut self.sent {
             let cut = self.network.is_cut(from, to);
             sent.push(Sent { at: self.now, from, to, cut, message: message.body.clone() });
@@ -710,7 +715,7 @@ impl<S: Service + Clone> Cluster<S> {
         let [first, second] = self.network.fate(&mut self.random, from, to);
         for delay in [second, first].into_iter().flatten() {
             let message = Box::new(message.clone());
-            self.schedule(self.now + delay, Event::Deliver { from, to, message });
+            self.schedule(self.now + held_back + delay, Event::Deliver { from, to, message });
         }
     }
 

@@ -136,7 +136,7 @@ impl Checkpoints {
     /// Counts a vote; a voter's lowest is forgotten when it has too many.
     fn record(&mut self, voter: ReplicaId, sequence: Sequence, state: &Digest) -> Vote {
         let vote = self.votes.entry(sequence).or_default().record(voter, state);
-        if vote == Vote::Counted {
+        if vote == Vote::Counted && !mutation::is_on(Mutation::KeepEveryVote) {
             let theirs = self.votes.iter().filter(|(_, ballot)| ballot.has_voter(voter));
             let theirs: Vec<_> = theirs.map(|(sequence, _)| *sequence).collect();
             if theirs.len() > self.votes_max {
@@ -257,7 +257,8 @@ impl<S: Service> Replica<S> {
             let made = own.and_then(|own| own.signatures.as_ref()).map(|(_, vote)| vote.clone());
             Some(made.unwrap_or_else(|| self.sign_state(sequence, &state)))
         };
-        let votes = voters.iter().filter_map(|voter| Some((voter, signature(voter)?)));
+        let missing = usize::from(mutation::is_on(Mutation::ShortCertificate));
+        let votes = voters.iter().skip(missing).filter_map(|voter| Some((voter, signature(voter)?)));
         Certificate { sequence, state, votes: votes.collect() }
     }
 
@@ -430,5 +431,19 @@ impl Image {
                 None => return (pages, None),
             }
         }
+    }
+}
+
+#[cfg(feature = "sim")]
+impl Checkpoints {
+    pub(super) fn footprint(&self, n: u64) -> Vec<super::footprint::Held> {
+        use super::footprint::Held;
+        let votes: u32 = self.votes.values().map(|ballot| ballot.voters().count()).sum();
+        let most = self.votes_max as u64;
+        vec![
+            Held::new("own checkpoints", self.own.len(), most),
+            Held::new("votes for checkpoints", votes as usize, n * most),
+            Held::new("signatures under checkpoints", self.signatures.len(), n * most),
+        ]
     }
 }

@@ -202,3 +202,16 @@ impl<S: Service> Replica<S> {
         self.execute_committed();
     }
 }
+
+#[cfg(feature = "sim")]
+impl Transfer {
+    /// The bytes of a state that is being fetched; what is over the limit is only found when it is here.
+    pub(super) fn footprint(&self, settings: &super::Settings) -> super::footprint::Held {
+        let bytes = self.active.as_ref().map_or(0, |active| active.bytes);
+        super::footprint::Held {
+            what: "bytes of a fetched state",
+            held: bytes,
+            most: settings.transfer_bytes_max,
+        }
+    }
+}

@@ -1,18 +1,23 @@
-//! What must hold in every run, looked at after every step: one invariant a file.
+//! What must hold in every run, looked at after every step: one invariant a file. Only correct replicas
+//! are looked at; of each invariant there is a test that breaks it and sees the checker object.
 
 use bytes::Bytes;
 
 use super::disk::Disk;
 use super::{Executed, Setup};
 use crate::client::Outcome;
-use crate::crypto::Digest;
+use crate::crypto::{Digest, Keychain, Principal};
 use crate::group::{ClientId, ReplicaId, Sequence};
 use crate::message::Message;
+use crate::replica::Replica;
+use crate::service::Service;
 
 pub mod agreement;
 pub mod durability;
 pub mod exactly_once;
+pub mod memory;
 pub mod promise;
+pub mod soundness;
 pub mod validity;
 
 use agreement::Agreement;
@@ -68,6 +73,38 @@ pub enum Violation {
         /// The batch.
         sequence: Sequence,
     },
+    /// A client was told a result that nothing in the batch had.
+    #[error("durability: client {client} was told a result that nothing of it in batch {sequence} has")]
+    Answer {
+        /// Who was told.
+        client: ClientId,
+        /// The batch.
+        sequence: Sequence,
+    },
+    /// A replica showed a proof that proves nothing.
+    #[error(
+        "soundness: replica {replica} sent {what} with a certificate for {sequence} that convinces nobody"
+    )]
+    Unproven {
+        /// Who did.
+        replica: ReplicaId,
+        /// The message.
+        what: &'static str,
+        /// The batch.
+        sequence: Sequence,
+    },
+    /// A replica holds more than it may, whatever others send.
+    #[error("memory: replica {replica} holds {held} {what}, more than {most}")]
+    Unbounded {
+        /// Who does.
+        replica: ReplicaId,
+        /// Of what.
+        what: &'static str,
+        /// How many, or how many bytes.
+        held: u64,
+        /// The most that follows from the limits.
+        most: u64,
+    },
     /// A replica said something before it was safe from a crash.
     #[error("promise: replica {replica} sent {what} for {sequence} before its record was durable")]
     Premature {
@@ -106,6 +143,10 @@ pub(super) struct Checkers {
     exactly_once: ExactlyOnce,
     durability: Durability,
     promises: Promises,
+    /// To check proofs with, which anybody can.
+    keychain: Keychain,
+    /// Messages that correct replicas took in.
+    heard: u64,
     violation: Option<Violation>,
 }
 
@@ -117,6 +158,8 @@ impl Checkers {
             exactly_once: ExactlyOnce::default(),
             durability: Durability::default(),
             promises: Promises::new(setup),
+            keychain: setup.keys(Principal::Replica(ReplicaId(0))),
+            heard: 0,
             violation: None,
         }
     }
@@ -159,6 +202,16 @@ impl Checkers {
         self.note(if correct { Err(Violation::Slander { accuser, accused }) } else { Ok(()) });
     }
 
+    /// A correct replica took a message in. Looks at what it holds now and then: to look costs more
+    /// than to take a message in.
+    pub(super) fn holds<S: Service>(&mut self, replica: &Replica<S>) {
+        self.heard += 1;
+        if self.heard.is_multiple_of(16) {
+            let verdict = memory::check(replica);
+            self.note(verdict);
+        }
+    }
+
     /// A client has an outcome.
     pub(super) fn answered(&mut self, client: ClientId, outcome: &Outcome) {
         let verdict = self.durability.check(client, outcome, &self.agreement);
@@ -178,6 +231,8 @@ impl Checkers {
         (message, bytes): (&Message, &[u8]),
         disk: Option<&Disk>,
     ) {
+        let verdict = soundness::check(replica, message, &self.keychain);
+        self.note(verdict);
         let verdict = self.promises.check(replica, message, bytes, disk);
         self.note(verdict);
         if let Message::Checkpoint(checkpoint) = message {

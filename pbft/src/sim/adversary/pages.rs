@@ -1,20 +1,24 @@
-//! Serves wrong pages to whoever fetches a state, and wrong batches to whoever wants one.
+//! Serves a wrong page to whoever fetches a state, and wrong batches to whoever wants one.
 
 use bytes::Bytes;
 
-use super::{Lie, Said};
+use super::{Lie, Said, Voice};
 use crate::crypto::Principal;
-use crate::message::{Body, Message, wire};
+use crate::message::{Body, Message, Space, wire};
 
 #[derive(Debug)]
 pub(super) struct WrongPages;
 
 impl Lie for WrongPages {
-    fn instead(&mut self, _: Principal, message: &Message) -> Said {
+    fn says(&mut self, _: Principal, message: &Message, _: &mut Voice<'_>) -> Said {
         match message {
             Message::Data(data) => {
                 let mut data = data.clone();
-                data.pages.iter_mut().for_each(|page| page.bytes = Bytes::from_static(b"never written"));
+                // The last one is the least likely to be missed soon.
+                let mut pages = data.pages.iter_mut().rev();
+                if let Some(page) = pages.find(|page| page.at.space == Space::Service) {
+                    page.bytes = Bytes::from_static(b"never written");
+                }
                 Said::Lie(Box::new(Message::Data(data)))
             }
             Message::Body(Body { sequence, .. }) => {
