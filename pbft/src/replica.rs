@@ -51,6 +51,8 @@ mod checkpoint;
 mod decision;
 mod durable;
 mod execution;
+#[cfg(feature = "sim")]
+mod footprint;
 mod health;
 mod learning;
 mod log;
@@ -69,6 +71,8 @@ pub use action::{Action, Ignored, Misbehaviour};
 #[cfg(feature = "sim")]
 pub(crate) use decision::decide;
 pub(crate) use execution::{boundary_digest, outcome_digest};
+#[cfg(feature = "sim")]
+pub use footprint::Held;
 pub use health::Readiness;
 pub(crate) use past::CLAIMS_PER_PLACE_MAX;
 pub use record::{JournalPosition, Record};

@@ -5,8 +5,12 @@
 //! come from the seed: the same seed gives the same run on every machine, down to a hash of every
 //! event ([`Cluster::hash`]).
 //!
-//! [`checker`]s look at every step. [`run::seed`] is a whole run with faults; [`script`] runs
-//! stories in text files.
+//! Some replicas may lie: [`Cluster::corrupt_as`] makes one an [`Adversary`] of a kind. It stays a real
+//! replica; what it says is twisted on its way out, and what it hears on its way in, and all liars of a
+//! run know of each other.
+//!
+//! [`checker`]s look at every step of the others. [`run::seed`] is a whole run with faults; [`script`]
+//! runs stories in text files.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, BinaryHeap};
@@ -27,6 +31,7 @@ use crate::time::Instant;
 
 mod adversary;
 pub mod checker;
+mod corruption;
 mod disk;
 pub mod kv;
 mod ledger;
@@ -36,11 +41,12 @@ mod random;
 pub mod run;
 pub mod script;
 
+pub use adversary::Adversary;
 pub use ledger::Ledger;
 pub use network::Weather;
 pub use random::Random;
 
-use adversary::Adversary;
+use adversary::Liars;
 use checker::{Checkers, Violation};
 use disk::Disk;
 use membership::Origin;
@@ -103,6 +109,8 @@ pub struct Executed {
     pub client: ClientId,
     /// What.
     pub operation: Bytes,
+    /// What came out; none when the service panicked.
+    pub result: Option<Bytes>,
 }
 
 /// A service that notes down what it executes.
@@ -122,12 +130,16 @@ impl<S: Service> Service for Witness<S> {
         if self.strays.take() {
             state.write(STRAY_PAGE, &context.sequence.0.to_be_bytes());
         }
+        let index = self.seen.borrow().len();
         self.seen.borrow_mut().push(Executed {
             sequence: context.sequence,
             client: context.client,
             operation: Bytes::copy_from_slice(operation),
+            result: None,
         });
-        self.service.execute(context, operation, state)
+        let result = self.service.execute(context, operation, state);
+        self.seen.borrow_mut()[index].result = Some(result.clone());
+        result
     }
 
     fn read(&self, context: &Context, operation: &[u8], state: &State) -> Result<Bytes, NotReadOnly> {
@@ -135,8 +147,11 @@ impl<S: Service> Service for Witness<S> {
     }
 }
 
+/// A place where a replica runs. Those of the configuration come first, in the order of their
+/// indices; twins of faulty ones come behind.
 #[derive(Debug)]
 struct Node<S> {
+    id: ReplicaId,
     /// `None` while it is down.
     replica: Option<Replica<Witness<S>>>,
     disk: Disk,
@@ -146,11 +161,10 @@ struct Node<S> {
     wake: Option<Instant>,
     seen: Rc<RefCell<Vec<Executed>>>,
     origin: Origin,
+    /// The next operation goes wrong.
     strays: Rc<Cell<bool>>,
     /// It went wrong, without lying.
     strayed: bool,
-    /// How it lies, if it does.
-    adversary: Option<Adversary>,
     /// Somebody else spoke in its name, so that it may be accused.
     impersonated: bool,
 }
@@ -167,8 +181,8 @@ struct Host {
 #[derive(Debug)]
 enum Event {
     Deliver { from: Principal, to: Principal, message: Box<Unverified<Message>> },
-    Synced { replica: ReplicaId, life: u64, position: JournalPosition },
-    WakeReplica { replica: ReplicaId, life: u64 },
+    Synced { node: usize, life: u64, position: JournalPosition },
+    WakeReplica { node: usize, life: u64 },
     WakeClient { client: ClientId, life: u64 },
 }
 
@@ -228,6 +242,7 @@ pub struct Cluster<S> {
     setup: Setup,
     service: S,
     nodes: Vec<Node<S>>,
+    liars: Liars,
     hosts: Vec<Host>,
     network: Network,
     queue: BinaryHeap<Scheduled>,
@@ -256,6 +271,7 @@ impl<S: Service + Clone> Cluster<S> {
             network: Network::new(setup.weather.clone()),
             checkers: Checkers::default(),
             nodes: Vec::new(),
+            liars: Liars::new(&setup.configuration),
             hosts: Vec::new(),
             queue: BinaryHeap::new(),
             scheduled: 0,
@@ -270,35 +286,37 @@ impl<S: Service + Clone> Cluster<S> {
             setup,
         };
         for id in cluster.replica_ids() {
-            let configuration = cluster.setup.configuration.clone();
-            cluster.nodes.push(Node {
-                replica: None,
-                disk: Disk::new(Group::new(&configuration), &configuration),
-                life: 0,
-                syncing: false,
-                wake: None,
-                seen: Rc::default(),
-                strays: Rc::default(),
-                strayed: false,
-                origin: Origin { configuration, succession: None },
-                adversary: None,
-                impersonated: false,
-            });
-            cluster.nodes[id.index()].replica = Some(cluster.fresh(id));
+            let origin = Origin { configuration: cluster.setup.configuration.clone(), succession: None };
+            let node = cluster.fresh_node(id, origin);
+            cluster.nodes.push(node);
         }
         for index in 0..u32::try_from(cluster.setup.configuration.clients.len()).expect("few") {
             let client = cluster.fresh_client(ClientId(index), Incarnation(1));
             cluster.hosts.push(Host { client, orders: BTreeSet::new(), life: 0, wake: None });
         }
-        for id in cluster.replica_ids() {
-            cluster.drive(id);
+        for node in 0..cluster.nodes.len() {
+            cluster.drive(node);
         }
         cluster
     }
 
-    fn keys(&self, me: Principal) -> Keychain {
-        let configuration = &self.setup.configuration;
-        Keychain::fast(configuration.scope(), configuration.public_keys(), me)
+    /// A replica that has never run before, with an empty disk.
+    fn fresh_node(&self, id: ReplicaId, origin: Origin) -> Node<S> {
+        let mut node = Node {
+            id,
+            replica: None,
+            disk: Disk::new(Group::new(&origin.configuration), &origin.configuration),
+            life: 0,
+            syncing: false,
+            wake: None,
+            seen: Rc::default(),
+            origin,
+            strays: Rc::default(),
+            strayed: false,
+            impersonated: false,
+        };
+        node.replica = Some(self.fresh(&node));
+        node
     }
 
     fn fresh_client(&self, id: ClientId, incarnation: Incarnation) -> Client {
@@ -318,26 +336,12 @@ impl<S: Service + Clone> Cluster<S> {
         (0..self.setup.configuration.n()).map(ReplicaId)
     }
 
-    /// Makes a replica lie from now on, in a way that the seed decides. What it executes and says
-    /// is no checker's business any more.
-    pub fn corrupt(&mut self, id: ReplicaId) {
-        let keys = self.keys(Principal::Replica(id));
-        self.nodes[id.index()].adversary = Some(Adversary::some(&mut self.random, keys));
-    }
-
     /// The next operation that a replica executes goes wrong there, as on a faulty machine. What it executes
     /// and says is no checker's business any more.
     pub fn stray(&mut self, id: ReplicaId) {
         let node = &mut self.nodes[id.index()];
         node.strays.set(true);
         node.strayed = true;
-    }
-
-    /// Whether a replica does not lie, and never went wrong.
-    #[must_use]
-    pub fn is_correct(&self, id: ReplicaId) -> bool {
-        let node = &self.nodes[id.index()];
-        node.adversary.is_none() && !node.strayed
     }
 
     /// The time.
@@ -453,13 +457,19 @@ impl<S: Service + Clone> Cluster<S> {
 
     /// Stops a replica at once. Its disk keeps what was durable, and maybe more.
     pub fn crash(&mut self, id: ReplicaId) {
-        let node = &mut self.nodes[id.index()];
-        if node.replica.take().is_some() {
-            node.life += 1;
-            node.syncing = false;
-            node.wake = None;
-            node.disk.crash(&mut self.random);
-            self.note(&[1, id.0.into()]);
+        for node in self.places(id) {
+            let node = &mut self.nodes[node];
+            if node.replica.take().is_some() {
+                node.life += 1;
+                node.syncing = false;
+                node.wake = None;
+                node.disk.crash(&mut self.random);
+                if self.liars.kind(id) == Some(Adversary::Amnesia) {
+                    let configuration = &node.origin.configuration;
+                    node.disk = Disk::new(Group::new(configuration), configuration);
+                }
+                self.note(&[1, id.0.into()]);
+            }
         }
     }
 
@@ -468,22 +478,27 @@ impl<S: Service + Clone> Cluster<S> {
     /// # Panics
     /// When its journal cannot be replayed: it wrote it itself.
     pub fn restart(&mut self, id: ReplicaId) {
-        if self.nodes[id.index()].replica.is_some() {
-            return;
+        for node in self.places(id) {
+            if self.nodes[node].replica.is_none() {
+                self.recover(node);
+                self.note(&[2, id.0.into()]);
+                self.drive(node);
+            }
         }
-        let witness = self.witness(id);
-        let keys = self.origin_keys(id);
-        let configuration = self.nodes[id.index()].origin.configuration.clone();
-        let settings = self.setup.settings.clone();
-        let disk = &self.nodes[id.index()].disk;
-        let replica = match disk.is_empty() {
-            true => self.fresh(id),
-            false => Replica::recover(configuration, id, keys, witness, settings, disk.records())
-                .expect("a replica reads what it wrote"),
+    }
+
+    fn recover(&mut self, node: usize) {
+        let place = &self.nodes[node];
+        let replica = match place.disk.is_empty() {
+            true => self.fresh(place),
+            false => {
+                let (configuration, keys) = (place.origin.configuration.clone(), place.origin_keys());
+                let (witness, settings) = (self.witness(place), self.setup.settings.clone());
+                Replica::recover(configuration, place.id, keys, witness, settings, place.disk.records())
+                    .expect("a replica reads what it wrote")
+            }
         };
-        self.nodes[id.index()].replica = Some(replica);
-        self.note(&[2, id.0.into()]);
-        self.drive(id);
+        self.nodes[node].replica = Some(replica);
     }
 
     /// A client's process ends and another one takes its place, in a higher incarnation. What was
@@ -526,9 +541,9 @@ impl<S: Service + Clone> Cluster<S> {
         self.now = self.now.max(at);
         match event {
             Event::Deliver { from, to, message } => self.deliver(from, to, *message),
-            Event::Synced { replica, life, position } => self.synced(replica, life, position),
-            Event::WakeReplica { replica, life } => {
-                let (now, node) = (self.now, &mut self.nodes[replica.index()]);
+            Event::Synced { node, life, position } => self.synced(node, life, position),
+            Event::WakeReplica { node: index, life } => {
+                let (now, node) = (self.now, &mut self.nodes[index]);
                 if node.life == life
                     && let Some(awake) = &mut node.replica
                 {
@@ -536,7 +551,7 @@ impl<S: Service + Clone> Cluster<S> {
                     if awake.poll_timeout() <= now {
                         awake.handle_timeout(now);
                     }
-                    self.drive(replica);
+                    self.drive(index);
                 }
             }
             Event::WakeClient { client, life } => {
@@ -561,18 +576,16 @@ impl<S: Service + Clone> Cluster<S> {
         self.note(&[4, number(from), number(to), self.now.0]);
         self.note_bytes(&message.bytes);
         let message = if self.setup.through_wire {
-            let bytes = wire::encode(&message);
-            wire::decode(bytes).expect("what we encoded, we decode")
+            match wire::decode(wire::encode(&message)) {
+                Ok(message) => message,
+                Err(_) if self.is_liar(from) => return,
+                Err(error) => panic!("what we encoded, we decode: {error}"),
+            }
         } else {
             message
         };
         match to {
-            Principal::Replica(id) => {
-                if let Some(replica) = &mut self.nodes[id.index()].replica {
-                    replica.handle_message(self.now, message);
-                    self.drive(id);
-                }
-            }
+            Principal::Replica(id) => self.hear(from, id, message),
             Principal::Client(id) => {
                 self.hosts[id.index()].client.handle_message(self.now, message);
                 self.drive_client(id);
@@ -580,8 +593,8 @@ impl<S: Service + Clone> Cluster<S> {
         }
     }
 
-    fn synced(&mut self, id: ReplicaId, life: u64, position: JournalPosition) {
-        let node = &mut self.nodes[id.index()];
+    fn synced(&mut self, index: usize, life: u64, position: JournalPosition) {
+        let node = &mut self.nodes[index];
         if node.life != life {
             return;
         }
@@ -590,46 +603,52 @@ impl<S: Service + Clone> Cluster<S> {
         if let Some(replica) = &mut node.replica {
             replica.handle_durable(self.now, position);
         }
-        self.drive(id);
+        self.drive(index);
     }
 
     /// Does what a replica wants done.
-    fn drive(&mut self, id: ReplicaId) {
-        let now = self.now;
-        let me = Principal::Replica(id);
+    fn drive(&mut self, node: usize) {
+        let (now, id) = (self.now, self.nodes[node].id);
         while let Some(action) =
-            self.nodes[id.index()].replica.as_mut().and_then(|replica| replica.poll_action(now))
+            self.nodes[node].replica.as_mut().and_then(|replica| replica.poll_action(now))
         {
             match action {
                 Action::Send { to, message } => {
                     self.check_promise(id, &message);
-                    self.transmit(me, to, message);
+                    self.say(node, to, message);
                 }
                 Action::Broadcast { message } => {
                     self.check_promise(id, &message);
                     for to in self.replica_ids().filter(|to| *to != id) {
-                        self.transmit(me, Principal::Replica(to), message.clone());
+                        self.say(node, Principal::Replica(to), message.clone());
                     }
                 }
                 Action::Append { position, record } => {
                     self.check_committed(id, &record);
-                    self.nodes[id.index()].disk.append(position, record);
+                    self.nodes[node].disk.append(position, record);
                 }
-                Action::Truncate { before } => self.nodes[id.index()].disk.truncate(before),
+                Action::Truncate { before } => self.nodes[node].disk.truncate(before),
                 Action::Evidence(misbehaviour) => self.accused(id, misbehaviour),
             }
         }
-        self.follow(id);
-        self.begin_sync(id);
-        let seen: Vec<_> = self.nodes[id.index()].seen.borrow_mut().drain(..).collect();
+        self.follow(node);
+        self.begin_sync(node);
+        let seen: Vec<_> = self.nodes[node].seen.borrow_mut().drain(..).collect();
         if self.is_correct(id) {
             self.checkers.executed(id, seen);
         }
-        self.set_alarm(id);
+        self.set_alarm(node);
+    }
+
+    fn check_memory(&mut self, node: usize) {
+        let Node { id, ref replica, .. } = self.nodes[node];
+        if let Some(replica) = replica.as_ref().filter(|_| self.is_correct(id)) {
+            self.checkers.holds(replica);
+        }
     }
 
     fn check_committed(&mut self, id: ReplicaId, record: &Record) {
-        let scope = self.scope_of(id);
+        let scope = self.nodes[id.index()].configuration().scope();
         let (sequence, digest) = match record {
             Record::Committed { sequence, digest, .. } => (*sequence, *digest),
             Record::Learned { sequence, batch } => {
@@ -642,12 +661,16 @@ impl<S: Service + Clone> Cluster<S> {
         }
     }
 
-    /// Nobody correct is ever accused by somebody correct.
+    /// Nobody correct is ever accused by somebody correct. Whoever is in an earlier configuration may mean
+    /// the one who had the place before.
     fn accused(&mut self, accuser: ReplicaId, misbehaviour: Misbehaviour) {
         if let Some(culprit) = misbehaviour.culprit()
             && self.is_correct(accuser)
         {
-            let correct = self.is_correct(culprit) && !self.nodes[culprit.index()].impersonated;
+            let place = &self.nodes[culprit.index()];
+            let known = self.nodes[accuser.index()].configuration().number;
+            let same = place.origin.configuration.number <= known;
+            let correct = same && self.is_correct(culprit) && !place.impersonated;
             self.checkers.accused(accuser, culprit, correct);
         }
         self.evidence.push((accuser, misbehaviour));
@@ -659,31 +682,30 @@ impl<S: Service + Clone> Cluster<S> {
         }
         let node = &self.nodes[id.index()];
         let journal = self.setup.settings.journal.then_some(&node.disk);
-        let scope = self.scope_of(id);
-        self.checkers.says((id, scope), (&message.body, &message.bytes), journal);
+        self.checkers.says((id, node.configuration()), (&message.body, &message.bytes), journal);
     }
 
     /// One sync at a time; the next one covers all that came meanwhile.
-    fn begin_sync(&mut self, id: ReplicaId) {
+    fn begin_sync(&mut self, index: usize) {
         let (least, most) = self.setup.sync;
-        let node = &mut self.nodes[id.index()];
+        let node = &mut self.nodes[index];
         if node.syncing || node.disk.last() == node.disk.durable() || node.replica.is_none() {
             return;
         }
         node.syncing = true;
         let (life, position) = (node.life, node.disk.last());
         let at = self.now + self.random.between(least, most);
-        self.schedule(at, Event::Synced { replica: id, life, position });
+        self.schedule(at, Event::Synced { node: index, life, position });
     }
 
-    fn set_alarm(&mut self, id: ReplicaId) {
-        let node = &mut self.nodes[id.index()];
+    fn set_alarm(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
         let Some(replica) = &node.replica else { return };
         let at = replica.poll_timeout().max(self.now);
         if node.wake.is_none_or(|wake| at < wake) {
             node.wake = Some(at);
             let life = node.life;
-            self.schedule(at, Event::WakeReplica { replica: id, life });
+            self.schedule(at, Event::WakeReplica { node: index, life });
         }
     }
 
@@ -718,16 +740,15 @@ impl<S: Service + Clone> Cluster<S> {
         }
     }
 
+    /// Puts a message on the network, or what a liar makes of it.
     fn transmit(&mut self, from: Principal, to: Principal, message: Unverified<Message>) {
-        let adversary = match from {
-            Principal::Replica(id) => self.nodes[id.index()].adversary.as_mut(),
-            Principal::Client(_) => None,
-        };
-        let message = match adversary {
-            Some(adversary) => adversary.twist(to, message),
-            None => Some(message),
-        };
-        let Some(message) = message else { return };
+        match from {
+            Principal::Replica(id) if self.is_liar(from) => self.lie(id, to, message),
+            _ => self.post(from, to, message, Duration::ZERO),
+        }
+    }
+
+    fn post(&mut self, from: Principal, to: Principal, message: Unverified<Message>, held_back: Duration) {
         if let Some(sent) = &mut self.sent {
             let cut = self.network.is_cut(from, to);
             sent.push(Sent { at: self.now, from, to, cut, message: message.body.clone() });
@@ -735,7 +756,7 @@ impl<S: Service + Clone> Cluster<S> {
         let [first, second] = self.network.fate(&mut self.random, from, to);
         for delay in [second, first].into_iter().flatten() {
             let message = Box::new(message.clone());
-            self.schedule(self.now + delay, Event::Deliver { from, to, message });
+            self.schedule(self.now + held_back + delay, Event::Deliver { from, to, message });
         }
     }
 

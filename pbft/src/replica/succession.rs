@@ -269,3 +269,16 @@ impl<S: Service> Replica<S> {
         }
     }
 }
+
+#[cfg(feature = "sim")]
+impl Succeeding {
+    pub(super) fn footprint(&self, configuration: &Configuration) -> Vec<super::footprint::Held> {
+        use super::footprint::Held;
+        let everybody = u64::from(configuration.n()) + configuration.clients.len() as u64;
+        vec![
+            Held::new("successions", self.successions.len(), configuration.number),
+            Held::new("principals that were told the configuration", self.told.len(), everybody),
+            Held::new("principals that were shown a succession", self.shown.len(), everybody),
+        ]
+    }
+}

@@ -1,19 +1,26 @@
-//! What must hold in every run, looked at after every step: one invariant a file.
+//! What must hold in every run, looked at after every step: one invariant a file. Only correct replicas
+//! are looked at; of each invariant there is a test that breaks it and sees the checker object.
+
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
 use super::Executed;
 use super::disk::Disk;
 use crate::client::Outcome;
-use crate::crypto::{Digest, Scope};
-use crate::group::{ClientId, ReplicaId, Sequence};
+use crate::crypto::{Digest, Keychain, Principal};
+use crate::group::{ClientId, Configuration, ReplicaId, Sequence};
 use crate::message::Message;
+use crate::replica::Replica;
+use crate::service::Service;
 
 pub mod agreement;
 pub mod durability;
 pub mod exactly_once;
 pub mod linearizability;
+pub mod memory;
 pub mod promise;
+pub mod soundness;
 pub mod validity;
 
 use agreement::Agreement;
@@ -69,6 +76,38 @@ pub enum Violation {
         /// The batch.
         sequence: Sequence,
     },
+    /// A client was told a result that nothing in the batch had.
+    #[error("durability: client {client} was told a result that nothing of it in batch {sequence} has")]
+    Answer {
+        /// Who was told.
+        client: ClientId,
+        /// The batch.
+        sequence: Sequence,
+    },
+    /// A replica showed a proof that proves nothing.
+    #[error(
+        "soundness: replica {replica} sent {what} with a certificate for {sequence} that convinces nobody"
+    )]
+    Unproven {
+        /// Who did.
+        replica: ReplicaId,
+        /// The message.
+        what: &'static str,
+        /// The batch.
+        sequence: Sequence,
+    },
+    /// A replica holds more than it may, whatever others send.
+    #[error("memory: replica {replica} holds {held} {what}, more than {most}")]
+    Unbounded {
+        /// Who does.
+        replica: ReplicaId,
+        /// Of what.
+        what: &'static str,
+        /// How many, or how many bytes.
+        held: u64,
+        /// The most that follows from the limits.
+        most: u64,
+    },
     /// A replica said something before it was safe from a crash.
     #[error("promise: replica {replica} sent {what} for {sequence} before its record was durable")]
     Premature {
@@ -107,6 +146,10 @@ pub(super) struct Checkers {
     exactly_once: ExactlyOnce,
     durability: Durability,
     promises: Promises,
+    /// To check proofs with, which anybody can: for each configuration.
+    keychains: BTreeMap<u64, Keychain>,
+    /// Messages that correct replicas took in.
+    heard: u64,
     violation: Option<Violation>,
 }
 
@@ -149,6 +192,16 @@ impl Checkers {
         self.note(if correct { Err(Violation::Slander { accuser, accused }) } else { Ok(()) });
     }
 
+    /// A correct replica took a message in. Looks at what it holds now and then: to look costs more
+    /// than to take a message in.
+    pub(super) fn holds<S: Service>(&mut self, replica: &Replica<S>) {
+        self.heard += 1;
+        if self.heard.is_multiple_of(16) {
+            let verdict = memory::check(replica);
+            self.note(verdict);
+        }
+    }
+
     /// A client has an outcome.
     pub(super) fn answered(&mut self, client: ClientId, outcome: &Outcome) {
         let verdict = self.durability.check(client, outcome, &self.agreement);
@@ -161,14 +214,27 @@ impl Checkers {
         self.note(verdict);
     }
 
-    /// A replica sends something.
+    /// The keys of a configuration and of the one before: what was said at the boundary may be on its way
+    /// while the next one is in force.
+    fn keychains(&mut self, configuration: &Configuration) -> Vec<&Keychain> {
+        self.keychains.entry(configuration.number).or_insert_with(|| {
+            let anybody = Principal::Replica(ReplicaId(0));
+            Keychain::fast(configuration.scope(), configuration.public_keys(), anybody)
+        });
+        let numbers = configuration.number.saturating_sub(1)..=configuration.number;
+        self.keychains.range(numbers).map(|(_, keys)| keys).collect()
+    }
+
+    /// A replica sends something, in its configuration.
     pub(super) fn says(
         &mut self,
-        (replica, scope): (ReplicaId, Scope),
+        (replica, configuration): (ReplicaId, &Configuration),
         (message, bytes): (&Message, &[u8]),
         disk: Option<&Disk>,
     ) {
-        let verdict = self.promises.check((replica, scope), message, bytes, disk);
+        let verdict = soundness::check(replica, message, &self.keychains(configuration));
+        self.note(verdict);
+        let verdict = self.promises.check((replica, configuration.scope()), message, bytes, disk);
         self.note(verdict);
         if let Message::Checkpoint(checkpoint) = message {
             let verdict = self.agreement.check_state(replica, checkpoint.sequence, &checkpoint.state);

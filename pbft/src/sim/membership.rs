@@ -3,10 +3,10 @@
 
 use std::rc::Rc;
 
-use super::{Cluster, Disk, Node, Setup, Witness};
+use super::{Cluster, Node, Setup, Witness};
 use crate::client::{RequestId, SubmitRefused};
-use crate::crypto::{Keychain, Principal, PublicKey, Scope};
-use crate::group::{ClientId, Configuration, Group, ReplicaId};
+use crate::crypto::{Keychain, Principal, PublicKey};
+use crate::group::{ClientId, Configuration, ReplicaId};
 use crate::membership::{Reconfigure, Succession};
 use crate::replica::Replica;
 use crate::service::Service;
@@ -77,24 +77,20 @@ impl<S: Service + Clone> Cluster<S> {
             return false;
         }
         self.crash(id);
+        self.liars.remove(id);
         let origin = Origin { configuration, succession: Some(succession) };
-        self.nodes[id.index()].disk = Disk::new(Group::new(&origin.configuration), &origin.configuration);
-        self.nodes[id.index()].adversary = None;
-        self.nodes[id.index()].strayed = false;
-        self.nodes[id.index()].origin = origin;
-        let replica = self.fresh(id);
-        self.nodes[id.index()].replica = Some(replica);
+        let newcomer = self.fresh_node(id, origin);
+        let node = &mut self.nodes[id.index()];
+        *node = Node { life: node.life, impersonated: node.impersonated, ..newcomer };
         self.note(&[5, id.0.into()]);
-        self.drive(id);
+        self.drive(id.index());
         true
     }
 
-    /// A replica with nothing on its disk.
-    pub(super) fn fresh(&self, id: ReplicaId) -> Replica<Witness<S>> {
-        let node = &self.nodes[id.index()];
+    /// A replica with nothing on its disk, to run in a place.
+    pub(super) fn fresh(&self, node: &Node<S>) -> Replica<Witness<S>> {
         let Origin { configuration, succession } = node.origin.clone();
-        let keychain = self.origin_keys(id);
-        let service = self.witness(id);
+        let (id, keychain, service) = (node.id, node.origin_keys(), self.witness(node));
         let settings = self.setup.settings.clone();
         match succession {
             Some(succession) => Replica::join(configuration, succession, id, keychain, service, settings),
@@ -102,31 +98,27 @@ impl<S: Service + Clone> Cluster<S> {
         }
     }
 
-    pub(super) fn witness(&self, id: ReplicaId) -> Witness<S> {
-        let node = &self.nodes[id.index()];
+    pub(super) fn witness(&self, node: &Node<S>) -> Witness<S> {
         let (seen, strays) = (Rc::clone(&node.seen), Rc::clone(&node.strays));
         Witness { service: self.service.clone(), seen, strays }
     }
 
+    /// A place's liar goes over to the next configuration with it.
+    pub(super) fn follow(&mut self, node: usize) {
+        let node = &self.nodes[node];
+        self.liars.follow(node.id, node.configuration());
+    }
+}
+
+impl<S: Service> Node<S> {
     /// The keys that a replica begins with.
-    pub(super) fn origin_keys(&self, id: ReplicaId) -> Keychain {
-        let configuration = &self.nodes[id.index()].origin.configuration;
-        Keychain::fast(configuration.scope(), configuration.public_keys(), Principal::Replica(id))
+    pub(super) fn origin_keys(&self) -> Keychain {
+        let configuration = &self.origin.configuration;
+        Keychain::fast(configuration.scope(), configuration.public_keys(), Principal::Replica(self.id))
     }
 
     /// What a replica's statements are made in.
-    pub(super) fn scope_of(&self, id: ReplicaId) -> Scope {
-        let node = &self.nodes[id.index()];
-        let replica = node.replica.as_ref().map(Replica::configuration);
-        replica.unwrap_or(&node.origin.configuration).scope()
-    }
-
-    /// A replica's liar goes over to the next configuration with it.
-    pub(super) fn follow(&mut self, id: ReplicaId) {
-        let Node { replica: Some(replica), adversary: Some(adversary), .. } = &mut self.nodes[id.index()]
-        else {
-            return;
-        };
-        adversary.follow(replica.configuration());
+    pub(super) fn configuration(&self) -> &Configuration {
+        self.replica.as_ref().map_or(&self.origin.configuration, Replica::configuration)
     }
 }
