@@ -5,8 +5,10 @@
 //! come from the seed: the same seed gives the same run on every machine, down to a hash of every
 //! event ([`Cluster::hash`]).
 //!
-//! [`checker`]s look at every step. [`run::seed`] is a whole run with faults; [`script`] runs
-//! stories in text files.
+//! [`checker`]s look at every step. [`run::seed`] is a whole run with faults, drawn as a
+//! [`Schedule`](schedule::Schedule) that can be read, [shortened](shorten) and run again;
+//! [`byzzfuzz`] draws another kind; [`twins`] goes through all that two processes under one identity
+//! can do; [`script`] runs stories in text files.
 
 use std::cell::RefCell;
 use std::collections::BinaryHeap;
@@ -16,89 +18,40 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::client::{Client, ClientAction, ClientSettings, Options, Outcome, RequestId, SubmitRefused};
-use crate::crypto::{DigestAlgorithm, Domain, Keychain, Kind, Principal, PublicKey};
-use crate::group::{
-    ClientId, Configuration, Group, GroupId, Incarnation, Limits, Permutation, ReplicaId, Sequence,
-};
+use crate::crypto::{Domain, Keychain, Kind, Principal};
+use crate::group::{ClientId, Incarnation, ReplicaId, Sequence};
 use crate::message::{Message, Unverified, wire};
-use crate::replica::{Action, JournalPosition, Misbehaviour, Record, Replica, Settings};
+use crate::replica::{Action, JournalPosition, Misbehaviour, Record, Replica};
 use crate::service::{Context, NotReadOnly, Service, State};
 use crate::time::Instant;
 
 mod adversary;
+pub mod byzzfuzz;
 pub mod checker;
+mod clock;
 mod disk;
+mod keys;
 mod ledger;
 mod network;
 mod random;
 pub mod run;
+pub mod schedule;
 pub mod script;
+mod setup;
+pub mod shorten;
+pub mod twins;
 
 pub use ledger::Ledger;
 pub use network::Weather;
 pub use random::Random;
+pub use setup::Setup;
 
 use adversary::Adversary;
 use checker::{Checkers, Violation};
+use clock::Clock;
 use disk::Disk;
+use keys::Keys;
 use network::Network;
-
-/// What a simulated cluster is made of.
-#[derive(Clone, Debug)]
-pub struct Setup {
-    /// Everything random comes from it.
-    pub seed: u64,
-    /// The group.
-    pub configuration: Configuration,
-    /// Every replica's settings.
-    pub settings: Settings,
-    /// Every client's settings.
-    pub client_settings: ClientSettings,
-    /// The network.
-    pub weather: Weather,
-    /// The shortest and the longest time that a sync of the disk takes.
-    pub sync: (Duration, Duration),
-    /// Whether every message is encoded and decoded on its way.
-    pub through_wire: bool,
-}
-
-impl Setup {
-    /// A calm group of `3f + 1` replicas and some clients.
-    #[must_use]
-    pub fn new(f: u32, clients: u32) -> Self {
-        let keys = |first: u32, count: u32| (first..first + count).map(fixture_key).collect();
-        Self {
-            seed: 0,
-            configuration: Configuration {
-                group: GroupId(*b"simulated group."),
-                number: 0,
-                f,
-                replicas: keys(0, 3 * f + 1),
-                clients: keys(1000, clients),
-                digest: DigestAlgorithm::Sha256,
-                permutation: Permutation::Identity,
-                history: true,
-                limits: Limits::default(),
-            },
-            settings: Settings::default(),
-            client_settings: ClientSettings::default(),
-            weather: Weather::calm(),
-            sync: (Duration::from_micros(100), Duration::from_micros(100)),
-            through_wire: false,
-        }
-    }
-}
-
-/// A well-formed public key that belongs to nobody; with fast keys it is never used.
-fn fixture_key(index: u32) -> PublicKey {
-    let mut der = vec![0x30, 0x82, 0x01, 0x0a, 0x02, 0x82, 0x01, 0x01, 0x00, 0xc5];
-    der.extend((0..255u32).map(|byte| u8::try_from((byte * 167 + 13) % 256).expect("below 256")));
-    let end = der.len();
-    der[end - 5..end - 1].copy_from_slice(&index.to_be_bytes());
-    der[end - 1] |= 1; // a modulus is odd
-    der.extend([0x02, 0x03, 0x01, 0x00, 0x01]);
-    PublicKey::from_der(der.into()).expect("an odd modulus of 2048 bits")
-}
 
 /// Something that was executed, as a service saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,6 +91,7 @@ struct Node<S> {
     /// `None` while it is down.
     replica: Option<Replica<Witness<S>>>,
     disk: Disk,
+    clock: Clock,
     /// Counts restarts: events of an earlier life find nobody.
     life: u64,
     syncing: bool,
@@ -214,11 +168,27 @@ pub struct Sent {
     pub message: Message,
 }
 
+/// What a cluster has been through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Events.
+    pub events: u64,
+    /// Messages that were lost.
+    pub lost: u64,
+    /// Messages that arrived twice.
+    pub duplicated: u64,
+    /// Crashes that left a record half-written.
+    pub torn: u64,
+    /// Messages that the fuzzer changed or kept.
+    pub fuzzed: u64,
+}
+
 /// A simulated group and its clients.
 #[derive(Debug)]
 pub struct Cluster<S> {
     setup: Setup,
     service: S,
+    keys: Keys,
     nodes: Vec<Node<S>>,
     hosts: Vec<Host>,
     network: Network,
@@ -229,6 +199,7 @@ pub struct Cluster<S> {
     now: Instant,
     random: Random,
     hash: u64,
+    counts: Counts,
     /// What was sent, if somebody wants to know.
     sent: Option<Vec<Sent>>,
     outcomes: Vec<(ClientId, Outcome)>,
@@ -247,6 +218,7 @@ impl<S: Service + Clone> Cluster<S> {
         let mut cluster = Self {
             network: Network::new(setup.weather.clone()),
             checkers: Checkers::new(&setup),
+            keys: Keys::new(&setup),
             nodes: Vec::new(),
             hosts: Vec::new(),
             queue: BinaryHeap::new(),
@@ -255,6 +227,7 @@ impl<S: Service + Clone> Cluster<S> {
             now: Instant(0),
             random,
             hash: 0xcbf2_9ce4_8422_2325,
+            counts: Counts::default(),
             sent: None,
             outcomes: Vec::new(),
             evidence: Vec::new(),
@@ -264,10 +237,11 @@ impl<S: Service + Clone> Cluster<S> {
         for id in cluster.replica_ids() {
             let seen = Rc::default();
             let replica = Some(cluster.fresh(id, &seen));
-            let disk = Disk::new(Group::new(&cluster.setup.configuration));
+            let disk = Disk::new(&cluster.setup, id);
             cluster.nodes.push(Node {
                 replica,
                 disk,
+                clock: Clock::default(),
                 life: 0,
                 syncing: false,
                 wake: None,
@@ -286,25 +260,30 @@ impl<S: Service + Clone> Cluster<S> {
         cluster
     }
 
-    fn fresh(&self, id: ReplicaId, seen: &Rc<RefCell<Vec<Executed>>>) -> Replica<Witness<S>> {
+    fn fresh(&mut self, id: ReplicaId, seen: &Rc<RefCell<Vec<Executed>>>) -> Replica<Witness<S>> {
         let witness = Witness { service: self.service.clone(), seen: Rc::clone(seen) };
-        let configuration = self.setup.configuration.clone();
-        Replica::new(
-            configuration,
-            id,
-            self.keys(Principal::Replica(id)),
-            witness,
-            self.setup.settings.clone(),
-        )
+        let keys = self.begin(Principal::Replica(id));
+        let (configuration, settings) = (self.setup.configuration.clone(), self.setup.settings.clone());
+        Replica::new(configuration, id, keys, witness, settings)
     }
 
-    fn keys(&self, me: Principal) -> Keychain {
-        let configuration = &self.setup.configuration;
-        Keychain::fast(configuration.scope(), configuration.public_keys(), me)
+    /// The keys of a process that starts. Whoever is up hears its NEW-KEY, as when a connection comes up.
+    fn begin(&mut self, me: Principal) -> Keychain {
+        let (keychain, new_key) = self.keys.begin(me);
+        if let Some(new_key) = new_key {
+            // It is good and new; only two clients make no session.
+            for replica in self.nodes.iter_mut().filter_map(|node| node.replica.as_mut()) {
+                _ = replica.keychain_mut().accept(&new_key);
+            }
+            for host in &mut self.hosts {
+                _ = host.client.keychain_mut().accept(&new_key);
+            }
+        }
+        keychain
     }
 
-    fn fresh_client(&self, id: ClientId, incarnation: Incarnation) -> Client {
-        let keys = self.keys(Principal::Client(id));
+    fn fresh_client(&mut self, id: ClientId, incarnation: Incarnation) -> Client {
+        let keys = self.begin(Principal::Client(id));
         let settings = ClientSettings {
             seed: self.setup.seed ^ u64::from(id.0) << 32 ^ incarnation.0,
             ..self.setup.client_settings.clone()
@@ -318,16 +297,42 @@ impl<S: Service + Clone> Cluster<S> {
     }
 
     /// Makes a replica lie from now on, in a way that the seed decides. What it executes and says
-    /// is no checker's business any more.
+    /// is no checker's business any more. It has fast keys: with real ones, nobody believes its lies.
     pub fn corrupt(&mut self, id: ReplicaId) {
-        let keys = self.keys(Principal::Replica(id));
+        let keys = Keychain::fast(
+            self.setup.configuration.scope(),
+            self.setup.configuration.public_keys(),
+            Principal::Replica(id),
+        );
         self.nodes[id.index()].adversary = Some(Adversary::some(&mut self.random, keys));
     }
 
     /// Whether a replica does not lie.
     #[must_use]
     pub fn is_correct(&self, id: ReplicaId) -> bool {
-        self.nodes[id.index()].adversary.is_none()
+        self.nodes[id.index()].adversary.is_none() && !self.network.fuzz.is_faulty(id)
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        Counts { fuzzed: self.network.fuzz.struck(), ..self.counts }
+    }
+
+    /// A fault that strikes when its round comes.
+    pub fn strike(&mut self, fault: byzzfuzz::Fault) {
+        self.network.fuzz.add(fault, &self.setup);
+    }
+
+    /// A replica's clock leaps ahead, and from now on counts so many ticks in a million real ones.
+    pub fn set_clock(&mut self, id: ReplicaId, leap: Duration, ticks: u64) {
+        self.nodes[id.index()].clock.set(self.now, leap, ticks);
+        self.set_alarm(id);
+    }
+
+    /// The shortest and the longest time that a sync of a replica's disk takes from now on.
+    pub fn set_disk(&mut self, id: ReplicaId, sync: (Duration, Duration)) {
+        self.nodes[id.index()].disk.sync_time = sync;
     }
 
     /// The time.
@@ -406,26 +411,19 @@ impl<S: Service + Clone> Cluster<S> {
         Ok(id)
     }
 
-    /// A client has several things to do at once.
-    ///
-    /// # Errors
-    /// As [`Client::submit`]; what comes before the refused one is submitted.
-    pub fn submit_all(
-        &mut self,
-        client: ClientId,
-        operations: &[(Bytes, Options)],
-    ) -> Result<(), SubmitRefused> {
+    /// A client has several things to do at once. Gives the names of those that it took: the rest found
+    /// its window full.
+    pub fn submit_all(&mut self, client: ClientId, operations: &[(Bytes, Options)]) -> Vec<RequestId> {
         let now = self.now;
-        let mut outcome = Ok(());
+        let mut taken = Vec::new();
         for (operation, options) in operations {
-            outcome = self.hosts[client.index()].client.submit(now, operation.clone(), *options).map(drop);
-            if outcome.is_err() {
-                break;
-            }
+            let host = &mut self.hosts[client.index()];
+            let Ok(id) = host.client.submit(now, operation.clone(), *options) else { break };
             self.checkers.submitted(client, operation);
+            taken.push(id);
         }
         self.drive_client(client);
-        outcome
+        taken
     }
 
     /// Sends a message of somebody's own making, as a faulty client or replica might.
@@ -443,7 +441,7 @@ impl<S: Service + Clone> Cluster<S> {
             node.life += 1;
             node.syncing = false;
             node.wake = None;
-            node.disk.crash(&mut self.random);
+            self.counts.torn += u64::from(node.disk.crash(&mut self.random));
             self.note(&[1, id.0.into()]);
         }
     }
@@ -458,7 +456,7 @@ impl<S: Service + Clone> Cluster<S> {
         }
         let seen = Rc::clone(&self.nodes[id.index()].seen);
         let witness = Witness { service: self.service.clone(), seen };
-        let keys = self.keys(Principal::Replica(id));
+        let keys = self.begin(Principal::Replica(id));
         let (configuration, settings) = (self.setup.configuration.clone(), self.setup.settings.clone());
         let records = self.nodes[id.index()].disk.records();
         let replica = Replica::recover(configuration, id, keys, witness, settings, records);
@@ -504,12 +502,14 @@ impl<S: Service + Clone> Cluster<S> {
     pub fn step(&mut self) -> bool {
         let Some(Scheduled { at, event, .. }) = self.queue.pop() else { return false };
         self.busy -= usize::from(!event.is_timer());
+        self.counts.events += 1;
         self.now = self.now.max(at);
         match event {
             Event::Deliver { from, to, message } => self.deliver(from, to, *message),
             Event::Synced { replica, life, position } => self.synced(replica, life, position),
             Event::WakeReplica { replica, life } => {
-                let (now, node) = (self.now, &mut self.nodes[replica.index()]);
+                let node = &mut self.nodes[replica.index()];
+                let now = node.clock.read(self.now);
                 if node.life == life
                     && let Some(awake) = &mut node.replica
                 {
@@ -549,8 +549,9 @@ impl<S: Service + Clone> Cluster<S> {
         };
         match to {
             Principal::Replica(id) => {
-                if let Some(replica) = &mut self.nodes[id.index()].replica {
-                    replica.handle_message(self.now, message);
+                let node = &mut self.nodes[id.index()];
+                if let Some(replica) = &mut node.replica {
+                    replica.handle_message(node.clock.read(self.now), message);
                     self.drive(id);
                 }
             }
@@ -569,14 +570,14 @@ impl<S: Service + Clone> Cluster<S> {
         node.syncing = false;
         node.disk.sync(position);
         if let Some(replica) = &mut node.replica {
-            replica.handle_durable(self.now, position);
+            replica.handle_durable(node.clock.read(self.now), position);
         }
         self.drive(id);
     }
 
     /// Does what a replica wants done.
     fn drive(&mut self, id: ReplicaId) {
-        let now = self.now;
+        let now = self.nodes[id.index()].clock.read(self.now);
         let me = Principal::Replica(id);
         while let Some(action) =
             self.nodes[id.index()].replica.as_mut().and_then(|replica| replica.poll_action(now))
@@ -643,8 +644,8 @@ impl<S: Service + Clone> Cluster<S> {
 
     /// One sync at a time; the next one covers all that came meanwhile.
     fn begin_sync(&mut self, id: ReplicaId) {
-        let (least, most) = self.setup.sync;
         let node = &mut self.nodes[id.index()];
+        let (least, most) = node.disk.sync_time;
         if node.syncing || node.disk.last() == node.disk.durable() || node.replica.is_none() {
             return;
         }
@@ -657,7 +658,7 @@ impl<S: Service + Clone> Cluster<S> {
     fn set_alarm(&mut self, id: ReplicaId) {
         let node = &mut self.nodes[id.index()];
         let Some(replica) = &node.replica else { return };
-        let at = replica.poll_timeout().max(self.now);
+        let at = node.clock.when(replica.poll_timeout()).max(self.now);
         if node.wake.is_none_or(|wake| at < wake) {
             node.wake = Some(at);
             let life = node.life;
@@ -702,15 +703,21 @@ impl<S: Service + Clone> Cluster<S> {
             Some(adversary) => adversary.twist(to, message),
             None => Some(message),
         };
+        let message = message.and_then(|message| self.network.fuzz.fate(from, to, message));
         let Some(message) = message else { return };
         if let Some(sent) = &mut self.sent {
             let cut = self.network.is_cut(from, to);
             sent.push(Sent { at: self.now, from, to, cut, message: message.body.clone() });
         }
         let [first, second] = self.network.fate(&mut self.random, from, to);
-        for delay in [second, first].into_iter().flatten() {
+        self.counts.lost += u64::from(first.is_none());
+        if let Some(delay) = second {
+            self.counts.duplicated += 1;
             let message = Box::new(message.clone());
             self.schedule(self.now + delay, Event::Deliver { from, to, message });
+        }
+        if let Some(delay) = first {
+            self.schedule(self.now + delay, Event::Deliver { from, to, message: Box::new(message) });
         }
     }
 

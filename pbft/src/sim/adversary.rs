@@ -66,24 +66,25 @@ impl Adversary {
         match self.lie.instead(to, &message.body) {
             Said::Truth => Some(message),
             Said::Nothing => None,
-            Said::Lie(body) => Some(self.prove(to, *body)),
+            Said::Lie(body) => Some(prove(&self.keychain, to, *body)),
         }
     }
+}
 
-    fn prove(&self, to: Principal, mut body: Message) -> Unverified<Message> {
-        if let Message::Checkpoint(Checkpoint { sequence, state, vote, .. }) = &mut body {
-            let domain = Domain::new(crate::crypto::Kind::Checkpoint, 0);
-            *vote = self.keychain.sign(domain, &state_statement(*sequence, state));
-        }
-        let bytes = wire::encode_body(&body);
-        let domain = Domain::new(body.kind(), body.view().0);
-        let proof = match body.form() {
-            Form::Tag => Proof::Tag(self.keychain.tag(to, domain, &bytes)),
-            Form::Authenticator => Proof::Authenticator(self.keychain.authenticator(domain, &bytes)),
-            Form::Signature => Proof::Signature(self.keychain.sign(domain, &bytes)),
-        };
-        Unverified { sender: self.keychain.me(), body, bytes, proof }
+/// A message to `to` as whoever holds the keys can prove it.
+pub(super) fn prove(keychain: &Keychain, to: Principal, mut body: Message) -> Unverified<Message> {
+    if let Message::Checkpoint(Checkpoint { sequence, state, vote, .. }) = &mut body {
+        let domain = Domain::new(crate::crypto::Kind::Checkpoint, 0);
+        *vote = keychain.sign(domain, &state_statement(*sequence, state));
     }
+    let bytes = wire::encode_body(&body);
+    let domain = Domain::new(body.kind(), body.view().0);
+    let proof = match body.form() {
+        Form::Tag => Proof::Tag(keychain.tag(to, domain, &bytes)),
+        Form::Authenticator => Proof::Authenticator(keychain.authenticator(domain, &bytes)),
+        Form::Signature => Proof::Signature(keychain.sign(domain, &bytes)),
+    };
+    Unverified { sender: keychain.me(), body, bytes, proof }
 }
 
 /// Half of the replicas, to tell one thing, where the others are told another.
