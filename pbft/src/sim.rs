@@ -9,8 +9,10 @@
 //! replica; what it says is twisted on its way out, and what it hears on its way in, and all liars of a
 //! run know of each other.
 //!
-//! [`checker`]s look at every step of the others. [`run::seed`] is a whole run with faults; [`script`]
-//! runs stories in text files.
+//! [`checker`]s look at every step of the others. [`run::seed`] is a whole run with faults, drawn as a
+//! [`Schedule`](schedule::Schedule) that can be read, [shortened](shorten) and run again;
+//! [`byzzfuzz`] draws another kind; [`twins`] goes through all that two processes under one identity
+//! can do; [`script`] runs stories in text files.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, BinaryHeap};
@@ -20,85 +22,45 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::client::{Client, ClientAction, ClientSettings, Options, Outcome, RequestId, SubmitRefused};
-use crate::crypto::{DigestAlgorithm, Domain, Keychain, Kind, Principal, PublicKey};
-use crate::group::{
-    ClientId, Configuration, Group, GroupId, Incarnation, Limits, Permutation, ReplicaId, Sequence,
-};
+use crate::crypto::{Domain, Kind, Principal};
+use crate::group::{ClientId, Incarnation, ReplicaId, Sequence};
 use crate::message::{Message, Unverified, wire};
-use crate::replica::{Action, JournalPosition, Misbehaviour, Record, Replica, Settings};
+use crate::replica::{Action, JournalPosition, Misbehaviour, Record, Replica};
 use crate::service::{Context, NotReadOnly, Service, State};
 use crate::time::Instant;
 
 mod adversary;
+pub mod byzzfuzz;
 pub mod checker;
+mod clock;
 mod corruption;
 mod disk;
+mod keys;
 pub mod kv;
 mod ledger;
 mod membership;
 mod network;
+mod node;
 mod random;
 pub mod run;
+pub mod schedule;
 pub mod script;
+mod setup;
+pub mod shorten;
+pub mod twins;
 
 pub use adversary::Adversary;
 pub use ledger::Ledger;
 pub use network::Weather;
 pub use random::Random;
+pub use setup::Setup;
 
 use adversary::Liars;
 use checker::{Checkers, Violation};
-use disk::Disk;
+use keys::Keys;
 use membership::Origin;
 use network::Network;
-
-/// What a simulated cluster is made of.
-#[derive(Clone, Debug)]
-pub struct Setup {
-    /// Everything random comes from it.
-    pub seed: u64,
-    /// The group.
-    pub configuration: Configuration,
-    /// Every replica's settings.
-    pub settings: Settings,
-    /// Every client's settings.
-    pub client_settings: ClientSettings,
-    /// The network.
-    pub weather: Weather,
-    /// The shortest and the longest time that a sync of the disk takes.
-    pub sync: (Duration, Duration),
-    /// Whether every message is encoded and decoded on its way.
-    pub through_wire: bool,
-}
-
-impl Setup {
-    /// A calm group of `3f + 1` replicas and some clients.
-    #[must_use]
-    pub fn new(f: u32, clients: u32) -> Self {
-        let keys = |first: u32, count: u32| (first..first + count).map(PublicKey::fixture).collect();
-        Self {
-            seed: 0,
-            configuration: Configuration {
-                group: GroupId(*b"simulated group."),
-                number: 0,
-                start: Sequence(0),
-                operator: None,
-                f,
-                replicas: keys(0, 3 * f + 1),
-                clients: keys(1000, clients),
-                digest: DigestAlgorithm::Sha256,
-                permutation: Permutation::Identity,
-                history: true,
-                limits: Limits::default(),
-            },
-            settings: Settings::default(),
-            client_settings: ClientSettings::default(),
-            weather: Weather::calm(),
-            sync: (Duration::from_micros(100), Duration::from_micros(100)),
-            through_wire: false,
-        }
-    }
-}
+use node::Node;
 
 /// Something that was executed, as a service saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,28 +107,6 @@ impl<S: Service> Service for Witness<S> {
     fn read(&self, context: &Context, operation: &[u8], state: &State) -> Result<Bytes, NotReadOnly> {
         self.service.read(context, operation, state)
     }
-}
-
-/// A place where a replica runs. Those of the configuration come first, in the order of their
-/// indices; twins of faulty ones come behind.
-#[derive(Debug)]
-struct Node<S> {
-    id: ReplicaId,
-    /// `None` while it is down.
-    replica: Option<Replica<Witness<S>>>,
-    disk: Disk,
-    /// Counts restarts: events of an earlier life find nobody.
-    life: u64,
-    syncing: bool,
-    wake: Option<Instant>,
-    seen: Rc<RefCell<Vec<Executed>>>,
-    origin: Origin,
-    /// The next operation goes wrong.
-    strays: Rc<Cell<bool>>,
-    /// It went wrong, without lying.
-    strayed: bool,
-    /// Somebody else spoke in its name, so that it may be accused.
-    impersonated: bool,
 }
 
 #[derive(Debug)]
@@ -236,11 +176,27 @@ pub struct Sent {
     pub message: Message,
 }
 
+/// What a cluster has been through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Events.
+    pub events: u64,
+    /// Messages that were lost.
+    pub lost: u64,
+    /// Messages that arrived twice.
+    pub duplicated: u64,
+    /// Crashes that left a record half-written.
+    pub torn: u64,
+    /// Messages that the fuzzer changed or kept.
+    pub fuzzed: u64,
+}
+
 /// A simulated group and its clients.
 #[derive(Debug)]
 pub struct Cluster<S> {
     setup: Setup,
     service: S,
+    keys: Keys,
     nodes: Vec<Node<S>>,
     liars: Liars,
     hosts: Vec<Host>,
@@ -252,6 +208,7 @@ pub struct Cluster<S> {
     now: Instant,
     random: Random,
     hash: u64,
+    counts: Counts,
     /// What was sent, if somebody wants to know.
     sent: Option<Vec<Sent>>,
     outcomes: Vec<(ClientId, Outcome)>,
@@ -269,7 +226,8 @@ impl<S: Service + Clone> Cluster<S> {
         let random = Random::new(setup.seed);
         let mut cluster = Self {
             network: Network::new(setup.weather.clone()),
-            checkers: Checkers::default(),
+            checkers: Checkers::new(&setup),
+            keys: Keys::new(&setup),
             nodes: Vec::new(),
             liars: Liars::new(&setup.configuration),
             hosts: Vec::new(),
@@ -279,6 +237,7 @@ impl<S: Service + Clone> Cluster<S> {
             now: Instant(0),
             random,
             hash: 0xcbf2_9ce4_8422_2325,
+            counts: Counts::default(),
             sent: None,
             outcomes: Vec::new(),
             evidence: Vec::new(),
@@ -287,8 +246,8 @@ impl<S: Service + Clone> Cluster<S> {
         };
         for id in cluster.replica_ids() {
             let origin = Origin { configuration: cluster.setup.configuration.clone(), succession: None };
-            let node = cluster.fresh_node(id, origin);
-            cluster.nodes.push(node);
+            cluster.nodes.push(Node::new(id, origin, cluster.setup.sync));
+            cluster.start(id.index());
         }
         for index in 0..u32::try_from(cluster.setup.configuration.clients.len()).expect("few") {
             let client = cluster.fresh_client(ClientId(index), Incarnation(1));
@@ -300,30 +259,11 @@ impl<S: Service + Clone> Cluster<S> {
         cluster
     }
 
-    /// A replica that has never run before, with an empty disk.
-    fn fresh_node(&self, id: ReplicaId, origin: Origin) -> Node<S> {
-        let mut node = Node {
-            id,
-            replica: None,
-            disk: Disk::new(Group::new(&origin.configuration), &origin.configuration),
-            life: 0,
-            syncing: false,
-            wake: None,
-            seen: Rc::default(),
-            origin,
-            strays: Rc::default(),
-            strayed: false,
-            impersonated: false,
-        };
-        node.replica = Some(self.fresh(&node));
-        node
-    }
-
-    fn fresh_client(&self, id: ClientId, incarnation: Incarnation) -> Client {
+    fn fresh_client(&mut self, id: ClientId, incarnation: Incarnation) -> Client {
         // Whoever keeps the chain begins with its end.
         let known = self.hosts.get(id.index()).map(|host| host.client.configuration());
         let configuration = known.unwrap_or(&self.setup.configuration).clone();
-        let keys = Keychain::fast(configuration.scope(), configuration.public_keys(), Principal::Client(id));
+        let keys = self.begin(Principal::Client(id), &configuration);
         let settings = ClientSettings {
             seed: self.setup.seed ^ u64::from(id.0) << 32 ^ incarnation.0,
             ..self.setup.client_settings.clone()
@@ -336,12 +276,15 @@ impl<S: Service + Clone> Cluster<S> {
         (0..self.setup.configuration.n()).map(ReplicaId)
     }
 
-    /// The next operation that a replica executes goes wrong there, as on a faulty machine. What it executes
-    /// and says is no checker's business any more.
-    pub fn stray(&mut self, id: ReplicaId) {
-        let node = &mut self.nodes[id.index()];
-        node.strays.set(true);
-        node.strayed = true;
+    /// What happened so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        Counts { fuzzed: self.network.fuzz.struck(), ..self.counts }
+    }
+
+    /// A fault that strikes when its round comes.
+    pub fn strike(&mut self, fault: byzzfuzz::Fault) {
+        self.network.fuzz.add(fault, &self.setup);
     }
 
     /// The time.
@@ -425,26 +368,19 @@ impl<S: Service + Clone> Cluster<S> {
         Ok(id)
     }
 
-    /// A client has several things to do at once.
-    ///
-    /// # Errors
-    /// As [`Client::submit`]; what comes before the refused one is submitted.
-    pub fn submit_all(
-        &mut self,
-        client: ClientId,
-        operations: &[(Bytes, Options)],
-    ) -> Result<(), SubmitRefused> {
+    /// A client has several things to do at once. Gives the names of those that it took: the rest found
+    /// its window full.
+    pub fn submit_all(&mut self, client: ClientId, operations: &[(Bytes, Options)]) -> Vec<RequestId> {
         let now = self.now;
-        let mut outcome = Ok(());
+        let mut taken = Vec::new();
         for (operation, options) in operations {
-            outcome = self.hosts[client.index()].client.submit(now, operation.clone(), *options).map(drop);
-            if outcome.is_err() {
-                break;
-            }
+            let host = &mut self.hosts[client.index()];
+            let Ok(id) = host.client.submit(now, operation.clone(), *options) else { break };
             self.checkers.submitted(client, operation);
+            taken.push(id);
         }
         self.drive_client(client);
-        outcome
+        taken
     }
 
     /// Sends a message of somebody's own making, as a faulty client or replica might.
@@ -453,52 +389,6 @@ impl<S: Service + Clone> Cluster<S> {
             self.nodes[id.index()].impersonated = true;
         }
         self.transmit(from, to, message);
-    }
-
-    /// Stops a replica at once. Its disk keeps what was durable, and maybe more.
-    pub fn crash(&mut self, id: ReplicaId) {
-        for node in self.places(id) {
-            let node = &mut self.nodes[node];
-            if node.replica.take().is_some() {
-                node.life += 1;
-                node.syncing = false;
-                node.wake = None;
-                node.disk.crash(&mut self.random);
-                if self.liars.kind(id) == Some(Adversary::Amnesia) {
-                    let configuration = &node.origin.configuration;
-                    node.disk = Disk::new(Group::new(configuration), configuration);
-                }
-                self.note(&[1, id.0.into()]);
-            }
-        }
-    }
-
-    /// Starts a replica again from its disk.
-    ///
-    /// # Panics
-    /// When its journal cannot be replayed: it wrote it itself.
-    pub fn restart(&mut self, id: ReplicaId) {
-        for node in self.places(id) {
-            if self.nodes[node].replica.is_none() {
-                self.recover(node);
-                self.note(&[2, id.0.into()]);
-                self.drive(node);
-            }
-        }
-    }
-
-    fn recover(&mut self, node: usize) {
-        let place = &self.nodes[node];
-        let replica = match place.disk.is_empty() {
-            true => self.fresh(place),
-            false => {
-                let (configuration, keys) = (place.origin.configuration.clone(), place.origin_keys());
-                let (witness, settings) = (self.witness(place), self.setup.settings.clone());
-                Replica::recover(configuration, place.id, keys, witness, settings, place.disk.records())
-                    .expect("a replica reads what it wrote")
-            }
-        };
-        self.nodes[node].replica = Some(replica);
     }
 
     /// A client's process ends and another one takes its place, in a higher incarnation. What was
@@ -538,12 +428,14 @@ impl<S: Service + Clone> Cluster<S> {
     pub fn step(&mut self) -> bool {
         let Some(Scheduled { at, event, .. }) = self.queue.pop() else { return false };
         self.busy -= usize::from(!event.is_timer());
+        self.counts.events += 1;
         self.now = self.now.max(at);
         match event {
             Event::Deliver { from, to, message } => self.deliver(from, to, *message),
             Event::Synced { node, life, position } => self.synced(node, life, position),
             Event::WakeReplica { node: index, life } => {
-                let (now, node) = (self.now, &mut self.nodes[index]);
+                let node = &mut self.nodes[index];
+                let now = node.clock.read(self.now);
                 if node.life == life
                     && let Some(awake) = &mut node.replica
                 {
@@ -601,14 +493,15 @@ impl<S: Service + Clone> Cluster<S> {
         node.syncing = false;
         node.disk.sync(position);
         if let Some(replica) = &mut node.replica {
-            replica.handle_durable(self.now, position);
+            replica.handle_durable(node.clock.read(self.now), position);
         }
         self.drive(index);
     }
 
     /// Does what a replica wants done.
     fn drive(&mut self, node: usize) {
-        let (now, id) = (self.now, self.nodes[node].id);
+        let Node { id, ref clock, .. } = self.nodes[node];
+        let now = clock.read(self.now);
         while let Some(action) =
             self.nodes[node].replica.as_mut().and_then(|replica| replica.poll_action(now))
         {
@@ -682,13 +575,13 @@ impl<S: Service + Clone> Cluster<S> {
         }
         let node = &self.nodes[id.index()];
         let journal = self.setup.settings.journal.then_some(&node.disk);
-        self.checkers.says((id, node.configuration()), (&message.body, &message.bytes), journal);
+        self.checkers.says((id, node.configuration()), message, journal);
     }
 
     /// One sync at a time; the next one covers all that came meanwhile.
     fn begin_sync(&mut self, index: usize) {
-        let (least, most) = self.setup.sync;
         let node = &mut self.nodes[index];
+        let (least, most) = node.disk.sync_time;
         if node.syncing || node.disk.last() == node.disk.durable() || node.replica.is_none() {
             return;
         }
@@ -701,7 +594,7 @@ impl<S: Service + Clone> Cluster<S> {
     fn set_alarm(&mut self, index: usize) {
         let node = &mut self.nodes[index];
         let Some(replica) = &node.replica else { return };
-        let at = replica.poll_timeout().max(self.now);
+        let at = node.clock.when(replica.poll_timeout()).max(self.now);
         if node.wake.is_none_or(|wake| at < wake) {
             node.wake = Some(at);
             let life = node.life;
@@ -749,14 +642,20 @@ impl<S: Service + Clone> Cluster<S> {
     }
 
     fn post(&mut self, from: Principal, to: Principal, message: Unverified<Message>, held_back: Duration) {
+        let Some(message) = self.network.fuzz.fate(from, to, message) else { return };
         if let Some(sent) = &mut self.sent {
             let cut = self.network.is_cut(from, to);
             sent.push(Sent { at: self.now, from, to, cut, message: message.body.clone() });
         }
         let [first, second] = self.network.fate(&mut self.random, from, to);
-        for delay in [second, first].into_iter().flatten() {
-            let message = Box::new(message.clone());
-            self.schedule(self.now + held_back + delay, Event::Deliver { from, to, message });
+        let now = self.now + held_back;
+        self.counts.lost += u64::from(first.is_none());
+        if let Some(delay) = second {
+            self.counts.duplicated += 1;
+            self.schedule(now + delay, Event::Deliver { from, to, message: Box::new(message.clone()) });
+        }
+        if let Some(delay) = first {
+            self.schedule(now + delay, Event::Deliver { from, to, message: Box::new(message) });
         }
     }
 

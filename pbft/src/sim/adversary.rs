@@ -341,7 +341,7 @@ impl Liars {
 }
 
 /// Makes a message somebody's own.
-fn prove(keychain: &Keychain, to: Principal, mut body: Message) -> Unverified<Message> {
+pub(super) fn prove(keychain: &Keychain, to: Principal, mut body: Message) -> Unverified<Message> {
     if let Message::Checkpoint(Checkpoint { sequence, state, vote, .. }) = &mut body {
         *vote = keychain.sign(Domain::new(Kind::Checkpoint, 0), &state_statement(*sequence, state));
     }

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::Executed;
 use super::disk::Disk;
+use super::{Executed, Setup, keys};
 use crate::client::Outcome;
-use crate::crypto::{Digest, Keychain, Principal};
+use crate::crypto::{Digest, Domain, Keychain};
 use crate::group::{ClientId, Configuration, ReplicaId, Sequence};
-use crate::message::Message;
+use crate::message::{Message, Proof, Unverified};
 use crate::replica::Replica;
 use crate::service::Service;
 
@@ -139,13 +139,15 @@ pub enum Violation {
 }
 
 /// All checkers of a run.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Checkers {
     agreement: Agreement,
     validity: Validity,
     exactly_once: ExactlyOnce,
     durability: Durability,
     promises: Promises,
+    /// Whether proofs are real ones.
+    real_keys: bool,
     /// To check proofs with, which anybody can: for each configuration.
     keychains: BTreeMap<u64, Keychain>,
     /// Messages that correct replicas took in.
@@ -154,6 +156,20 @@ pub(super) struct Checkers {
 }
 
 impl Checkers {
+    pub(super) fn new(setup: &Setup) -> Self {
+        Self {
+            agreement: Agreement::default(),
+            validity: Validity::default(),
+            exactly_once: ExactlyOnce::default(),
+            durability: Durability::default(),
+            promises: Promises::default(),
+            real_keys: setup.real_keys,
+            keychains: BTreeMap::new(),
+            heard: 0,
+            violation: None,
+        }
+    }
+
     pub(super) fn violation(&self) -> Option<&Violation> {
         self.violation.as_ref()
     }
@@ -214,29 +230,34 @@ impl Checkers {
         self.note(verdict);
     }
 
-    /// The keys of a configuration and of the one before: what was said at the boundary may be on its way
-    /// while the next one is in force.
-    fn keychains(&mut self, configuration: &Configuration) -> Vec<&Keychain> {
-        self.keychains.entry(configuration.number).or_insert_with(|| {
-            let anybody = Principal::Replica(ReplicaId(0));
-            Keychain::fast(configuration.scope(), configuration.public_keys(), anybody)
-        });
+    /// The keys that a message may have been said under. What was said before a boundary may leave after it,
+    /// when the next configuration is in force; a signature tells.
+    fn said_under(&mut self, configuration: &Configuration, message: &Unverified<Message>) -> Vec<&Keychain> {
+        let real = self.real_keys;
+        self.keychains.entry(configuration.number).or_insert_with(|| keys::silent(real, configuration));
         let numbers = configuration.number.saturating_sub(1)..=configuration.number;
-        self.keychains.range(numbers).map(|(_, keys)| keys).collect()
+        let domain = Domain::new(message.body.kind(), message.body.view().0);
+        let fits = |keys: &&Keychain| match &message.proof {
+            Proof::Signature(one) => keys.verify(message.sender, domain, &message.bytes, one).is_ok(),
+            _ => true,
+        };
+        self.keychains.range(numbers).map(|(_, keys)| keys).filter(fits).collect()
     }
 
     /// A replica sends something, in its configuration.
     pub(super) fn says(
         &mut self,
         (replica, configuration): (ReplicaId, &Configuration),
-        (message, bytes): (&Message, &[u8]),
+        message: &Unverified<Message>,
         disk: Option<&Disk>,
     ) {
-        let verdict = soundness::check(replica, message, &self.keychains(configuration));
+        let keys = self.said_under(configuration, message);
+        let scope = keys.last().map_or_else(|| configuration.scope(), |keys| *keys.scope());
+        let verdict = soundness::check(replica, &message.body, &keys);
         self.note(verdict);
-        let verdict = self.promises.check((replica, configuration.scope()), message, bytes, disk);
+        let verdict = self.promises.check((replica, scope), &message.body, &message.bytes, disk);
         self.note(verdict);
-        if let Message::Checkpoint(checkpoint) = message {
+        if let Message::Checkpoint(checkpoint) = &message.body {
             let verdict = self.agreement.check_state(replica, checkpoint.sequence, &checkpoint.state);
             self.note(verdict);
         }

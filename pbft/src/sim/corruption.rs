@@ -2,7 +2,7 @@
 
 use super::adversary::{Adversary, Spoken};
 use super::{Cluster, Node};
-use crate::crypto::Principal;
+use crate::crypto::{Keychain, Principal};
 use crate::group::ReplicaId;
 use crate::message::{Message, Unverified};
 use crate::service::Service;
@@ -17,9 +17,12 @@ impl<S: Service + Clone> Cluster<S> {
     }
 
     /// Makes a replica lie from now on, in one way. All that lie in a run know of each other, and
-    /// have each other's keys.
+    /// have each other's keys. They have fast keys: with real ones, nobody believes their lies.
     pub fn corrupt_as(&mut self, id: ReplicaId, kind: Adversary) {
-        let (keys, seed) = (self.nodes[id.index()].origin_keys(), self.random.number());
+        let configuration = &self.nodes[id.index()].origin.configuration;
+        let me = Principal::Replica(id);
+        let keys = Keychain::fast(configuration.scope(), configuration.public_keys(), me);
+        let seed = self.random.number();
         let twins = self.liars.kind(id) == Some(Adversary::Twins);
         self.liars.add(kind, keys, seed, &self.setup);
         self.follow(id.index());
@@ -33,7 +36,7 @@ impl<S: Service + Clone> Cluster<S> {
         let first = &self.nodes[id.index()];
         let (mut disk, is_up) = (first.disk.clone(), first.replica.is_some());
         disk.sync(disk.last());
-        let twin = Node { disk, replica: None, ..self.fresh_node(id, first.origin.clone()) };
+        let twin = Node { clock: first.clock, disk, ..Node::new(id, first.origin.clone(), self.setup.sync) };
         // Whoever had the place before may have left one.
         let place = self.twin(id).unwrap_or(self.nodes.len());
         match self.nodes.get_mut(place) {
@@ -41,7 +44,7 @@ impl<S: Service + Clone> Cluster<S> {
             None => self.nodes.push(twin),
         }
         if is_up {
-            self.recover(place);
+            self.start(place);
             self.drive(place);
         }
     }
@@ -49,7 +52,8 @@ impl<S: Service + Clone> Cluster<S> {
     /// Whether a replica does not lie, and never went wrong.
     #[must_use]
     pub fn is_correct(&self, id: ReplicaId) -> bool {
-        self.liars.kind(id).is_none() && !self.nodes[id.index()].strayed
+        let is_liar = self.is_liar(Principal::Replica(id));
+        !is_liar && !self.nodes[id.index()].strayed
     }
 
     /// How a replica lies, if it does.
@@ -66,7 +70,8 @@ impl<S: Service + Clone> Cluster<S> {
     }
 
     pub(super) fn is_liar(&self, who: Principal) -> bool {
-        matches!(who, Principal::Replica(id) if self.liars.kind(id).is_some())
+        let Principal::Replica(id) = who else { return false };
+        self.liars.kind(id).is_some() || self.network.fuzz.is_faulty(id)
     }
 
     /// Where a replica runs: in one place, but for twins.
@@ -105,8 +110,9 @@ impl<S: Service + Clone> Cluster<S> {
             return;
         }
         let message = if self.is_correct(id) { Some(message) } else { self.hear_falsely(id, message) };
-        if let (Some(replica), Some(message)) = (&mut self.nodes[node].replica, message) {
-            replica.handle_message(self.now, message);
+        let place = &mut self.nodes[node];
+        if let (Some(replica), Some(message)) = (&mut place.replica, message) {
+            replica.handle_message(place.clock.read(self.now), message);
         }
         self.check_memory(node);
         self.drive(node);
@@ -136,9 +142,9 @@ impl<S: Service + Clone> Cluster<S> {
 
     /// A replica begins again with an empty disk, as if it had never run.
     fn forget(&mut self, id: ReplicaId) {
-        let fresh = self.fresh_node(id, self.nodes[id.index()].origin.clone());
         let node = &mut self.nodes[id.index()];
-        *node = Node { life: node.life + 1, strayed: node.strayed, impersonated: node.impersonated, ..fresh };
+        node.forget(node.origin.clone());
+        self.start(id.index());
         self.note(&[6, id.0.into()]);
     }
 }

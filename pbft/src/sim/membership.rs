@@ -1,14 +1,11 @@
 //! Members that are replaced: the operator orders it through a client, and a newcomer with an empty disk
 //! takes the place.
 
-use std::rc::Rc;
-
-use super::{Cluster, Node, Setup, Witness};
+use super::{Cluster, Setup};
 use crate::client::{RequestId, SubmitRefused};
-use crate::crypto::{Keychain, Principal, PublicKey};
+use crate::crypto::PublicKey;
 use crate::group::{ClientId, Configuration, ReplicaId};
 use crate::membership::{Reconfigure, Succession};
-use crate::replica::Replica;
 use crate::service::Service;
 
 /// What a replica's process was started with: it begins with the same for ever.
@@ -79,46 +76,20 @@ impl<S: Service + Clone> Cluster<S> {
         self.crash(id);
         self.liars.remove(id);
         let origin = Origin { configuration, succession: Some(succession) };
-        let newcomer = self.fresh_node(id, origin);
-        let node = &mut self.nodes[id.index()];
-        *node = Node { life: node.life, impersonated: node.impersonated, ..newcomer };
+        self.nodes[id.index()].forget(origin);
+        self.nodes[id.index()].strayed = false;
+        self.start(id.index());
         self.note(&[5, id.0.into()]);
         self.drive(id.index());
         true
     }
 
-    /// A replica with nothing on its disk, to run in a place.
-    pub(super) fn fresh(&self, node: &Node<S>) -> Replica<Witness<S>> {
-        let Origin { configuration, succession } = node.origin.clone();
-        let (id, keychain, service) = (node.id, node.origin_keys(), self.witness(node));
-        let settings = self.setup.settings.clone();
-        match succession {
-            Some(succession) => Replica::join(configuration, succession, id, keychain, service, settings),
-            None => Replica::new(configuration, id, keychain, service, settings),
-        }
-    }
-
-    pub(super) fn witness(&self, node: &Node<S>) -> Witness<S> {
-        let (seen, strays) = (Rc::clone(&node.seen), Rc::clone(&node.strays));
-        Witness { service: self.service.clone(), seen, strays }
-    }
-
-    /// A place's liar goes over to the next configuration with it.
+    /// A place's liar goes over to the next configuration with it. One that was replaced does not: it has
+    /// none of the keys of whoever came in its place.
     pub(super) fn follow(&mut self, node: usize) {
         let node = &self.nodes[node];
-        self.liars.follow(node.id, node.configuration());
-    }
-}
-
-impl<S: Service> Node<S> {
-    /// The keys that a replica begins with.
-    pub(super) fn origin_keys(&self) -> Keychain {
-        let configuration = &self.origin.configuration;
-        Keychain::fast(configuration.scope(), configuration.public_keys(), Principal::Replica(self.id))
-    }
-
-    /// What a replica's statements are made in.
-    pub(super) fn configuration(&self) -> &Configuration {
-        self.replica.as_ref().map_or(&self.origin.configuration, Replica::configuration)
+        if node.replica.as_ref().is_none_or(|replica| !replica.is_retired()) {
+            self.liars.follow(node.id, node.configuration());
+        }
     }
 }

@@ -7,14 +7,14 @@ use crate::group::{ReplicaId, Sequence};
 use crate::message::{Certificate, Message, ViewChange};
 
 /// Looks at signed messages and certificates; `keys` are anybody's, in each configuration that it may be
-/// said in.
+/// said in, and none when its signature is not its sender's.
 pub(super) fn check(replica: ReplicaId, message: &Message, keys: &[&Keychain]) -> Result<(), Violation> {
     let unproven = |what, sequence| Err(Violation::Unproven { replica, what, sequence });
     let is_valid = |certificate: &Certificate| keys.iter().any(|keys| certificate.is_valid(keys));
     let holds = |stable: &Option<Certificate>| stable.as_ref().is_none_or(is_valid);
     match message {
         Message::Stable(certificate) if !is_valid(certificate) => unproven("STABLE", certificate.sequence),
-        Message::ViewChange(ViewChange { stable, .. }) if !holds(stable) => {
+        Message::ViewChange(ViewChange { stable, .. }) if keys.is_empty() || !holds(stable) => {
             unproven("VIEW-CHANGE", stable.as_ref().map_or(Sequence(0), |stable| stable.sequence))
         }
         Message::NewView(body) => {
