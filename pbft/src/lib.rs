@@ -90,6 +90,8 @@ pub use group::{
     ClientId, Configuration, Group, GroupId, Incarnation, InvalidConfiguration, Limits, Permutation,
     ReplicaId, Sequence, Timestamp, View, Voters,
 };
+#[cfg(feature = "sim")]
+pub use replica::Held;
 pub use replica::{
     Action, Ignored, JournalPosition, Misbehaviour, Readiness, Record, RecoveryFailed, Replica, Settings,
 };

@@ -71,6 +71,14 @@ pub enum Mutation {
     TrustReconfigure,
     /// A restarted replica answers reads before it has executed again what it may have answered before.
     ReadTooEarly,
+    /// A vote that comes twice is taken for a contradiction.
+    BlameRepeated,
+    /// Any number of a client's requests may wait.
+    QueueEverything,
+    /// Any number of CHECKPOINTs of one replica is kept.
+    KeepEveryVote,
+    /// A certificate lacks one of its signatures.
+    ShortCertificate,
 }
 
 #[cfg(feature = "sim")]

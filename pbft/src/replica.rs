@@ -57,6 +57,8 @@ mod checkpoint;
 mod decision;
 mod durable;
 mod execution;
+#[cfg(feature = "sim")]
+mod footprint;
 mod health;
 mod learning;
 mod log;
@@ -78,6 +80,8 @@ pub use action::{Action, Ignored, Misbehaviour};
 pub(crate) use decision::decide;
 pub(crate) use decision::{follows, is_well_formed};
 pub(crate) use execution::{boundary_digest, outcome_digest};
+#[cfg(feature = "sim")]
+pub use footprint::Held;
 pub use health::Readiness;
 pub(crate) use past::CLAIMS_PER_PLACE_MAX;
 pub use record::{JournalPosition, Record};

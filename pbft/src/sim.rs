@@ -5,8 +5,14 @@
 //! come from the seed: the same seed gives the same run on every machine, down to a hash of every
 //! event ([`Cluster::hash`]).
 //!
-//! [`checker`]s look at every step. [`run::seed`] is a whole run with faults; [`script`] runs
-//! stories in text files.
+//! Some replicas may lie: [`Cluster::corrupt_as`] makes one an [`Adversary`] of a kind. It stays a real
+//! replica; what it says is twisted on its way out, and what it hears on its way in, and all liars of a
+//! run know of each other.
+//!
+//! [`checker`]s look at every step of the others. [`run::seed`] is a whole run with faults, drawn as a
+//! [`Schedule`](schedule::Schedule) that can be read, [shortened](shorten) and run again;
+//! [`byzzfuzz`] draws another kind; [`twins`] goes through all that two processes under one identity
+//! can do; [`script`] runs stories in text files.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, BinaryHeap};
@@ -16,86 +22,46 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::client::{Client, ClientAction, ClientSettings, Options, Outcome, RequestId, SubmitRefused};
-use crate::crypto::{
-    Authenticator, DigestAlgorithm, Domain, Keychain, Kind, Principal, PublicKey, TAG_BYTES,
-};
+use crate::crypto::{Authenticator, Domain, Kind, Principal, TAG_BYTES};
 use crate::evidence::Evidence;
-use crate::group::{
-    ClientId, Configuration, Group, GroupId, Incarnation, Limits, Permutation, ReplicaId, Sequence,
-};
+use crate::group::{ClientId, Incarnation, ReplicaId, Sequence};
 use crate::message::{Message, Proof, Unverified, wire};
-use crate::replica::{Action, JournalPosition, Record, Replica, Settings};
+use crate::replica::{Action, JournalPosition, Record, Replica};
 use crate::service::{Context, NotReadOnly, Service, State};
 use crate::time::Instant;
 
 mod adversary;
+pub mod byzzfuzz;
 pub mod checker;
+mod clock;
+mod corruption;
 mod disk;
+mod keys;
 pub mod kv;
 mod ledger;
 mod membership;
 mod network;
+mod node;
 mod random;
 pub mod run;
+pub mod schedule;
 pub mod script;
+mod setup;
+pub mod shorten;
+pub mod twins;
 
+pub use adversary::Adversary;
 pub use ledger::Ledger;
 pub use network::Weather;
 pub use random::Random;
+pub use setup::Setup;
 
-use adversary::Adversary;
+use adversary::Liars;
 use checker::{Checkers, Violation};
-use disk::Disk;
+use keys::Keys;
 use membership::Origin;
 use network::Network;
-
-/// What a simulated cluster is made of.
-#[derive(Clone, Debug)]
-pub struct Setup {
-    /// Everything random comes from it.
-    pub seed: u64,
-    /// The group.
-    pub configuration: Configuration,
-    /// Every replica's settings.
-    pub settings: Settings,
-    /// Every client's settings.
-    pub client_settings: ClientSettings,
-    /// The network.
-    pub weather: Weather,
-    /// The shortest and the longest time that a sync of the disk takes.
-    pub sync: (Duration, Duration),
-    /// Whether every message is encoded and decoded on its way.
-    pub through_wire: bool,
-}
-
-impl Setup {
-    /// A calm group of `3f + 1` replicas and some clients.
-    #[must_use]
-    pub fn new(f: u32, clients: u32) -> Self {
-        let keys = |first: u32, count: u32| (first..first + count).map(PublicKey::fixture).collect();
-        Self {
-            seed: 0,
-            configuration: Configuration {
-                group: GroupId(*b"simulated group."),
-                number: 0,
-                start: Sequence(0),
-                operator: None,
-                f,
-                replicas: keys(0, 3 * f + 1),
-                clients: keys(1000, clients),
-                digest: DigestAlgorithm::Sha256,
-                permutation: Permutation::Identity,
-                history: true,
-                limits: Limits::default(),
-            },
-            settings: Settings::default(),
-            client_settings: ClientSettings::default(),
-            weather: Weather::calm(),
-            sync: (Duration::from_micros(100), Duration::from_micros(100)),
-            through_wire: false,
-        }
-    }
-}
+use node::Node;
 
 /// Something that was executed, as a service saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,6 +72,8 @@ pub struct Executed {
     pub client: ClientId,
     /// What.
     pub operation: Bytes,
+    /// What came out; none when the service panicked.
+    pub result: Option<Bytes>,
 }
 
 /// A service that notes down what it executes.
@@ -125,37 +93,21 @@ impl<S: Service> Service for Witness<S> {
         if self.strays.take() {
             state.write(STRAY_PAGE, &context.sequence.0.to_be_bytes());
         }
+        let index = self.seen.borrow().len();
         self.seen.borrow_mut().push(Executed {
             sequence: context.sequence,
             client: context.client,
             operation: Bytes::copy_from_slice(operation),
+            result: None,
         });
-        self.service.execute(context, operation, state)
+        let result = self.service.execute(context, operation, state);
+        self.seen.borrow_mut()[index].result = Some(result.clone());
+        result
     }
 
     fn read(&self, context: &Context, operation: &[u8], state: &State) -> Result<Bytes, NotReadOnly> {
         self.service.read(context, operation, state)
     }
-}
-
-#[derive(Debug)]
-struct Node<S> {
-    /// `None` while it is down.
-    replica: Option<Replica<Witness<S>>>,
-    disk: Disk,
-    /// Counts restarts: events of an earlier life find nobody.
-    life: u64,
-    syncing: bool,
-    wake: Option<Instant>,
-    seen: Rc<RefCell<Vec<Executed>>>,
-    origin: Origin,
-    strays: Rc<Cell<bool>>,
-    /// It went wrong, without lying.
-    strayed: bool,
-    /// How it lies, if it does.
-    adversary: Option<Adversary>,
-    /// Somebody else spoke in its name, so that it may be accused.
-    impersonated: bool,
 }
 
 #[derive(Debug)]
@@ -172,8 +124,8 @@ struct Host {
 #[derive(Debug)]
 enum Event {
     Deliver { from: Principal, to: Principal, message: Box<Unverified<Message>> },
-    Synced { replica: ReplicaId, life: u64, position: JournalPosition },
-    WakeReplica { replica: ReplicaId, life: u64 },
+    Synced { node: usize, life: u64, position: JournalPosition },
+    WakeReplica { node: usize, life: u64 },
     WakeClient { client: ClientId, life: u64 },
 }
 
@@ -229,12 +181,29 @@ pub struct Sent {
     pub signed: bool,
 }
 
+/// What a cluster has been through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Events.
+    pub events: u64,
+    /// Messages that were lost.
+    pub lost: u64,
+    /// Messages that arrived twice.
+    pub duplicated: u64,
+    /// Crashes that left a record half-written.
+    pub torn: u64,
+    /// Messages that the fuzzer changed or kept.
+    pub fuzzed: u64,
+}
+
 /// A simulated group and its clients.
 #[derive(Debug)]
 pub struct Cluster<S> {
     setup: Setup,
     service: S,
+    keys: Keys,
     nodes: Vec<Node<S>>,
+    liars: Liars,
     hosts: Vec<Host>,
     network: Network,
     queue: BinaryHeap<Scheduled>,
@@ -244,6 +213,7 @@ pub struct Cluster<S> {
     now: Instant,
     random: Random,
     hash: u64,
+    counts: Counts,
     /// What was sent, if somebody wants to know.
     sent: Option<Vec<Sent>>,
     outcomes: Vec<(ClientId, Outcome)>,
@@ -261,8 +231,10 @@ impl<S: Service + Clone> Cluster<S> {
         let random = Random::new(setup.seed);
         let mut cluster = Self {
             network: Network::new(setup.weather.clone()),
-            checkers: Checkers::default(),
+            checkers: Checkers::new(&setup),
+            keys: Keys::new(&setup),
             nodes: Vec::new(),
+            liars: Liars::new(&setup.configuration),
             hosts: Vec::new(),
             queue: BinaryHeap::new(),
             scheduled: 0,
@@ -270,6 +242,7 @@ impl<S: Service + Clone> Cluster<S> {
             now: Instant(0),
             random,
             hash: 0xcbf2_9ce4_8422_2325,
+            counts: Counts::default(),
             sent: None,
             outcomes: Vec::new(),
             evidence: Vec::new(),
@@ -277,43 +250,26 @@ impl<S: Service + Clone> Cluster<S> {
             setup,
         };
         for id in cluster.replica_ids() {
-            let configuration = cluster.setup.configuration.clone();
-            cluster.nodes.push(Node {
-                replica: None,
-                disk: Disk::new(Group::new(&configuration), &configuration),
-                life: 0,
-                syncing: false,
-                wake: None,
-                seen: Rc::default(),
-                strays: Rc::default(),
-                strayed: false,
-                origin: Origin { configuration, succession: None },
-                adversary: None,
-                impersonated: false,
-            });
-            cluster.nodes[id.index()].replica = Some(cluster.fresh(id));
+            let origin = Origin { configuration: cluster.setup.configuration.clone(), succession: None };
+            cluster.nodes.push(Node::new(id, origin, cluster.setup.sync));
+            cluster.start(id.index());
         }
         for index in 0..u32::try_from(cluster.setup.configuration.clients.len()).expect("few") {
             let client = cluster.fresh_client(ClientId(index), Incarnation(1));
             let (orders, spoils) = Default::default();
             cluster.hosts.push(Host { client, orders, life: 0, wake: None, spoils });
         }
-        for id in cluster.replica_ids() {
-            cluster.drive(id);
+        for node in 0..cluster.nodes.len() {
+            cluster.drive(node);
         }
         cluster
     }
 
-    fn keys(&self, me: Principal) -> Keychain {
-        let configuration = &self.setup.configuration;
-        Keychain::fast(configuration.scope(), configuration.public_keys(), me)
-    }
-
-    fn fresh_client(&self, id: ClientId, incarnation: Incarnation) -> Client {
+    fn fresh_client(&mut self, id: ClientId, incarnation: Incarnation) -> Client {
         // Whoever keeps the chain begins with its end.
         let known = self.hosts.get(id.index()).map(|host| host.client.configuration());
         let configuration = known.unwrap_or(&self.setup.configuration).clone();
-        let keys = Keychain::fast(configuration.scope(), configuration.public_keys(), Principal::Client(id));
+        let keys = self.begin(Principal::Client(id), &configuration);
         let settings = ClientSettings {
             seed: self.setup.seed ^ u64::from(id.0) << 32 ^ incarnation.0,
             ..self.setup.client_settings.clone()
@@ -326,26 +282,15 @@ impl<S: Service + Clone> Cluster<S> {
         (0..self.setup.configuration.n()).map(ReplicaId)
     }
 
-    /// Makes a replica lie from now on, in a way that the seed decides. What it executes and says
-    /// is no checker's business any more.
-    pub fn corrupt(&mut self, id: ReplicaId) {
-        let keys = self.keys(Principal::Replica(id));
-        self.nodes[id.index()].adversary = Some(Adversary::some(&mut self.random, keys));
-    }
-
-    /// The next operation that a replica executes goes wrong there, as on a faulty machine. What it executes
-    /// and says is no checker's business any more.
-    pub fn stray(&mut self, id: ReplicaId) {
-        let node = &mut self.nodes[id.index()];
-        node.strays.set(true);
-        node.strayed = true;
-    }
-
-    /// Whether a replica does not lie, and never went wrong.
+    /// What happened so far.
     #[must_use]
-    pub fn is_correct(&self, id: ReplicaId) -> bool {
-        let node = &self.nodes[id.index()];
-        node.adversary.is_none() && !node.strayed
+    pub fn counts(&self) -> Counts {
+        Counts { fuzzed: self.network.fuzz.struck(), ..self.counts }
+    }
+
+    /// A fault that strikes when its round comes.
+    pub fn strike(&mut self, fault: byzzfuzz::Fault) {
+        self.network.fuzz.add(fault, &self.setup);
     }
 
     /// The time.
@@ -429,26 +374,19 @@ impl<S: Service + Clone> Cluster<S> {
         Ok(id)
     }
 
-    /// A client has several things to do at once.
-    ///
-    /// # Errors
-    /// As [`Client::submit`]; what comes before the refused one is submitted.
-    pub fn submit_all(
-        &mut self,
-        client: ClientId,
-        operations: &[(Bytes, Options)],
-    ) -> Result<(), SubmitRefused> {
+    /// A client has several things to do at once. Gives the names of those that it took: the rest found
+    /// its window full.
+    pub fn submit_all(&mut self, client: ClientId, operations: &[(Bytes, Options)]) -> Vec<RequestId> {
         let now = self.now;
-        let mut outcome = Ok(());
+        let mut taken = Vec::new();
         for (operation, options) in operations {
-            outcome = self.hosts[client.index()].client.submit(now, operation.clone(), *options).map(drop);
-            if outcome.is_err() {
-                break;
-            }
+            let host = &mut self.hosts[client.index()];
+            let Ok(id) = host.client.submit(now, operation.clone(), *options) else { break };
             self.checkers.submitted(client, operation);
+            taken.push(id);
         }
         self.drive_client(client);
-        outcome
+        taken
     }
 
     /// Makes a client lie from now on: its tags for these replicas are wrong. Its signatures are right.
@@ -462,41 +400,6 @@ impl<S: Service + Clone> Cluster<S> {
             self.nodes[id.index()].impersonated = true;
         }
         self.transmit(from, to, message);
-    }
-
-    /// Stops a replica at once. Its disk keeps what was durable, and maybe more.
-    pub fn crash(&mut self, id: ReplicaId) {
-        let node = &mut self.nodes[id.index()];
-        if node.replica.take().is_some() {
-            node.life += 1;
-            node.syncing = false;
-            node.wake = None;
-            node.disk.crash(&mut self.random);
-            self.note(&[1, id.0.into()]);
-        }
-    }
-
-    /// Starts a replica again from its disk.
-    ///
-    /// # Panics
-    /// When its journal cannot be replayed: it wrote it itself.
-    pub fn restart(&mut self, id: ReplicaId) {
-        if self.nodes[id.index()].replica.is_some() {
-            return;
-        }
-        let witness = self.witness(id);
-        let keys = self.origin_keys(id);
-        let configuration = self.nodes[id.index()].origin.configuration.clone();
-        let settings = self.setup.settings.clone();
-        let disk = &self.nodes[id.index()].disk;
-        let replica = match disk.is_empty() {
-            true => self.fresh(id),
-            false => Replica::recover(configuration, id, keys, witness, settings, disk.records())
-                .expect("a replica reads what it wrote"),
-        };
-        self.nodes[id.index()].replica = Some(replica);
-        self.note(&[2, id.0.into()]);
-        self.drive(id);
     }
 
     /// A client's process ends and another one takes its place, in a higher incarnation. What was
@@ -537,12 +440,14 @@ impl<S: Service + Clone> Cluster<S> {
     pub fn step(&mut self) -> bool {
         let Some(Scheduled { at, event, .. }) = self.queue.pop() else { return false };
         self.busy -= usize::from(!event.is_timer());
+        self.counts.events += 1;
         self.now = self.now.max(at);
         match event {
             Event::Deliver { from, to, message } => self.deliver(from, to, *message),
-            Event::Synced { replica, life, position } => self.synced(replica, life, position),
-            Event::WakeReplica { replica, life } => {
-                let (now, node) = (self.now, &mut self.nodes[replica.index()]);
+            Event::Synced { node, life, position } => self.synced(node, life, position),
+            Event::WakeReplica { node: index, life } => {
+                let node = &mut self.nodes[index];
+                let now = node.clock.read(self.now);
                 if node.life == life
                     && let Some(awake) = &mut node.replica
                 {
@@ -550,7 +455,7 @@ impl<S: Service + Clone> Cluster<S> {
                     if awake.poll_timeout() <= now {
                         awake.handle_timeout(now);
                     }
-                    self.drive(replica);
+                    self.drive(index);
                 }
             }
             Event::WakeClient { client, life } => {
@@ -575,18 +480,16 @@ impl<S: Service + Clone> Cluster<S> {
         self.note(&[4, number(from), number(to), self.now.0]);
         self.note_bytes(&message.bytes);
         let message = if self.setup.through_wire {
-            let bytes = wire::encode(&message);
-            wire::decode(bytes).expect("what we encoded, we decode")
+            match wire::decode(wire::encode(&message)) {
+                Ok(message) => message,
+                Err(_) if self.is_liar(from) => return,
+                Err(error) => panic!("what we encoded, we decode: {error}"),
+            }
         } else {
             message
         };
         match to {
-            Principal::Replica(id) => {
-                if let Some(replica) = &mut self.nodes[id.index()].replica {
-                    replica.handle_message(self.now, message);
-                    self.drive(id);
-                }
-            }
+            Principal::Replica(id) => self.hear(from, id, message),
             Principal::Client(id) => {
                 self.hosts[id.index()].client.handle_message(self.now, message);
                 self.drive_client(id);
@@ -594,56 +497,63 @@ impl<S: Service + Clone> Cluster<S> {
         }
     }
 
-    fn synced(&mut self, id: ReplicaId, life: u64, position: JournalPosition) {
-        let node = &mut self.nodes[id.index()];
+    fn synced(&mut self, index: usize, life: u64, position: JournalPosition) {
+        let node = &mut self.nodes[index];
         if node.life != life {
             return;
         }
         node.syncing = false;
         node.disk.sync(position);
         if let Some(replica) = &mut node.replica {
-            replica.handle_durable(self.now, position);
+            replica.handle_durable(node.clock.read(self.now), position);
         }
-        self.drive(id);
+        self.drive(index);
     }
 
     /// Does what a replica wants done.
-    fn drive(&mut self, id: ReplicaId) {
-        let now = self.now;
-        let me = Principal::Replica(id);
+    fn drive(&mut self, node: usize) {
+        let Node { id, ref clock, .. } = self.nodes[node];
+        let now = clock.read(self.now);
         while let Some(action) =
-            self.nodes[id.index()].replica.as_mut().and_then(|replica| replica.poll_action(now))
+            self.nodes[node].replica.as_mut().and_then(|replica| replica.poll_action(now))
         {
             match action {
                 Action::Send { to, message } => {
                     self.check_promise(id, &message);
-                    self.transmit(me, to, message);
+                    self.say(node, to, message);
                 }
                 Action::Broadcast { message } => {
                     self.check_promise(id, &message);
                     for to in self.replica_ids().filter(|to| *to != id) {
-                        self.transmit(me, Principal::Replica(to), message.clone());
+                        self.say(node, Principal::Replica(to), message.clone());
                     }
                 }
                 Action::Append { position, record } => {
                     self.check_committed(id, &record);
-                    self.nodes[id.index()].disk.append(position, record);
+                    self.nodes[node].disk.append(position, record);
                 }
-                Action::Truncate { before } => self.nodes[id.index()].disk.truncate(before),
+                Action::Truncate { before } => self.nodes[node].disk.truncate(before),
                 Action::Evidence(evidence) => self.accused(id, evidence),
             }
         }
-        self.follow(id);
-        self.begin_sync(id);
-        let seen: Vec<_> = self.nodes[id.index()].seen.borrow_mut().drain(..).collect();
+        self.follow(node);
+        self.begin_sync(node);
+        let seen: Vec<_> = self.nodes[node].seen.borrow_mut().drain(..).collect();
         if self.is_correct(id) {
             self.checkers.executed(id, seen);
         }
-        self.set_alarm(id);
+        self.set_alarm(node);
+    }
+
+    fn check_memory(&mut self, node: usize) {
+        let Node { id, ref replica, .. } = self.nodes[node];
+        if let Some(replica) = replica.as_ref().filter(|_| self.is_correct(id)) {
+            self.checkers.holds(replica);
+        }
     }
 
     fn check_committed(&mut self, id: ReplicaId, record: &Record) {
-        let scope = self.scope_of(id);
+        let scope = self.nodes[id.index()].configuration().scope();
         let (sequence, digest) = match record {
             Record::Committed { sequence, digest, .. } => (*sequence, *digest),
             Record::Learned { sequence, batch } => {
@@ -661,9 +571,11 @@ impl<S: Service + Clone> Cluster<S> {
         if let Some(culprit) = evidence.culprit()
             && self.is_correct(accuser)
         {
-            let blameless = self.is_blameless(culprit);
-            let replica = self.nodes[accuser.index()].replica.as_ref().expect("who speaks is up");
-            self.checkers.accused((accuser, replica.configuration()), &evidence, blameless);
+            // Whoever is in an earlier configuration may mean the one who had the place before.
+            let known = self.nodes[accuser.index()].configuration().clone();
+            let same = self.nodes[culprit.index()].origin.configuration.number <= known.number;
+            let blameless = same && self.is_blameless(culprit);
+            self.checkers.accused((accuser, &known), &evidence, blameless);
         }
         self.evidence.push((accuser, evidence));
     }
@@ -679,31 +591,30 @@ impl<S: Service + Clone> Cluster<S> {
         }
         let node = &self.nodes[id.index()];
         let journal = self.setup.settings.journal.then_some(&node.disk);
-        let scope = self.scope_of(id);
-        self.checkers.says((id, scope), (&message.body, &message.bytes), journal);
+        self.checkers.says((id, node.configuration()), message, journal);
     }
 
     /// One sync at a time; the next one covers all that came meanwhile.
-    fn begin_sync(&mut self, id: ReplicaId) {
-        let (least, most) = self.setup.sync;
-        let node = &mut self.nodes[id.index()];
+    fn begin_sync(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        let (least, most) = node.disk.sync_time;
         if node.syncing || node.disk.last() == node.disk.durable() || node.replica.is_none() {
             return;
         }
         node.syncing = true;
         let (life, position) = (node.life, node.disk.last());
         let at = self.now + self.random.between(least, most);
-        self.schedule(at, Event::Synced { replica: id, life, position });
+        self.schedule(at, Event::Synced { node: index, life, position });
     }
 
-    fn set_alarm(&mut self, id: ReplicaId) {
-        let node = &mut self.nodes[id.index()];
+    fn set_alarm(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
         let Some(replica) = &node.replica else { return };
-        let at = replica.poll_timeout().max(self.now);
+        let at = node.clock.when(replica.poll_timeout()).max(self.now);
         if node.wake.is_none_or(|wake| at < wake) {
             node.wake = Some(at);
             let life = node.life;
-            self.schedule(at, Event::WakeReplica { replica: id, life });
+            self.schedule(at, Event::WakeReplica { node: index, life });
         }
     }
 
@@ -740,19 +651,20 @@ impl<S: Service + Clone> Cluster<S> {
         }
     }
 
+    /// Puts a message on the network, or what a liar makes of it.
     fn transmit(&mut self, from: Principal, to: Principal, message: Unverified<Message>) {
-        let adversary = match from {
-            Principal::Replica(id) => self.nodes[id.index()].adversary.as_mut(),
-            Principal::Client(_) => None,
-        };
-        let message = match adversary {
-            Some(adversary) => adversary.twist(to, message),
-            None => Some(message),
-        };
-        let Some(mut message) = message else { return };
-        if let Principal::Client(id) = from {
-            message.proof = spoiled(message.proof, &self.hosts[id.index()].spoils);
+        match from {
+            Principal::Replica(id) if self.is_liar(from) => self.lie(id, to, message),
+            Principal::Client(id) => {
+                let proof = spoiled(message.proof, &self.hosts[id.index()].spoils);
+                self.post(from, to, Unverified { proof, ..message }, Duration::ZERO);
+            }
+            Principal::Replica(_) => self.post(from, to, message, Duration::ZERO),
         }
+    }
+
+    fn post(&mut self, from: Principal, to: Principal, message: Unverified<Message>, held_back: Duration) {
+        let Some(message) = self.network.fuzz.fate(from, to, message) else { return };
         if let Some(sent) = &mut self.sent {
             let cut = self.network.is_cut(from, to);
             let is_request = matches!(message.body, Message::Request(_));
@@ -760,9 +672,14 @@ impl<S: Service + Clone> Cluster<S> {
             sent.push(Sent { at: self.now, from, to, cut, message: message.body.clone(), signed });
         }
         let [first, second] = self.network.fate(&mut self.random, from, to);
-        for delay in [second, first].into_iter().flatten() {
-            let message = Box::new(message.clone());
-            self.schedule(self.now + delay, Event::Deliver { from, to, message });
+        let now = self.now + held_back;
+        self.counts.lost += u64::from(first.is_none());
+        if let Some(delay) = second {
+            self.counts.duplicated += 1;
+            self.schedule(now + delay, Event::Deliver { from, to, message: Box::new(message.clone()) });
+        }
+        if let Some(delay) = first {
+            self.schedule(now + delay, Event::Deliver { from, to, message: Box::new(message) });
         }
     }
 

@@ -9,7 +9,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use quorate_pbft::membership::{Reconfigure, ReconfigureRefused, Succession};
 use quorate_pbft::message::{Message, Proof, Unverified, wire};
 use quorate_pbft::mutation::{self, Mutation};
-use quorate_pbft::sim::{Cluster, Ledger, Random, Setup, Weather};
+use quorate_pbft::sim::{Adversary, Cluster, Ledger, Random, Setup, Weather};
 use quorate_pbft::{
     ClientId, Incarnation, Limits, Options, ReplicaId, Sequence, Settings, crypto::Principal,
 };
@@ -297,6 +297,40 @@ fn calm() -> Cluster<Ledger> {
     setup.with_operator();
     setup.configuration.limits = Limits { checkpoint_period: 2, window: 4, ..Limits::default() };
     Cluster::new(setup, Ledger)
+}
+
+#[test]
+fn whoever_takes_a_liars_place_lies_no_more() {
+    for kind in Adversary::ALL {
+        let mut cluster = calm();
+        let submit = |cluster: &mut Cluster<Ledger>, names: std::ops::Range<u64>| {
+            for name in names {
+                let operation = Bytes::copy_from_slice(&name.to_be_bytes());
+                cluster.submit(ClientId(0), operation, Options::default()).expect("there is room");
+                cluster.run_for(Duration::from_secs(1));
+            }
+            assert_eq!(cluster.violation(), None, "{kind}");
+        };
+        cluster.corrupt_as(ReplicaId(3), kind);
+        submit(&mut cluster, 0..4);
+        cluster.order_replacement(ClientId(0), &[ReplicaId(3)]).expect("there is room");
+        let followed = |cluster: &Cluster<Ledger>| {
+            cluster.replica(ReplicaId(0)).is_some_and(|replica| replica.configuration().number == 1)
+        };
+        while !followed(&cluster) {
+            assert!(cluster.step(), "{kind}");
+        }
+        cluster.run_for(Duration::from_millis(1));
+        assert!(!cluster.is_correct(ReplicaId(3)), "{kind}");
+        assert!(cluster.replace(ReplicaId(3)), "{kind}");
+        assert!(cluster.is_correct(ReplicaId(3)) && cluster.adversary(ReplicaId(3)).is_none(), "{kind}");
+        submit(&mut cluster, 4..8);
+        // The group needs the newcomer now.
+        cluster.crash(ReplicaId(1));
+        submit(&mut cluster, 8..12);
+        assert_eq!(cluster.take_outcomes().len(), 13, "{kind}: the order, and what came around it");
+        assert_eq!(cluster.lies(ReplicaId(3)), 0, "{kind}");
+    }
 }
 
 fn show(cluster: &mut Cluster<Ledger>, to: ReplicaId, succession: &Succession) -> u64 {

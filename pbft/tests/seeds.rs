@@ -1,9 +1,10 @@
 //! Whole clusters under faults, one seed after another.
 //!
-//! A seed that fails prints the command that replays it.
+//! A seed that fails prints the command that replays it, and a shorter schedule that fails as well.
 #![cfg(feature = "sim")]
 
-use quorate_pbft::sim::run;
+use quorate_pbft::sim::run::{self, Report};
+use quorate_pbft::sim::schedule::{Schedule, Scheme};
 
 /// `PBFT_SEEDS=from..to` runs others than the usual ones.
 fn seeds(default: std::ops::Range<u64>) -> std::ops::Range<u64> {
@@ -12,60 +13,90 @@ fn seeds(default: std::ops::Range<u64>) -> std::ops::Range<u64> {
     from.parse().expect("a number")..to.parse().expect("a number")
 }
 
-/// Four stretches, so that a runner with several threads uses them.
-fn agree_and_lose_nothing(seeds: std::ops::Range<u64>) {
-    let (mut crashes, mut receipts, mut answered, mut views, mut liars) = (0, 0, 0, 0, 0);
+fn agree_and_lose_nothing(scheme: Scheme, seeds: std::ops::Range<u64>, operations: u64) -> Report {
+    let mut sum = Report::default();
     for seed in seeds {
-        match run::seed(seed, 25) {
-            Ok(report) => {
-                crashes += report.crashes;
-                receipts += report.receipts;
-                answered += report.answered;
-                views += report.views;
-                liars += report.liars;
-            }
-            Err(failed) => panic!("{failed}"),
+        match run::under(scheme, seed, operations) {
+            Ok(report) => sum += report,
+            Err(failed) => panic!("{}", failed.in_full()),
         }
     }
-    println!("{answered} answers, {receipts} receipts, {crashes} crashes, {views} views, {liars} liars");
-    let counts = [crashes, receipts, answered, views, liars];
-    assert!(counts.iter().all(|count| *count > 0), "the runs did what they are for: {counts:?}");
+    println!("{sum:?}");
+    sum
+}
+
+/// Four stretches, so that a runner with several threads uses them.
+fn agree_and_lose_nothing_under_faults(seeds: std::ops::Range<u64>) {
+    let sum = agree_and_lose_nothing(Scheme::Faults, seeds, 25);
+    assert!(sum.answered > 0 && sum.receipts > 0 && sum.views > 0, "the runs did nothing: {sum:?}");
+    let kinds: Vec<_> = sum.faults.by_kind().map(|(kind, _)| kind).collect();
+    let all = [
+        "changes of the weather",
+        "crashes",
+        "cuts",
+        "duplicated messages",
+        "liars",
+        "lost messages",
+        "replicas that stay away",
+        "restarts",
+        "restarts of clients",
+        "runs on real keys",
+        "skewed clocks",
+        "slow disks",
+        "torn writes",
+    ];
+    assert_eq!(kinds, all, "the runs did what they are for");
 }
 
 #[test]
 fn clusters_under_faults_agree_and_lose_nothing_1() {
-    agree_and_lose_nothing(seeds(0..500));
+    agree_and_lose_nothing_under_faults(seeds(0..500));
 }
 
 #[test]
 fn clusters_under_faults_agree_and_lose_nothing_2() {
-    agree_and_lose_nothing(500..1000);
+    agree_and_lose_nothing_under_faults(500..1000);
 }
 
 #[test]
 fn clusters_under_faults_agree_and_lose_nothing_3() {
-    agree_and_lose_nothing(1000..1500);
+    agree_and_lose_nothing_under_faults(1000..1500);
 }
 
 #[test]
 fn clusters_under_faults_agree_and_lose_nothing_4() {
-    agree_and_lose_nothing(1500..2000);
+    agree_and_lose_nothing_under_faults(1500..2000);
 }
 
 /// Fewer and longer: windows turn over many times, journals are truncated.
 #[test]
 fn long_runs_agree_and_lose_nothing() {
-    for seed in 10_000..10_010 {
-        if let Err(failed) = run::seed(seed, 1000) {
-            panic!("{failed}");
+    agree_and_lose_nothing(Scheme::Faults, 10_000..10_010, 1000);
+}
+
+#[test]
+fn fuzzed_runs_agree_and_lose_nothing() {
+    let sum = agree_and_lose_nothing(Scheme::ByzzFuzz, 0..500, 25);
+    let fuzzed =
+        sum.faults.by_kind().find(|(kind, _)| *kind == "fuzzed messages").map_or(0, |(_, count)| count);
+    assert!(fuzzed > 500, "a run has more than one message changed or lost: {sum:?}");
+}
+
+#[test]
+fn equal_seeds_give_equal_hashes() {
+    for scheme in [Scheme::Faults, Scheme::ByzzFuzz] {
+        for seed in 0..5 {
+            assert_eq!(run::under(scheme, seed, 25), run::under(scheme, seed, 25));
         }
     }
 }
 
 #[test]
-fn equal_seeds_give_equal_hashes() {
-    for seed in 0..5 {
-        assert_eq!(run::seed(seed, 25), run::seed(seed, 25));
+fn schedule_runs_from_its_text_as_from_its_seed() {
+    for seed in 0..20 {
+        let text = Schedule::draw(Scheme::Faults, seed, 25).to_string();
+        let schedule = text.parse().expect("it is a schedule");
+        assert_eq!(run::run(&schedule).ok(), run::seed(seed, 25).ok());
     }
 }
 
@@ -75,6 +106,6 @@ fn replay() {
     let (seed, operations) = (number("PBFT_SEED").unwrap_or(1), number("PBFT_OPERATIONS").unwrap_or(25));
     match run::seed(seed, operations) {
         Ok(report) => println!("seed {seed}: {report:?}"),
-        Err(failed) => panic!("{failed}"),
+        Err(failed) => panic!("{}", failed.in_full()),
     }
 }

@@ -325,9 +325,9 @@ impl<S: Service> Replica<S> {
     fn enqueue(&mut self, request: Unverified<Request>) -> bool {
         let client = request.body.client;
         let lane = &self.admission.clients[client.index()];
-        if lane.waiting.len() >= self.settings.queue_requests_max
-            || lane.waiting_bytes >= self.settings.queue_bytes_max
-        {
+        let full = lane.waiting.len() >= self.settings.queue_requests_max
+            || lane.waiting_bytes >= self.settings.queue_bytes_max;
+        if full && !mutation::is_on(Mutation::QueueEverything) {
             self.refuse(&request.body, false);
             return false;
         }
@@ -489,5 +489,33 @@ impl<S: Service> Replica<S> {
             return Err("first timestamp");
         }
         Ok(())
+    }
+}
+
+#[cfg(feature = "sim")]
+impl Admission {
+    pub(super) fn footprint(
+        &self,
+        configuration: &crate::group::Configuration,
+        settings: &super::Settings,
+    ) -> Vec<super::footprint::Held> {
+        use super::footprint::{Held, request_bytes_max};
+        let most = |of: fn(&Lane) -> usize| self.clients.iter().map(of).max().unwrap_or(0);
+        let bytes_max = settings.queue_bytes_max as u64 + request_bytes_max(configuration);
+        vec![
+            Held::new("turns", self.turns.len(), self.clients.len() as u64),
+            Held::new(
+                "waiting requests of one client",
+                most(|lane| lane.waiting.len()),
+                settings.queue_requests_max as u64,
+            ),
+            Held::new(
+                "bytes of waiting requests of one client",
+                most(|lane| lane.waiting.iter().map(|one| one.request.batched_bytes()).sum()),
+                bytes_max,
+            ),
+            Held::new("words of taken timestamps", most(|lane| lane.taken.len()), self.window.div_ceil(64)),
+            Held::new("seals of one client", most(|lane| lane.seals.len()), SEALS_MAX as u64),
+        ]
     }
 }

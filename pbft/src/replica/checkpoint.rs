@@ -171,15 +171,13 @@ impl Checkpoints {
     /// Counts a vote; a voter's lowest is forgotten when it has too many.
     fn record(&mut self, voter: ReplicaId, sequence: Sequence, state: &Digest) -> Vote {
         let vote = self.votes.entry(sequence).or_default().record(voter, state);
-        if vote == Vote::Counted {
-            let has = |ballot: &Ballot| ballot.has_voter(voter);
-            if self.votes.values().filter(|ballot| has(ballot)).count() > self.votes_max
-                && let Some(lowest) = self.votes.values_mut().find(|ballot| has(ballot))
-            {
-                lowest.withdraw(voter);
+        if vote == Vote::Counted && !mutation::is_on(Mutation::KeepEveryVote) {
+            let theirs = self.votes.iter().filter(|(_, ballot)| ballot.has_voter(voter));
+            let theirs: Vec<_> = theirs.map(|(sequence, _)| *sequence).collect();
+            if theirs.len() > self.votes_max {
+                self.votes.entry(theirs[0]).or_default().withdraw(voter);
                 self.votes.retain(|_, ballot| !ballot.is_empty());
-                let theirs = self.signatures.keys().find(|(_, by)| *by == voter).copied();
-                theirs.and_then(|lowest| self.signatures.remove(&lowest));
+                self.signatures.remove(&(theirs[0], voter));
             }
         }
         vote
@@ -189,6 +187,14 @@ impl Checkpoints {
     fn signed_by(&self, voter: ReplicaId, sequence: Sequence) -> Option<SignedState> {
         let state = self.votes.get(&sequence)?.choice(voter)?;
         Some(SignedState { state, signature: self.signatures.get(&(sequence, voter))?.clone() })
+    }
+
+    /// Counts another's vote, and keeps the signature under it as long as it counts: whoever is among
+    /// the voters has to be in the certificate too, else it convinces nobody.
+    fn record_signed(&mut self, voter: ReplicaId, message: &Checkpoint) -> Vote {
+        let place = (message.sequence, voter);
+        self.signatures.entry(place).or_insert_with(|| message.vote.clone());
+        self.record(voter, message.sequence, &message.state)
     }
 
     /// The highest checkpoint above `above` that `needed` replicas vouch for.
@@ -204,7 +210,8 @@ impl Checkpoints {
     /// Moves up to a stable checkpoint; the one before stays, for whoever is fetching it.
     pub(super) fn settle(&mut self, certificate: Certificate) {
         let before = self.stable.as_ref().map_or(Sequence(0), |stable| stable.sequence);
-        self.own.retain(|own| own.image.sequence >= before);
+        let stable = certificate.sequence;
+        self.own.retain(|own| own.image.sequence == before || own.image.sequence >= stable);
         self.move_up(certificate);
     }
 }
@@ -298,7 +305,8 @@ impl<S: Service> Replica<S> {
             let made = own.and_then(|own| own.signatures.as_ref()).map(|(_, vote)| vote.clone());
             Some(made.unwrap_or_else(|| self.sign_state(sequence, &state)))
         };
-        let votes = voters.iter().filter_map(|voter| Some((voter, signature(voter)?)));
+        let missing = usize::from(mutation::is_on(Mutation::ShortCertificate));
+        let votes = voters.iter().skip(missing).filter_map(|voter| Some((voter, signature(voter)?)));
         Certificate { sequence, state, votes: votes.collect() }
     }
 
@@ -328,9 +336,9 @@ impl<S: Service> Replica<S> {
 
     /// Counts a replica's word on the state after a batch.
     pub(super) fn on_checkpoint(&mut self, from: ReplicaId, message: &Checkpoint) {
-        let Checkpoint { sequence, state, .. } = *message;
+        let sequence = message.sequence;
         let period = self.configuration.limits.checkpoint_period;
-        let said = SignedState { state, signature: message.vote.clone() };
+        let said = SignedState { state: message.state, signature: message.vote.clone() };
         if let Some(stable) = self.proven_stable().cloned() {
             self.compare_with(&stable, from, sequence, &said);
         }
@@ -340,9 +348,8 @@ impl<S: Service> Replica<S> {
         if !sequence.0.is_multiple_of(period) {
             return self.put_aside(Ignored::NotForUs);
         }
-        match self.checkpoints.record(from, sequence, &state) {
+        match self.checkpoints.record_signed(from, message) {
             Vote::Counted => {
-                self.checkpoints.signatures.insert((sequence, from), message.vote.clone());
                 self.retransmission.wake(self.now);
                 self.check_split(sequence);
                 self.check_stable(sequence);
@@ -510,5 +517,19 @@ impl Image {
                 None => return (pages, None),
             }
         }
+    }
+}
+
+#[cfg(feature = "sim")]
+impl Checkpoints {
+    pub(super) fn footprint(&self, n: u64) -> Vec<super::footprint::Held> {
+        use super::footprint::Held;
+        let votes: u32 = self.votes.values().map(|ballot| ballot.voters().count()).sum();
+        let most = self.votes_max as u64;
+        vec![
+            Held::new("own checkpoints", self.own.len(), most),
+            Held::new("votes for checkpoints", votes as usize, n * most),
+            Held::new("signatures under checkpoints", self.signatures.len(), n * most),
+        ]
     }
 }

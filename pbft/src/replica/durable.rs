@@ -69,6 +69,11 @@ impl Outbox {
         self.last > JournalPosition(0)
     }
 
+    #[cfg(feature = "sim")]
+    pub(super) fn footprint(&self, most: u64) -> super::footprint::Held {
+        super::footprint::Held::new("promises that wait for the journal", self.waiting.len(), most)
+    }
+
     pub(super) fn has_journal(&self) -> bool {
         self.journal
     }

@@ -264,6 +264,12 @@ impl<S: Service> Execution<S> {
         (self.protocol.snapshot(&self.scope).0, self.pages.snapshot(&self.scope).0)
     }
 
+    /// Bytes of those pages.
+    #[cfg(feature = "sim")]
+    pub(super) fn pages_bytes(&self) -> u64 {
+        self.protocol.bytes() + self.pages.bytes()
+    }
+
     /// Puts pages in the place of the state, if they are what `digest` vouches for.
     pub(super) fn install(
         &mut self,

@@ -257,7 +257,8 @@ pub(super) enum Vote {
 impl Ballot {
     pub(super) fn record(&mut self, voter: ReplicaId, digest: &Digest) -> Vote {
         if !self.voters.insert(voter) {
-            let same = self.votes.iter().any(|(said, by)| said == digest && by.has(voter));
+            let same = self.votes.iter().any(|(said, by)| said == digest && by.has(voter))
+                && !mutation::is_on(Mutation::BlameRepeated);
             return if same { Vote::Repeated } else { Vote::Conflicting };
         }
         match self.votes.iter_mut().find(|(said, _)| said == digest) {
@@ -305,6 +306,12 @@ impl Ballot {
         self.votes.retain(|(_, by)| by.count() > 0);
     }
 
+    /// Who has voted.
+    #[cfg(feature = "sim")]
+    pub(super) fn voters(&self) -> Voters {
+        self.voters
+    }
+
     /// Whether the replica has voted.
     pub(super) fn has_voter(&self, voter: ReplicaId) -> bool {
         self.voters.has(voter)
@@ -324,5 +331,41 @@ impl Ballot {
     fn reuse(&mut self, old: &mut Self) {
         self.votes = std::mem::take(&mut old.votes);
         self.votes.clear();
+    }
+}
+
+#[cfg(feature = "sim")]
+impl Log {
+    /// Votes are at most one of each replica for each ballot of a slot; batches are those of all views,
+    /// and one more each that is doubted, learned, overheard or kept as it came.
+    pub(super) fn footprint(
+        &self,
+        configuration: &crate::group::Configuration,
+    ) -> Vec<super::footprint::Held> {
+        use super::footprint::{Held, batch_bytes_max};
+        let (n, window) = (u64::from(configuration.n()), configuration.limits.window);
+        let ballots = self.slots.iter().flat_map(|slot| [&slot.prepares, &slot.commits, &slot.attested]);
+        let votes = ballots.map(|ballot| ballot.votes.len()).sum();
+        let mut batches = Vec::new();
+        for slot in &self.slots {
+            batches.extend(slot.past.batches());
+            batches.extend(slot.proposal.as_ref().map(|proposal| &proposal.pre_prepare.batch));
+            batches.extend(slot.doubted.as_ref().map(|doubted| &doubted.pre_prepare.batch));
+            batches.extend(slot.word.as_ref().map(|word| &word.body.batch));
+            match &slot.learned {
+                Learned::Written(batch) | Learned::Durable(batch) => batches.push(batch),
+                Learned::Nothing => {}
+            }
+        }
+        let batches_max = window * (super::CLAIMS_PER_PLACE_MAX as u64 + 4);
+        let doubts = self.slots.iter().map(|slot| slot.doubts.len()).sum();
+        let bytes = batches.iter().map(|batch| batch.bytes.len()).sum();
+        vec![
+            Held::new("slots", self.slots.len(), window),
+            Held::new("votes in slots", votes, 3 * n * window),
+            Held::new("doubts in slots", doubts, n * window),
+            Held::new("batches", batches.len(), batches_max),
+            Held::new("bytes of batches", bytes, batches_max * batch_bytes_max(configuration)),
+        ]
     }
 }

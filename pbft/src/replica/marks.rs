@@ -33,6 +33,11 @@ pub(super) struct Marks {
 }
 
 impl Marks {
+    #[cfg(feature = "sim")]
+    pub(super) fn footprint(&self, clients: u64) -> super::footprint::Held {
+        super::footprint::Held::new("marks", self.bound.len() + self.suspected.len(), 2 * clients)
+    }
+
     /// Whether a client's tags are worth nothing.
     pub(super) fn binds(&self, client: ClientId) -> bool {
         self.bound.contains(&client)

@@ -122,10 +122,14 @@ impl<S: Service> Replica<S> {
     /// Keeps a batch of the view that this replica has left, in case 2f+1 others commit it.
     fn overhear(&mut self, message: PrePrepare, digest: Digest) {
         let sequence = message.sequence;
-        let slot = self.log.slot_mut(sequence).expect("checked to be between the watermarks");
-        if slot.proposal.is_some() {
+        if !self.log.is_free(sequence) {
             return self.put_aside(Ignored::Repeated);
         }
+        if let Err(field) = self.check_limits(&message.batch) {
+            let primary = self.group.primary(message.view);
+            return self.accuse(Misbehaviour::OversizedBatch { primary, sequence, field });
+        }
+        let slot = self.log.slot_mut(sequence).expect("checked to be between the watermarks");
         slot.proposal = Some(Proposal { pre_prepare: message, digest });
         self.check_committed(sequence);
     }

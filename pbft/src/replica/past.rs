@@ -45,6 +45,12 @@ impl Past {
         }
     }
 
+    /// All batches that are remembered.
+    #[cfg(feature = "sim")]
+    pub(super) fn batches(&self) -> impl Iterator<Item = &Batch> {
+        self.pre_prepared.iter().map(|(.., batch)| batch)
+    }
+
     pub(super) fn is_prepared(&self) -> bool {
         self.prepared.is_some()
     }

@@ -285,3 +285,19 @@ impl<S: Service> Replica<S> {
         }
     }
 }
+
+#[cfg(feature = "sim")]
+impl Succeeding {
+    pub(super) fn footprint(&self, configuration: &Configuration) -> Vec<super::footprint::Held> {
+        use super::footprint::Held;
+        let everybody = u64::from(configuration.n()) + configuration.clients.len() as u64;
+        vec![
+            Held::new("successions", self.successions.len(), configuration.number),
+            Held::new(
+                "what principals were told of configurations",
+                self.told.len(),
+                everybody * (1 + configuration.number),
+            ),
+        ]
+    }
+}

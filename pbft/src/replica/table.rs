@@ -298,3 +298,16 @@ impl Record {
         Some(record)
     }
 }
+
+#[cfg(feature = "sim")]
+impl Table {
+    pub(super) fn footprint(&self) -> Vec<super::footprint::Held> {
+        use super::footprint::Held;
+        let most = |of: fn(&Record) -> usize| self.records.iter().map(of).max().unwrap_or(0);
+        let (window, bytes) = (self.limits.client_window, self.limits.reply_bytes_max);
+        vec![
+            Held::new("answers of one client", most(|record| record.answers.len()), window.into()),
+            Held::new("bytes of results of one client", most(|record| record.result_bytes), bytes.into()),
+        ]
+    }
+}

@@ -344,3 +344,41 @@ impl Image {
         Branch { level: STATE_LEVEL, children }
     }
 }
+
+#[cfg(feature = "sim")]
+impl Transfer {
+    /// `here` are the bytes of the own state, which a descent begins from.
+    pub(super) fn footprint(
+        &self,
+        n: u64,
+        here: u64,
+        settings: &super::Settings,
+    ) -> Vec<super::footprint::Held> {
+        use super::footprint::Held;
+        use crate::message::wire::FETCH_PLACES_MAX;
+        use crate::service::{FAN_OUT, PAGE_BYTES_MAX};
+
+        let active = self.active.as_ref();
+        let bytes = active.map_or(0, |active| active.descent.bytes());
+        let (asked, wanted) =
+            active.map_or((0, 0), |active| (active.asked.len(), active.descent.wanted_count()));
+        let under_way = active.iter().flat_map(|active| &active.asked).map(|asked| asked.wants.len()).sum();
+        let fetches = settings.fetches_max as u64;
+        let places = fetches * FETCH_PLACES_MAX as u64;
+        vec![
+            // What is over the limit is only found when it is here: one answer more.
+            Held {
+                what: "bytes of a fetched state",
+                held: bytes,
+                most: settings.transfer_bytes_max.max(here) + (FETCH_PLACES_MAX * PAGE_BYTES_MAX) as u64,
+            },
+            Held::new("unanswered fetches", asked, fetches),
+            Held::new("places that others were asked for", under_way, places),
+            // The deepest come first, so of each level there are no more than what was asked for at once
+            // above it led to; those of all levels, once more when they come back unanswered.
+            Held::new("wanted places", wanted, 2 * u64::from(STATE_LEVEL) * places * FAN_OUT as u64),
+            Held::new("sources of states", self.sources.count(), n),
+            Held::new("replicas that states were served to", self.served.len(), n),
+        ]
+    }
+}

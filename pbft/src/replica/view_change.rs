@@ -652,3 +652,21 @@ fn signed<M>(message: &Unverified<M>) -> Signed {
     };
     Signed { bytes: message.bytes.clone(), signature }
 }
+
+#[cfg(feature = "sim")]
+impl Views {
+    pub(super) fn footprint(&self, n: u64, window: u64) -> Vec<super::footprint::Held> {
+        use super::footprint::Held;
+        let received = self.received.values().chain(&self.own);
+        let began = self.new_view.iter().flat_map(|new_view| &new_view.body.view_changes);
+        let claims = received.clone().chain(began.clone());
+        let claims = claims.map(|one| one.body.prepared.len() + one.body.pre_prepared.len()).sum();
+        let claims_max = (super::CLAIMS_PER_PLACE_MAX as u64 + 1) * window;
+        vec![
+            Held::new("view-changes", received.count(), n + 1),
+            Held::new("view-changes of the new-view", began.count(), n),
+            Held::new("claims in view-changes", claims, (2 * n + 1) * claims_max),
+            Held::new("chosen batches", self.chosen.len(), window),
+        ]
+    }
+}

@@ -58,6 +58,17 @@ pub(super) struct Doubted {
 }
 
 impl Vouching {
+    #[cfg(feature = "sim")]
+    pub(super) fn footprint(&self, n: u64, clients: u64) -> Vec<super::footprint::Held> {
+        use super::footprint::Held;
+        let most = n * WORDS_PER_CLIENT_MAX as u64;
+        let words = self.words.values().map(VecDeque::len).max().unwrap_or(0);
+        vec![
+            Held::new("clients that are vouched for", self.words.len(), clients),
+            Held::new("words for one client", words, most),
+        ]
+    }
+
     /// Notes a replica's word; says whether it is news.
     fn record(&mut self, voter: ReplicaId, client: ClientId, request: &Digest) -> bool {
         let words = self.words.entry(client).or_default();

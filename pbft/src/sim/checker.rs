@@ -1,21 +1,28 @@
-//! What must hold in every run, looked at after every step: one invariant a file.
+//! What must hold in every run, looked at after every step: one invariant a file. Only correct replicas
+//! are looked at; of each invariant there is a test that breaks it and sees the checker object.
+
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::Executed;
 use super::disk::Disk;
+use super::{Executed, Setup, keys};
 use crate::client::Outcome;
-use crate::crypto::{Digest, Scope};
+use crate::crypto::{Digest, Domain, Keychain};
 use crate::evidence::{Evidence, InvalidProof};
 use crate::group::{ClientId, Configuration, ReplicaId, Sequence};
-use crate::message::Message;
+use crate::message::{Message, Proof, Unverified};
+use crate::replica::Replica;
+use crate::service::Service;
 
 pub mod agreement;
 pub mod durability;
 pub mod evidence;
 pub mod exactly_once;
 pub mod linearizability;
+pub mod memory;
 pub mod promise;
+pub mod soundness;
 pub mod validity;
 
 use agreement::Agreement;
@@ -71,6 +78,38 @@ pub enum Violation {
         /// The batch.
         sequence: Sequence,
     },
+    /// A client was told a result that nothing in the batch had.
+    #[error("durability: client {client} was told a result that nothing of it in batch {sequence} has")]
+    Answer {
+        /// Who was told.
+        client: ClientId,
+        /// The batch.
+        sequence: Sequence,
+    },
+    /// A replica showed a proof that proves nothing.
+    #[error(
+        "soundness: replica {replica} sent {what} with a certificate for {sequence} that convinces nobody"
+    )]
+    Unproven {
+        /// Who did.
+        replica: ReplicaId,
+        /// The message.
+        what: &'static str,
+        /// The batch.
+        sequence: Sequence,
+    },
+    /// A replica holds more than it may, whatever others send.
+    #[error("memory: replica {replica} holds {held} {what}, more than {most}")]
+    Unbounded {
+        /// Who does.
+        replica: ReplicaId,
+        /// Of what.
+        what: &'static str,
+        /// How many, or how many bytes.
+        held: u64,
+        /// The most that follows from the limits.
+        most: u64,
+    },
     /// A replica said something before it was safe from a crash.
     #[error("promise: replica {replica} sent {what} for {sequence} before its record was durable")]
     Premature {
@@ -120,17 +159,37 @@ pub enum Violation {
 }
 
 /// All checkers of a run.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Checkers {
     agreement: Agreement,
     validity: Validity,
     exactly_once: ExactlyOnce,
     durability: Durability,
     promises: Promises,
+    /// Whether proofs are real ones.
+    real_keys: bool,
+    /// To check proofs with, which anybody can: for each configuration.
+    keychains: BTreeMap<u64, Keychain>,
+    /// Messages that correct replicas took in.
+    heard: u64,
     violation: Option<Violation>,
 }
 
 impl Checkers {
+    pub(super) fn new(setup: &Setup) -> Self {
+        Self {
+            agreement: Agreement::default(),
+            validity: Validity::default(),
+            exactly_once: ExactlyOnce::default(),
+            durability: Durability::default(),
+            promises: Promises::default(),
+            real_keys: setup.real_keys,
+            keychains: BTreeMap::new(),
+            heard: 0,
+            violation: None,
+        }
+    }
+
     pub(super) fn violation(&self) -> Option<&Violation> {
         self.violation.as_ref()
     }
@@ -175,6 +234,16 @@ impl Checkers {
         self.note(verdict);
     }
 
+    /// A correct replica took a message in. Looks at what it holds now and then: to look costs more
+    /// than to take a message in.
+    pub(super) fn holds<S: Service>(&mut self, replica: &Replica<S>) {
+        self.heard += 1;
+        if self.heard.is_multiple_of(16) {
+            let verdict = memory::check(replica);
+            self.note(verdict);
+        }
+    }
+
     /// A client has an outcome, and perhaps a blameless replica disagrees with it on what was ordered.
     pub(super) fn answered(&mut self, client: ClientId, outcome: &Outcome, blameless: Option<ReplicaId>) {
         if let Some(accused) = blameless {
@@ -190,16 +259,34 @@ impl Checkers {
         self.note(verdict);
     }
 
-    /// A replica sends something.
+    /// The keys that a message may have been said under. What was said before a boundary may leave after it,
+    /// when the next configuration is in force; a signature tells.
+    fn said_under(&mut self, configuration: &Configuration, message: &Unverified<Message>) -> Vec<&Keychain> {
+        let real = self.real_keys;
+        self.keychains.entry(configuration.number).or_insert_with(|| keys::silent(real, configuration));
+        let numbers = configuration.number.saturating_sub(1)..=configuration.number;
+        let domain = Domain::new(message.body.kind(), message.body.view().0);
+        let fits = |keys: &&Keychain| match &message.proof {
+            Proof::Signature(one) => keys.verify(message.sender, domain, &message.bytes, one).is_ok(),
+            _ => true,
+        };
+        self.keychains.range(numbers).map(|(_, keys)| keys).filter(fits).collect()
+    }
+
+    /// A replica sends something, in its configuration.
     pub(super) fn says(
         &mut self,
-        (replica, scope): (ReplicaId, Scope),
-        (message, bytes): (&Message, &[u8]),
+        (replica, configuration): (ReplicaId, &Configuration),
+        message: &Unverified<Message>,
         disk: Option<&Disk>,
     ) {
-        let verdict = self.promises.check((replica, scope), message, bytes, disk);
+        let keys = self.said_under(configuration, message);
+        let scope = keys.last().map_or_else(|| configuration.scope(), |keys| *keys.scope());
+        let verdict = soundness::check(replica, &message.body, &keys);
         self.note(verdict);
-        if let Message::Checkpoint(checkpoint) = message {
+        let verdict = self.promises.check((replica, scope), &message.body, &message.bytes, disk);
+        self.note(verdict);
+        if let Message::Checkpoint(checkpoint) = &message.body {
             let verdict = self.agreement.check_state(replica, checkpoint.sequence, &checkpoint.state);
             self.note(verdict);
         }

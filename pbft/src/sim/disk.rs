@@ -1,10 +1,14 @@
 //! A disk: it keeps what was synced, and of the rest whatever it likes.
+//!
+//! What a crash left is read by the same code that reads a real journal's files.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use super::random::Random;
 use crate::crypto::Digest;
-use crate::group::{Configuration, Group, Sequence, View};
+use crate::group::{Configuration, Group, ReplicaId, Sequence, View};
+use crate::journal::{self, HEADER_BYTES, Owner, Segment};
 use crate::message::Certificate;
 use crate::replica::{JournalPosition, Record, decide};
 
@@ -12,6 +16,9 @@ use crate::replica::{JournalPosition, Record, decide};
 #[derive(Clone, Debug)]
 pub(super) struct Disk {
     group: Group,
+    owner: Owner,
+    /// The shortest and the longest time that a sync takes.
+    pub(super) sync_time: (Duration, Duration),
     /// The configurations that the records led to, and where they begin; at least one.
     eras: Vec<(JournalPosition, Era)>,
     records: VecDeque<(JournalPosition, Record)>,
@@ -44,10 +51,17 @@ pub(super) enum Promise {
 }
 
 impl Disk {
-    pub(super) fn new(group: Group, configuration: &Configuration) -> Self {
+    /// The empty disk of a replica that begins in a configuration.
+    pub(super) fn new(
+        configuration: &Configuration,
+        replica: ReplicaId,
+        sync_time: (Duration, Duration),
+    ) -> Self {
         let era = Era { number: configuration.number, start: configuration.start };
         Self {
-            group,
+            group: Group::new(configuration),
+            owner: Owner { group: configuration.group, configuration: configuration.digest(), replica },
+            sync_time,
             eras: vec![(JournalPosition(0), era)],
             records: VecDeque::new(),
             durable: JournalPosition(0),
@@ -117,19 +131,45 @@ impl Disk {
         }
     }
 
-    /// A crash: some of what was not synced may have reached the disk all the same, as a prefix.
-    pub(super) fn crash(&mut self, random: &mut Random) {
-        let unsynced = self.last.0 - self.durable.0;
-        let survives = JournalPosition(self.durable.0 + random.below(unsynced + 1));
+    /// A crash: of what was not synced, some bytes may have reached the disk all the same. Says
+    /// whether a record among them was torn.
+    pub(super) fn crash(&mut self, random: &mut Random) -> bool {
+        if self.last == self.durable {
+            return false;
+        }
+        let mut bytes = self.bytes(self.durable.next());
+        tear(&mut bytes, random);
+        let length = bytes.len();
+        let Segment { records, valid_bytes, .. } = self.read(bytes);
+        let survives = JournalPosition(self.durable.0 + records.len() as u64);
         self.records.retain(|(position, _)| *position <= survives);
         self.promises.retain(|_, position| *position <= survives);
         self.eras.retain(|(position, _)| *position <= survives);
         self.durable = survives;
         self.last = survives;
+        valid_bytes < length
     }
 
-    pub(super) fn records(&self) -> impl Iterator<Item = (JournalPosition, Record)> {
-        self.records.iter().cloned()
+    /// What a replica that starts finds.
+    pub(super) fn records(&self) -> impl Iterator<Item = (JournalPosition, Record)> + use<> {
+        let first = self.records.front().map_or(self.last.next(), |(position, _)| *position);
+        let records = self.read(self.bytes(first)).records;
+        assert_eq!(records.len(), self.records.len(), "all that is left can be read");
+        (first.0..).map(JournalPosition).zip(records)
+    }
+
+    /// The records from `first` on, as they lie on the disk.
+    fn bytes(&self, first: JournalPosition) -> Vec<u8> {
+        let mut bytes = journal::encode_header(&self.owner, first);
+        for (position, record) in self.records.iter().filter(|(position, _)| *position >= first) {
+            journal::encode_record(&mut bytes, *position, self.durable, record);
+        }
+        bytes
+    }
+
+    fn read(&self, bytes: Vec<u8>) -> Segment {
+        let segment = journal::recover(&bytes.into(), &self.owner, true);
+        segment.expect("what was durable is whole, and the rest is a torn tail")
     }
 
     /// Whether a crash cannot take the record behind a promise away.
@@ -141,5 +181,67 @@ impl Disk {
             .flatten()
             .filter_map(|number| self.promises.get(&(number, promise, view, sequence)));
         positions.any(|position| *position <= self.durable)
+    }
+}
+
+/// The unit in which a disk writes, in bytes.
+const SECTOR: usize = 512;
+
+/// A crash leaves of what follows the header all, a part, or some sectors.
+fn tear(bytes: &mut Vec<u8>, random: &mut Random) {
+    let written = (bytes.len() - HEADER_BYTES) as u64;
+    let some = HEADER_BYTES + usize::try_from(random.below(written)).expect("a length");
+    match random.below(4) {
+        0 => {}
+        1 => bytes.truncate(HEADER_BYTES),
+        2 => bytes.truncate(some),
+        _ => bytes[HEADER_BYTES..].chunks_mut(SECTOR).for_each(|sector| {
+            if random.chance(500) {
+                sector.fill(0);
+            }
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::Setup;
+
+    fn disk(records: u64, durable: u64) -> Disk {
+        let setup = Setup::new(1, 1);
+        let mut disk = Disk::new(&setup.configuration, ReplicaId(2), setup.sync);
+        for position in 1..=records {
+            let record = Record::SnapshotBegin { sequence: Sequence(position), successions: Vec::new() };
+            disk.append(JournalPosition(position), record);
+        }
+        disk.sync(JournalPosition(durable));
+        disk
+    }
+
+    #[test]
+    fn crash_keeps_what_was_durable_and_a_beginning_of_the_rest() {
+        let (mut torn, mut lengths) = (0, std::collections::BTreeSet::new());
+        for seed in 0..200 {
+            let mut disk = disk(60, 20);
+            torn += u64::from(disk.crash(&mut Random::new(seed)));
+            let left: Vec<_> = disk.records().collect();
+            assert!(left.len() >= 20, "seed {seed}: {} of 20 durable records are left", left.len());
+            for (number, (position, record)) in (1..).zip(&left) {
+                let written = Record::SnapshotBegin { sequence: Sequence(number), successions: Vec::new() };
+                assert_eq!((position.0, record), (number, &written));
+            }
+            assert_eq!(disk.last(), disk.durable());
+            lengths.insert(left.len());
+        }
+        assert!(torn > 50, "{torn} of 200 crashes tore a record");
+        assert!(lengths.len() > 10, "crashes leave different lengths: {lengths:?}");
+    }
+
+    #[test]
+    fn crash_takes_nothing_when_all_is_synced() {
+        let mut disk = disk(5, 5);
+        assert!(!disk.crash(&mut Random::new(1)));
+        assert_eq!(disk.records().count(), 5);
     }
 }

@@ -1,14 +1,11 @@
 //! Members that are replaced: the operator orders it through a client, and a newcomer with an empty disk
 //! takes the place.
 
-use std::rc::Rc;
-
-use super::{Cluster, Disk, Node, Setup, Witness};
+use super::{Cluster, Setup};
 use crate::client::{RequestId, SubmitRefused};
-use crate::crypto::{Keychain, Principal, PublicKey, Scope};
-use crate::group::{ClientId, Configuration, Group, ReplicaId};
+use crate::crypto::PublicKey;
+use crate::group::{ClientId, Configuration, ReplicaId};
 use crate::membership::{Reconfigure, Succession};
-use crate::replica::Replica;
 use crate::service::Service;
 
 /// What a replica's process was started with: it begins with the same for ever.
@@ -77,56 +74,22 @@ impl<S: Service + Clone> Cluster<S> {
             return false;
         }
         self.crash(id);
+        self.liars.remove(id);
         let origin = Origin { configuration, succession: Some(succession) };
-        self.nodes[id.index()].disk = Disk::new(Group::new(&origin.configuration), &origin.configuration);
-        self.nodes[id.index()].adversary = None;
+        self.nodes[id.index()].forget(origin);
         self.nodes[id.index()].strayed = false;
-        self.nodes[id.index()].origin = origin;
-        let replica = self.fresh(id);
-        self.nodes[id.index()].replica = Some(replica);
+        self.start(id.index());
         self.note(&[5, id.0.into()]);
-        self.drive(id);
+        self.drive(id.index());
         true
     }
 
-    /// A replica with nothing on its disk.
-    pub(super) fn fresh(&self, id: ReplicaId) -> Replica<Witness<S>> {
-        let node = &self.nodes[id.index()];
-        let Origin { configuration, succession } = node.origin.clone();
-        let keychain = self.origin_keys(id);
-        let service = self.witness(id);
-        let settings = self.setup.settings.clone();
-        match succession {
-            Some(succession) => Replica::join(configuration, succession, id, keychain, service, settings),
-            None => Replica::new(configuration, id, keychain, service, settings),
+    /// A place's liar goes over to the next configuration with it. One that was replaced does not: it has
+    /// none of the keys of whoever came in its place.
+    pub(super) fn follow(&mut self, node: usize) {
+        let node = &self.nodes[node];
+        if node.replica.as_ref().is_none_or(|replica| !replica.is_retired()) {
+            self.liars.follow(node.id, node.configuration());
         }
-    }
-
-    pub(super) fn witness(&self, id: ReplicaId) -> Witness<S> {
-        let node = &self.nodes[id.index()];
-        let (seen, strays) = (Rc::clone(&node.seen), Rc::clone(&node.strays));
-        Witness { service: self.service.clone(), seen, strays }
-    }
-
-    /// The keys that a replica begins with.
-    pub(super) fn origin_keys(&self, id: ReplicaId) -> Keychain {
-        let configuration = &self.nodes[id.index()].origin.configuration;
-        Keychain::fast(configuration.scope(), configuration.public_keys(), Principal::Replica(id))
-    }
-
-    /// What a replica's statements are made in.
-    pub(super) fn scope_of(&self, id: ReplicaId) -> Scope {
-        let node = &self.nodes[id.index()];
-        let replica = node.replica.as_ref().map(Replica::configuration);
-        replica.unwrap_or(&node.origin.configuration).scope()
-    }
-
-    /// A replica's liar goes over to the next configuration with it.
-    pub(super) fn follow(&mut self, id: ReplicaId) {
-        let Node { replica: Some(replica), adversary: Some(adversary), .. } = &mut self.nodes[id.index()]
-        else {
-            return;
-        };
-        adversary.follow(replica.configuration());
     }
 }

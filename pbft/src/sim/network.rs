@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::byzzfuzz::Fuzz;
 use super::random::Random;
 use crate::crypto::Principal;
 
@@ -29,9 +30,11 @@ impl Weather {
 }
 
 /// Links between principals, each direction for itself.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Network {
     pub(super) weather: Weather,
+    /// Faults that strike by the protocol's rounds instead.
+    pub(super) fuzz: Fuzz,
     cut: BTreeSet<(Principal, Principal)>,
     /// What is added to every delay.
     slow: BTreeMap<(Principal, Principal), Duration>,
@@ -39,7 +42,7 @@ pub(super) struct Network {
 
 impl Network {
     pub(super) fn new(weather: Weather) -> Self {
-        Self { weather, cut: BTreeSet::new(), slow: BTreeMap::new() }
+        Self { weather, fuzz: Fuzz::default(), cut: BTreeSet::new(), slow: BTreeMap::new() }
     }
 
     pub(super) fn cut(&mut self, from: Principal, to: Principal) {
@@ -53,6 +56,7 @@ impl Network {
     pub(super) fn mend(&mut self) {
         self.cut.clear();
         self.slow.clear();
+        self.fuzz.mend();
     }
 
     pub(super) fn is_cut(&self, from: Principal, to: Principal) -> bool {

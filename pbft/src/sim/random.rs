@@ -27,6 +27,11 @@ impl Random {
         self.number() % bound
     }
 
+    /// A number below `bound`, which is not 0.
+    pub(super) fn below_u32(&mut self, bound: u32) -> u32 {
+        u32::try_from(self.below(bound.into())).expect("below a u32")
+    }
+
     /// True `per_mille` times in a thousand.
     pub fn chance(&mut self, per_mille: u64) -> bool {
         self.below(1000) < per_mille

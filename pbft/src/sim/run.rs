@@ -1,45 +1,80 @@
-//! A whole run with faults from one seed, to its verdict.
+//! A whole run, from its schedule to its verdict.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::AddAssign;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
 use super::checker::Violation;
-use super::{Cluster, Ledger, Random, Setup, Weather};
-use crate::client::{ClientSettings, Options};
-use crate::crypto::Principal;
-use crate::group::{ClientId, Incarnation, Limits, Permutation, ReplicaId};
+use super::schedule::{CLIENT_WINDOW, Schedule, Scheme, Step};
+use super::{Cluster, Ledger, Weather};
+use crate::client::Options;
+use crate::group::{ClientId, Incarnation, ReplicaId};
 use crate::message::Ending;
-use crate::replica::Settings;
 
-/// What a run was like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a run was like, or many together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// The hash of every event.
+    /// The hash of every event. Many together have the hashes' sum.
     pub hash: u64,
-    /// Operations that were submitted.
+    /// Events.
+    pub events: u64,
+    /// Operations that were submitted, reads among them.
     pub submitted: u64,
     /// Operations that were answered.
     pub answered: u64,
-    /// Replicas that crashed.
-    pub crashes: u64,
     /// Batches that were executed.
     pub batches: u64,
     /// The highest view that a replica ended in.
     pub views: u64,
     /// Receipts that were given.
     pub receipts: u64,
-    /// Replicas that lied.
-    pub liars: u64,
+    /// What went wrong.
+    pub faults: Faults,
 }
 
-/// Why a run failed.
+/// What went wrong in a run, by kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Faults(BTreeMap<&'static str, u64>);
+
+impl Faults {
+    /// How often each kind of fault came, in the order of their names; what never came is not there.
+    pub fn by_kind(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.0.iter().map(|(kind, count)| (*kind, *count))
+    }
+
+    fn add(&mut self, kind: &'static str, count: u64) {
+        if count > 0 {
+            *self.0.entry(kind).or_default() += count;
+        }
+    }
+}
+
+impl AddAssign for Report {
+    fn add_assign(&mut self, other: Self) {
+        self.hash = self.hash.wrapping_add(other.hash);
+        self.events += other.events;
+        self.submitted += other.submitted;
+        self.answered += other.answered;
+        self.batches += other.batches;
+        self.views += other.views;
+        self.receipts += other.receipts;
+        other.faults.by_kind().for_each(|(kind, count)| self.faults.add(kind, count));
+    }
+}
+
+/// Why a seed failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "seed {seed}: {reason}; replay with\n    PBFT_SEED={seed} PBFT_OPERATIONS={operations} cargo test -p quorate-pbft --features sim --test seeds -- replay --nocapture"
+    "seed {seed}: {reason}; replay it with\n    \
+     cargo run --release -p quorate-benches --bin simulate -- {flag}--from {seed} --seeds 1 --operations {operations}",
+    flag = match scheme { Scheme::Faults => "", Scheme::ByzzFuzz => "--byzzfuzz " }
 )]
 pub struct Failed {
+    /// What was drawn from it.
+    pub scheme: Scheme,
     /// The seed.
     pub seed: u64,
     /// The operations that the run was to have.
@@ -92,66 +127,29 @@ pub enum Reason {
         /// Which.
         name: u64,
     },
+    /// An assertion stopped the run.
+    #[error("assertion: {message}")]
+    Panicked {
+        /// What it said.
+        message: Box<str>,
+    },
 }
 
-/// Everything about a run follows from its seed.
-fn setup(random: &mut Random, seed: u64) -> Setup {
-    let f = if random.chance(100) { 2 } else { 1 };
-    let mut setup = Setup::new(f, 1 + u32::try_from(random.below(3)).expect("small"));
-    let period = 1 + random.below(8);
-    setup.seed = seed;
-    setup.through_wire = random.chance(125);
-    setup.configuration.permutation =
-        if random.chance(500) { Permutation::Seeded } else { Permutation::Identity };
-    setup.configuration.history = random.chance(800);
-    setup.configuration.limits = Limits {
-        checkpoint_period: period,
-        window: period * (2 + random.below(3)),
-        batch_operations_max: 1 + u32::try_from(random.below(16)).expect("small"),
-        client_window: 16,
-        ..Limits::default()
-    };
-    setup.settings = Settings {
-        batches_in_flight: 1 + random.below(4),
-        snapshot_bytes_min: random.below(20_000),
-        status_idle: Duration::from_millis(500),
-        view_timeout: Duration::from_millis(60 + random.below(400)),
-        fetch_timeout: Duration::from_millis(100),
-        ..Settings::default()
-    };
-    setup.client_settings = ClientSettings {
-        retry_max: Duration::from_secs(1),
-        bundle_operations_max: 1 + u32::try_from(random.below(8)).expect("small"),
-        ..ClientSettings::default()
-    };
-    setup.weather = Weather {
-        delay_min: Duration::from_micros(100),
-        delay_max: Duration::from_micros(200 + random.below(20_000)),
-        loss: random.below(80),
-        duplication: random.below(80),
-    };
-    let sync = Duration::from_micros(50 + random.below(5_000));
-    setup.sync = (Duration::from_micros(20), sync);
-    setup
-}
-
-/// Stands for a read among the names of operations.
-const READ: u64 = u64::MAX;
-
-/// The driver of a run: what clients want, and what goes wrong.
-struct Run {
-    cluster: Cluster<Ledger>,
-    random: Random,
-    /// Names of operations, so that no two are alike.
-    next_name: u64,
-    /// What each client waits for, by timestamp in its present life.
-    waiting: Vec<BTreeMap<u64, u64>>,
-    incarnations: Vec<u64>,
-    /// Replicas that stay away in the end.
-    away: BTreeSet<ReplicaId>,
-    /// Acknowledged operations.
-    done: Vec<(ClientId, u64)>,
-    report: Report,
+impl Reason {
+    /// Whether the same kind of thing went wrong, wherever and to whomever.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        use std::mem::discriminant;
+        match (self, other) {
+            (Self::Violation(one), Self::Violation(other)) => discriminant(one) == discriminant(other),
+            // Figures in an assertion's message may differ.
+            (Self::Panicked { message: one }, Self::Panicked { message: other }) => {
+                let kind = |text: &str| text.split(|c: char| c.is_ascii_digit()).next().map(str::to_owned);
+                kind(one) == kind(other)
+            }
+            _ => discriminant(self) == discriminant(other),
+        }
+    }
 }
 
 /// Runs a seed with `operations` operations to its end.
@@ -159,43 +157,96 @@ struct Run {
 /// # Errors
 /// Says what a checker objected to, and how to see it again.
 pub fn seed(seed: u64, operations: u64) -> Result<Report, Failed> {
-    let mut random = Random::new(seed ^ 0xa076_1d64_78bd_642f);
-    let setup = setup(&mut random, seed);
-    let clients = setup.configuration.clients.len();
-    let run = Run {
-        cluster: Cluster::new(setup, Ledger),
-        random,
-        next_name: 0,
-        waiting: vec![BTreeMap::new(); clients],
-        incarnations: vec![1; clients],
-        away: BTreeSet::new(),
-        done: Vec::new(),
-        report: Report {
-            hash: 0,
-            submitted: 0,
-            answered: 0,
-            crashes: 0,
-            batches: 0,
-            views: 0,
-            receipts: 0,
-            liars: 0,
-        },
-    };
-    run.whole(operations).map_err(|reason| Failed { seed, operations, reason })
+    under(Scheme::Faults, seed, operations)
 }
 
+/// Runs what a scheme draws from a seed.
+///
+/// # Errors
+/// As [`seed`].
+pub fn under(scheme: Scheme, seed: u64, operations: u64) -> Result<Report, Failed> {
+    let report = run(&Schedule::draw(scheme, seed, operations));
+    report.map_err(|reason| Failed { scheme, seed, operations, reason })
+}
+
+/// Runs a schedule to its end.
+///
+/// # Errors
+/// Says what went wrong.
+pub fn run(schedule: &Schedule) -> Result<Report, Reason> {
+    // An assertion is a finding like others: it must not end a million other runs.
+    catch_unwind(AssertUnwindSafe(|| Run::new(schedule).whole(schedule))).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let message = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a word");
+        Err(Reason::Panicked { message: message.into() })
+    })
+}
+
+/// An operation that a client wants done.
+#[derive(Debug)]
+struct Wanted {
+    name: u64,
+    operation: Bytes,
+    options: Options,
+}
+
+/// What a client wants, and waits for.
+#[derive(Debug)]
+struct Host {
+    incarnation: u64,
+    /// What its window had no room for yet, in order.
+    backlog: VecDeque<Wanted>,
+    /// What is on its way in its present life, by timestamp: the name, and whether it is a read.
+    waiting: BTreeMap<u64, (u64, bool)>,
+}
+
+/// The driver of a run.
+struct Run {
+    cluster: Cluster<Ledger>,
+    hosts: Vec<Host>,
+    /// Replicas that stay away in the end.
+    away: BTreeSet<ReplicaId>,
+    /// Acknowledged operations.
+    done: Vec<(ClientId, u64)>,
+    report: Report,
+}
+
+/// The name of operations that a run adds by itself: above those that were drawn.
+const OWN_NAMES: u64 = 1 << 32;
+
 impl Run {
-    fn whole(mut self, operations: u64) -> Result<Report, Reason> {
-        self.corrupt_some();
-        while self.report.submitted < operations {
-            self.work();
-            self.harm();
-            let pause = self.random.between(Duration::from_micros(100), Duration::from_millis(60));
-            self.cluster.run_for(pause);
-            self.collect()?;
+    fn new(schedule: &Schedule) -> Self {
+        let terms = &schedule.terms;
+        let host = || Host { incarnation: 1, backlog: VecDeque::new(), waiting: BTreeMap::new() };
+        let mut report = Report::default();
+        report.faults.add("runs on real keys", u64::from(terms.real_keys));
+        Self {
+            cluster: Cluster::new(terms.setup(), Ledger),
+            hosts: (0..terms.clients).map(|_| host()).collect(),
+            away: BTreeSet::new(),
+            done: Vec::new(),
+            report,
+        }
+    }
+
+    fn whole(mut self, schedule: &Schedule) -> Result<Report, Reason> {
+        let mut last = None;
+        for step in &schedule.steps {
+            let client = match step {
+                Step::Submit { client, .. } | Step::Read { client, .. } => Some(*client),
+                _ => None,
+            };
+            if last != client
+                && let Some(last) = last
+            {
+                self.submit(last);
+            }
+            last = client;
+            self.perform(step)?;
         }
         self.heal();
         for tenth in 1..=600 {
+            self.submit_all();
             self.cluster.run_for(Duration::from_millis(100));
             self.collect()?;
             if self.open() == 0 && self.is_converged() {
@@ -203,156 +254,125 @@ impl Run {
             }
             // Without f replicas, whoever stayed behind may have to wait for the next request: nobody has
             // a reason to change the view for what no client asks for.
-            let few = self.report.liars > 0 || !self.away.is_empty();
+            let few = self.good().count() < self.cluster.replica_ids().count();
             if self.open() == 0 && few && tenth % 10 == 0 {
-                self.submit(ClientId(0));
+                self.want(ClientId(0), OWN_NAMES + tenth, 0, Options::default());
             }
         }
         let places = self.cluster.replica_ids().map(|id| Some(self.cluster.replica(id)?.executed().0));
         Err(Reason::Stuck { open: self.open(), places: places.collect() })
     }
 
-    /// Up to f replicas lie, from the beginning.
-    fn corrupt_some(&mut self) {
-        let f = self.cluster.setup.configuration.f.into();
-        if self.random.chance(500) {
-            for _ in 0..=self.random.below(f) {
-                let id = self.some_replica();
-                self.report.liars += u64::from(self.cluster.is_correct(id));
-                self.cluster.corrupt(id);
+    fn perform(&mut self, step: &Step) -> Result<(), Reason> {
+        let faults = &mut self.report.faults;
+        match step {
+            Step::Submit { client, name, size, receipt } => {
+                let options = Options { read_only: false, receipt: *receipt };
+                self.want(*client, *name, *size, options);
             }
+            Step::Read { client, name } => {
+                let options = Options { read_only: true, receipt: false };
+                self.want(*client, *name, 0, options);
+            }
+            Step::Wait(duration) => {
+                self.cluster.run_for(*duration);
+                self.collect()?;
+                self.submit_all();
+            }
+            Step::Crash(id) => {
+                faults.add("crashes", u64::from(self.cluster.replica(*id).is_some()));
+                self.cluster.crash(*id);
+            }
+            Step::Restart(id) => {
+                faults.add("restarts", u64::from(self.cluster.replica(*id).is_none()));
+                self.cluster.restart(*id);
+            }
+            Step::RestartClient(id) => {
+                faults.add("restarts of clients", 1);
+                let host = &mut self.hosts[id.index()];
+                host.incarnation += 1;
+                host.waiting.clear();
+                self.cluster.restart_client(*id, Incarnation(host.incarnation));
+            }
+            Step::Cut(pairs) => {
+                faults.add("cuts", 1);
+                pairs.iter().for_each(|(from, to)| self.cluster.cut(*from, *to));
+            }
+            Step::Mend => self.cluster.mend(),
+            Step::Weather(weather) => {
+                faults.add("changes of the weather", 1);
+                self.cluster.set_weather(weather.clone());
+            }
+            Step::Clock { replica, leap, ticks } => {
+                faults.add("skewed clocks", 1);
+                self.cluster.set_clock(*replica, *leap, *ticks);
+            }
+            Step::Disk { replica, least, most } => {
+                faults.add("slow disks", u64::from(*most > SLOW));
+                self.cluster.set_disk(*replica, (*least, *most));
+            }
+            Step::Lie(id) => {
+                faults.add("liars", u64::from(self.cluster.is_correct(*id)));
+                self.cluster.corrupt(*id);
+            }
+            Step::Strike(fault) => self.cluster.strike(fault.clone()),
+            Step::Away(id) => _ = self.away.insert(*id),
+        }
+        Ok(())
+    }
+
+    /// A client wants something done.
+    fn want(&mut self, client: ClientId, name: u64, size: usize, options: Options) {
+        let mut operation = BytesMut::with_capacity(8 + size);
+        operation.put_u64(name);
+        if options.read_only {
+            operation.put_slice(b"all?");
+        } else {
+            operation.put_bytes(b'.', size);
+        }
+        let wanted = Wanted { name, operation: operation.freeze(), options };
+        self.hosts[client.index()].backlog.push_back(wanted);
+    }
+
+    fn submit_all(&mut self) {
+        for index in 0..self.hosts.len() {
+            self.submit(ClientId(u32::try_from(index).expect("few")));
+        }
+    }
+
+    /// A client submits what it wants, as far as its window has room.
+    fn submit(&mut self, client: ClientId) {
+        let host = &mut self.hosts[client.index()];
+        if host.backlog.is_empty() {
+            return;
+        }
+        let first = host.backlog.iter().take(CLIENT_WINDOW as usize);
+        let operations: Vec<_> = first.map(|wanted| (wanted.operation.clone(), wanted.options)).collect();
+        for id in self.cluster.submit_all(client, &operations) {
+            let Wanted { name, options, .. } = host.backlog.pop_front().expect("it was taken from there");
+            host.waiting.insert(id.0.0, (name, options.read_only));
+            self.report.submitted += 1;
         }
     }
 
     fn open(&self) -> usize {
-        self.waiting.iter().map(BTreeMap::len).sum()
+        self.hosts.iter().map(|host| host.waiting.len() + host.backlog.len()).sum()
     }
 
-    fn some_client(&mut self) -> ClientId {
-        let clients = self.waiting.len() as u64;
-        ClientId(u32::try_from(self.random.below(clients)).expect("few"))
-    }
-
-    fn some_replica(&mut self) -> ReplicaId {
-        let count = self.cluster.replica_ids().count() as u64;
-        ReplicaId(u32::try_from(self.random.below(count)).expect("few"))
-    }
-
-    /// Some client submits some operations.
-    fn work(&mut self) {
-        let client = self.some_client();
-        for _ in 0..self.random.below(8) {
-            if !self.submit(client) {
-                return;
-            }
-        }
-        if self.random.chance(100) {
-            let options = Options { read_only: true, receipt: false };
-            let mut operation = BytesMut::new();
-            operation.put_u64(self.next_name);
-            operation.put_slice(b"all?");
-            self.next_name += 1;
-            if let Ok(id) = self.cluster.submit(client, operation.freeze(), options) {
-                self.waiting[client.index()].insert(id.0.0, READ);
-            }
-        }
-    }
-
-    /// A client submits an operation, if its window has room.
-    fn submit(&mut self, client: ClientId) -> bool {
-        let mut operation = BytesMut::new();
-        operation.put_u64(self.next_name);
-        let size = usize::try_from(self.random.below(100)).expect("small");
-        operation.put_bytes(0x2e, size);
-        let receipt = self.cluster.setup.configuration.history && self.random.chance(100);
-        let options = Options { read_only: false, receipt };
-        let Ok(id) = self.cluster.submit(client, operation.freeze(), options) else { return false };
-        self.waiting[client.index()].insert(id.0.0, self.next_name);
-        self.next_name += 1;
-        self.report.submitted += 1;
-        true
-    }
-
-    /// Something may go wrong, or get better.
-    fn harm(&mut self) {
-        if !self.random.chance(300) {
-            return;
-        }
-        match self.random.below(12) {
-            0..=2 => self.crash_some(1),
-            3 => {
-                let some = self.random.below(4);
-                self.crash_some(some);
-            }
-            4 => self.crash_some(u64::MAX),
-            5..=7 => self.restart_all(),
-            8 => self.cut_some(),
-            9 | 10 => self.cluster.mend(),
-            _ if self.random.chance(200) => self.restart_client(),
-            _ => {}
-        }
-    }
-
-    fn crash_some(&mut self, count: u64) {
-        let all: Vec<_> = self.cluster.replica_ids().collect();
-        let chosen: Vec<_> = match count {
-            u64::MAX => all,
-            count => (0..count).map(|_| self.some_replica()).collect(),
-        };
-        for id in chosen {
-            self.report.crashes += u64::from(self.cluster.replica(id).is_some());
-            self.cluster.crash(id);
-        }
-    }
-
-    fn restart_all(&mut self) {
-        for id in self.cluster.replica_ids() {
-            self.cluster.restart(id);
-        }
-    }
-
-    /// Cuts one replica off, in one direction or both, or splits the group.
-    fn cut_some(&mut self) {
-        let odd = self.some_replica();
-        let split = self.random.chance(300);
-        let (out, back) = (self.random.chance(700), self.random.chance(700));
-        let side = self.random.number();
-        let others: Vec<_> = self.cluster.replica_ids().collect();
-        for a in &others {
-            for b in &others {
-                let apart = if split {
-                    side >> a.0 & 1 == 1 && side >> b.0 & 1 == 0
-                } else {
-                    (*a == odd && out && *b != odd) || (*b == odd && back && *a != odd)
-                };
-                if apart {
-                    self.cluster.cut(Principal::Replica(*a), Principal::Replica(*b));
-                }
-            }
-        }
-    }
-
-    fn restart_client(&mut self) {
-        let client = self.some_client();
-        self.incarnations[client.index()] += 1;
-        let incarnation = Incarnation(self.incarnations[client.index()]);
-        self.waiting[client.index()].clear();
-        self.cluster.restart_client(client, incarnation);
-    }
-
+    /// The network is calm and whole, disks are fast, and all are up but for those that stay away.
+    /// Clocks stay as they are, and liars lie on.
     fn heal(&mut self) {
         self.cluster.mend();
         self.cluster.set_weather(Weather::calm());
-        self.restart_all();
-        // The group has to do without f replicas: those that lie, and others that stay away.
-        let away = u64::from(self.cluster.setup.configuration.f) - self.report.liars;
-        if self.random.chance(300) {
-            for _ in 0..away {
-                let id = self.some_replica();
+        for id in self.cluster.replica_ids() {
+            self.cluster.set_disk(id, self.cluster.setup.sync);
+            if self.away.contains(&id) {
                 self.cluster.crash(id);
-                self.away.insert(id);
+            } else {
+                self.cluster.restart(id);
             }
         }
+        self.report.faults.add("replicas that stay away", self.away.len() as u64);
     }
 
     /// Those that are neither away nor lie.
@@ -373,9 +393,10 @@ impl Run {
     /// Looks at what came out.
     fn collect(&mut self) -> Result<(), Reason> {
         for (client, outcome) in self.cluster.take_outcomes() {
-            let Some(name) = self.waiting[client.index()].remove(&outcome.request.0.0) else { continue };
+            let host = &mut self.hosts[client.index()];
+            let Some((name, is_read)) = host.waiting.remove(&outcome.request.0.0) else { continue };
             self.report.answered += 1;
-            if name == READ {
+            if is_read {
                 continue;
             }
             self.done.push((client, name));
@@ -409,7 +430,20 @@ impl Run {
                 }
             }
         }
+        let counts = self.cluster.counts();
         self.report.hash = self.cluster.hash();
+        self.report.events = counts.events;
+        for (kind, count) in [
+            ("lost messages", counts.lost),
+            ("duplicated messages", counts.duplicated),
+            ("torn writes", counts.torn),
+            ("fuzzed messages", counts.fuzzed),
+        ] {
+            self.report.faults.add(kind, count);
+        }
         Ok(self.report)
     }
 }
+
+/// A disk that takes longer than this for a sync is slow.
+const SLOW: Duration = Duration::from_millis(10);

@@ -310,7 +310,7 @@ fn submit(cluster: &mut Cluster<Ledger>, client: &str, names: &[&str], receipt: 
             name => (operation(name), Options { read_only: false, receipt }),
         })
         .collect();
-    cluster.submit_all(client, &submissions).ok()
+    (cluster.submit_all(client, &submissions).len() == names.len()).then_some(())
 }
 
 /// A request that no correct client need ever send.

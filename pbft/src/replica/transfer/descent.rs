@@ -73,6 +73,12 @@ impl Descent {
         self.wanted.extend(wants);
     }
 
+    /// Places that nobody was asked for.
+    #[cfg(feature = "sim")]
+    pub(super) fn wanted_count(&self) -> usize {
+        self.wanted.len()
+    }
+
     /// Bytes of all pages.
     pub(super) fn bytes(&self) -> u64 {
         self.protocol.bytes() + self.service.bytes()

@@ -61,6 +61,12 @@ impl Sources {
         self.0.entry(id).or_default().lied = true;
     }
 
+    /// How many of them something is known of.
+    #[cfg(feature = "sim")]
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
+    }
+
     pub(super) fn has_lied(&self, id: ReplicaId) -> bool {
         self.0.get(&id).is_some_and(|source| source.lied)
     }

@@ -1,50 +1,44 @@
-//! As primary, orders one batch for half of the replicas and another one for the rest, and votes on
-//! both sides for what it told them.
+//! As primary, orders one batch for one half and another one for the other half, and commits both at
+//! once. As backup of a primary of the plot that does so, votes on each side for what that side was
+//! told, without waiting for anything.
 
-use std::collections::BTreeMap;
-
-use super::{Lie, Said, is_odd};
-use crate::crypto::{Digest, Domain, Kind, Principal, Scope};
-use crate::group::{Sequence, View};
-use crate::message::{Commit, Message, PrePrepare, Prepare, wire};
+use super::{Heard, Lie, Said, Voice};
+use crate::crypto::Principal;
+use crate::message::{Commit, Message, PrePrepare, Unverified, wire};
 
 #[derive(Debug)]
-pub(super) struct Equivocation {
-    scope: Scope,
-    /// The batch that the odd ones were told of.
-    other: BTreeMap<(View, Sequence), Digest>,
-}
-
-impl Equivocation {
-    pub(super) fn new(scope: Scope) -> Self {
-        Self { scope, other: BTreeMap::new() }
-    }
-}
+pub(super) struct Equivocation;
 
 impl Lie for Equivocation {
-    fn instead(&mut self, to: Principal, message: &Message) -> Said {
-        if !is_odd(to) {
+    fn says(&mut self, to: Principal, message: &Message, voice: &mut Voice<'_>) -> Said {
+        let Message::PrePrepare(PrePrepare { view, sequence, batch }) = message else {
+            return voice.as_told(to, message);
+        };
+        let (view, sequence) = (*view, *sequence);
+        // Without its last request, if it has several; else at another time.
+        let other = match &batch.requests[..] {
+            [fewer @ .., _] if !fewer.is_empty() => wire::batch(batch.time, batch.seal, fewer.into()),
+            same => wire::batch(batch.time + 1, batch.seal, same.into()),
+        };
+        let told = voice.plot.tell((view, sequence), [batch, &other]);
+        let half = voice.plot.half(to);
+        voice.say(to, Message::Commit(Commit { view, sequence, digest: told[half] }));
+        if half == 0 {
             return Said::Truth;
         }
-        let lie = match message {
-            Message::PrePrepare(PrePrepare { view, sequence, batch }) => {
-                let batch = wire::batch(batch.time + 1, batch.seal, batch.requests.clone());
-                let digest = self.scope.digest(Domain::new(Kind::Batch, 0), &[&batch.bytes]);
-                self.other.insert((*view, *sequence), digest);
-                Message::PrePrepare(PrePrepare { view: *view, sequence: *sequence, batch })
-            }
-            Message::Prepare(Prepare { view, sequence, .. }) => match self.other.get(&(*view, *sequence)) {
-                Some(digest) => {
-                    Message::Prepare(Prepare { view: *view, sequence: *sequence, digest: *digest })
+        Said::Lie(Box::new(Message::PrePrepare(PrePrepare { view, sequence, batch: other })))
+    }
+
+    fn hears(&mut self, message: &Unverified<Message>, voice: &mut Voice<'_>) -> Heard {
+        if let Message::PrePrepare(PrePrepare { view, sequence, .. }) = &message.body
+            && voice.plot.has(message.sender)
+        {
+            for to in voice.others() {
+                if let Some(digest) = voice.plot.told(to, *view, *sequence) {
+                    voice.vote(to, (*view, *sequence, digest));
                 }
-                None => return Said::Truth,
-            },
-            Message::Commit(Commit { view, sequence, .. }) => match self.other.get(&(*view, *sequence)) {
-                Some(digest) => Message::Commit(Commit { view: *view, sequence: *sequence, digest: *digest }),
-                None => return Said::Truth,
-            },
-            _ => return Said::Truth,
-        };
-        Said::Lie(Box::new(lie))
+            }
+        }
+        Heard::Truth
     }
 }

@@ -1,6 +1,6 @@
 //! Hears everything and says nothing.
 
-use super::{Lie, Said};
+use super::{Lie, Said, Voice};
 use crate::crypto::Principal;
 use crate::message::Message;
 
@@ -8,7 +8,7 @@ use crate::message::Message;
 pub(super) struct Silence;
 
 impl Lie for Silence {
-    fn instead(&mut self, _: Principal, _: &Message) -> Said {
+    fn says(&mut self, _: Principal, _: &Message, _: &mut Voice<'_>) -> Said {
         Said::Nothing
     }
 }

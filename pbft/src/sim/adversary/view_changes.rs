@@ -1,7 +1,7 @@
-//! Tells half of the replicas in its VIEW-CHANGE that nothing was ever prepared, and begins views, as
-//! primary, for that half only.
+//! Tells one half of the replicas in its VIEW-CHANGE that nothing was ever prepared, and begins views,
+//! as primary, for that half only.
 
-use super::{Lie, Said, forgetful, is_odd};
+use super::{Lie, Said, Voice, forgetful};
 use crate::crypto::Principal;
 use crate::message::Message;
 
@@ -9,12 +9,12 @@ use crate::message::Message;
 pub(super) struct HidesFromSome;
 
 impl Lie for HidesFromSome {
-    fn instead(&mut self, to: Principal, message: &Message) -> Said {
+    fn says(&mut self, to: Principal, message: &Message, voice: &mut Voice<'_>) -> Said {
         match message {
-            Message::ViewChange(body) if is_odd(to) => {
+            Message::ViewChange(body) if voice.plot.half(to) == 1 => {
                 Said::Lie(Box::new(Message::ViewChange(forgetful(body))))
             }
-            Message::NewView(_) if !is_odd(to) => Said::Nothing,
+            Message::NewView(_) if voice.plot.half(to) == 0 => Said::Nothing,
             _ => Said::Truth,
         }
     }

@@ -17,7 +17,7 @@ pub(super) struct ExactlyOnce {
 impl ExactlyOnce {
     /// Looks at a batch that nobody executed before.
     pub(super) fn check(&mut self, batch: &[Executed]) -> Result<(), Violation> {
-        for Executed { sequence, client, operation } in batch {
+        for Executed { sequence, client, operation, .. } in batch {
             if let Some(first) = self.places.insert((*client, operation.clone()), *sequence) {
                 return Err(Violation::Twice { client: *client, first, second: *sequence });
             }

@@ -20,7 +20,7 @@ impl Validity {
     }
 
     pub(super) fn check(&self, replica: ReplicaId, batch: &[Executed]) -> Result<(), Violation> {
-        for Executed { sequence, client, operation } in batch {
+        for Executed { sequence, client, operation, .. } in batch {
             if !self.submitted.contains(&(*client, operation.clone())) {
                 return Err(Violation::Unasked { replica, sequence: *sequence, client: *client });
             }

@@ -1,19 +1,19 @@
-//! Serves wrong pages, or to half of the replicas wrong digests, to whoever fetches a state, and wrong batches
-//! to whoever wants one.
+//! Serves wrong pages, or to one half of the replicas wrong digests, to whoever fetches a state, and wrong
+//! batches to whoever wants one.
 
 use bytes::Bytes;
 
-use super::{Lie, Said, is_odd};
+use super::{Lie, Said, Voice};
 use crate::crypto::Principal;
-use crate::message::{Body, Message, wire};
+use crate::message::{Body, Message, Space, wire};
 
 #[derive(Debug)]
 pub(super) struct WrongPages;
 
 impl Lie for WrongPages {
-    fn instead(&mut self, to: Principal, message: &Message) -> Said {
+    fn says(&mut self, to: Principal, message: &Message, voice: &mut Voice<'_>) -> Said {
         match message {
-            Message::MetaData(meta_data) if is_odd(to) => {
+            Message::MetaData(meta_data) if voice.plot.half(to) == 1 => {
                 let mut meta_data = meta_data.clone();
                 for (_, branch) in &mut meta_data.partitions {
                     branch.children.iter_mut().for_each(|(_, digest)| digest.0[0] ^= 1);
@@ -22,7 +22,11 @@ impl Lie for WrongPages {
             }
             Message::Data(data) => {
                 let mut data = data.clone();
-                data.pages.iter_mut().for_each(|page| page.bytes = Bytes::from_static(b"never written"));
+                // The last one is the least likely to be missed soon.
+                let mut pages = data.pages.iter_mut().rev();
+                if let Some(page) = pages.find(|page| page.at.space == Space::Service) {
+                    page.bytes = Bytes::from_static(b"never written");
+                }
                 Said::Lie(Box::new(Message::Data(data)))
             }
             Message::Body(Body { sequence, .. }) => {

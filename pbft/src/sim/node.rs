@@ -1,0 +1,168 @@
+//! Where replicas run: their disks and clocks, and how they start and stop.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::adversary::Adversary;
+use super::clock::Clock;
+use super::disk::Disk;
+use super::membership::Origin;
+use super::{Cluster, Executed, Witness};
+use crate::crypto::{Keychain, Principal};
+use crate::group::{Configuration, ReplicaId};
+use crate::replica::Replica;
+use crate::service::Service;
+use crate::time::Instant;
+
+/// A place where a replica runs. Those of the configuration come first, in the order of their
+/// indices; twins of faulty ones come behind.
+#[derive(Debug)]
+pub(super) struct Node<S> {
+    pub(super) id: ReplicaId,
+    /// `None` while it is down.
+    pub(super) replica: Option<Replica<Witness<S>>>,
+    pub(super) disk: Disk,
+    pub(super) clock: Clock,
+    /// Counts restarts: events of an earlier life find nobody.
+    pub(super) life: u64,
+    pub(super) syncing: bool,
+    pub(super) wake: Option<Instant>,
+    pub(super) seen: Rc<RefCell<Vec<Executed>>>,
+    pub(super) origin: Origin,
+    /// The next operation goes wrong.
+    pub(super) strays: Rc<Cell<bool>>,
+    /// It went wrong, without lying.
+    pub(super) strayed: bool,
+    /// Somebody else spoke in its name, so that it may be accused.
+    pub(super) impersonated: bool,
+}
+
+impl<S: Service + Clone> Node<S> {
+    /// A place with an empty disk, where nothing runs yet.
+    pub(super) fn new(id: ReplicaId, origin: Origin, sync_time: (Duration, Duration)) -> Self {
+        Self {
+            id,
+            replica: None,
+            disk: Disk::new(&origin.configuration, id, sync_time),
+            clock: Clock::default(),
+            life: 0,
+            syncing: false,
+            wake: None,
+            seen: Rc::default(),
+            origin,
+            strays: Rc::default(),
+            strayed: false,
+            impersonated: false,
+        }
+    }
+
+    /// What a replica's statements are made in.
+    pub(super) fn configuration(&self) -> &Configuration {
+        self.replica.as_ref().map_or(&self.origin.configuration, Replica::configuration)
+    }
+
+    fn witness(&self, service: &S) -> Witness<S> {
+        let (seen, strays) = (Rc::clone(&self.seen), Rc::clone(&self.strays));
+        Witness { service: service.clone(), seen, strays }
+    }
+
+    /// Loses its disk and all memory; whoever starts there next has never run before.
+    pub(super) fn forget(&mut self, origin: Origin) {
+        *self = Self {
+            life: self.life + 1,
+            clock: self.clock,
+            strayed: self.strayed,
+            impersonated: self.impersonated,
+            ..Self::new(self.id, origin, self.disk.sync_time)
+        };
+    }
+}
+
+impl<S: Service + Clone> Cluster<S> {
+    /// The keys of a process that starts. Whoever is up hears its NEW-KEY, as when a connection comes up.
+    pub(super) fn begin(&mut self, me: Principal, configuration: &Configuration) -> Keychain {
+        let (keychain, new_key) = self.keys.begin(me, configuration);
+        if let Some(new_key) = new_key {
+            // It is good and new; only two clients make no session.
+            for replica in self.nodes.iter_mut().filter_map(|node| node.replica.as_mut()) {
+                _ = replica.keychain_mut().accept(&new_key);
+            }
+            for host in &mut self.hosts {
+                _ = host.client.keychain_mut().accept(&new_key);
+            }
+        }
+        keychain
+    }
+
+    /// A replica starts in a place, from its disk or, if that is empty, anew.
+    ///
+    /// # Panics
+    /// When its journal cannot be replayed: it wrote it itself.
+    pub(super) fn start(&mut self, node: usize) {
+        let id = self.nodes[node].id;
+        let Origin { configuration, succession } = self.nodes[node].origin.clone();
+        let keys = self.begin(Principal::Replica(id), &configuration);
+        let (settings, place) = (self.setup.settings.clone(), &mut self.nodes[node]);
+        let witness = place.witness(&self.service);
+        place.replica = Some(match succession {
+            _ if !place.disk.is_empty() => {
+                Replica::recover(configuration, id, keys, witness, settings, place.disk.records())
+                    .expect("a replica reads what it wrote")
+            }
+            Some(succession) => Replica::join(configuration, succession, id, keys, witness, settings),
+            None => Replica::new(configuration, id, keys, witness, settings),
+        });
+    }
+
+    /// Stops a replica at once. Its disk keeps what was durable, and maybe more.
+    pub fn crash(&mut self, id: ReplicaId) {
+        for node in self.places(id) {
+            let node = &mut self.nodes[node];
+            if node.replica.take().is_some() {
+                node.life += 1;
+                node.syncing = false;
+                node.wake = None;
+                self.counts.torn += u64::from(node.disk.crash(&mut self.random));
+                if self.liars.kind(id) == Some(Adversary::Amnesia) {
+                    node.forget(node.origin.clone());
+                }
+                self.note(&[1, id.0.into()]);
+            }
+        }
+    }
+
+    /// Starts a replica again from its disk.
+    pub fn restart(&mut self, id: ReplicaId) {
+        for node in self.places(id) {
+            if self.nodes[node].replica.is_none() {
+                self.start(node);
+                self.note(&[2, id.0.into()]);
+                self.drive(node);
+            }
+        }
+    }
+
+    /// The next operation that a replica executes goes wrong there, as on a faulty machine. What it executes
+    /// and says is no checker's business any more.
+    pub fn stray(&mut self, id: ReplicaId) {
+        let node = &mut self.nodes[id.index()];
+        node.strays.set(true);
+        node.strayed = true;
+    }
+
+    /// A replica's clock leaps ahead, and from now on counts so many ticks in a million real ones.
+    pub fn set_clock(&mut self, id: ReplicaId, leap: Duration, ticks: u64) {
+        for node in self.places(id) {
+            self.nodes[node].clock.set(self.now, leap, ticks);
+            self.set_alarm(node);
+        }
+    }
+
+    /// The shortest and the longest time that a sync of a replica's disk takes from now on.
+    pub fn set_disk(&mut self, id: ReplicaId, sync: (Duration, Duration)) {
+        for node in self.places(id) {
+            self.nodes[node].disk.sync_time = sync;
+        }
+    }
+}
