@@ -166,3 +166,28 @@ fn keeping_vanished_pages_is_noticed() {
 fn serving_while_diverged_is_noticed() {
     story_notices(Mutation::ServeDiverged, "diverged");
 }
+
+/// The table in `MUTATIONS.md` has a line for each mistake, and each test that it names is there and makes it.
+#[test]
+fn every_mistake_has_a_test() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).expect("is there");
+    let code = read("src/mutation.rs");
+    let (_, listed) = code.split_once("pub enum Mutation {").expect("is declared there");
+    let (listed, _) = listed.split_once("\n}\n").expect("ends");
+    let mistakes: Vec<_> = listed.lines().filter_map(|line| line.trim().strip_suffix(',')).collect();
+    let table = read("tests/MUTATIONS.md");
+    let rows: Vec<_> = table.lines().filter(|line| line.starts_with("| `")).collect();
+    assert!(mistakes.len() >= 25 && mistakes.len() == rows.len(), "{} and {}", mistakes.len(), rows.len());
+    for (mistake, row) in mistakes.iter().zip(rows) {
+        assert!(row.starts_with(&format!("| `{mistake}` |")), "{row} is not about {mistake}");
+        let tests: Vec<_> = row.split('`').filter(|part| part.contains("::")).collect();
+        assert!(!tests.is_empty(), "nothing notices {mistake}");
+        for (file, test) in tests.iter().filter_map(|test| test.split_once("::")) {
+            let code = read(&format!("tests/{file}.rs"));
+            let (_, body) = code.split_once(&format!("fn {test}(")).expect("the test is there");
+            let body = body.split("#[test]").next().unwrap_or_default();
+            assert!(body.contains(&format!("Mutation::{mistake}")), "{file}::{test} does not make {mistake}");
+        }
+    }
+}
