@@ -363,7 +363,7 @@ impl<S: Service> Replica<S> {
                 Message::PrePrepare(message) => {
                     let word = Unverified { sender, body: message.clone(), bytes, proof };
                     self.on_pre_prepare(from, message, batch, doubts);
-                    self.keep_word(word);
+                    self.keep_word(word, batch);
                 }
                 Message::Vouch(message) => self.on_vouch(from, &message),
                 Message::Doubt(message) => self.on_doubt(from, message),

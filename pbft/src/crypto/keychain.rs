@@ -507,17 +507,20 @@ impl Keychain {
         }
     }
 
-    /// What tags are made over: kind, view, and the bytes; or their digest, once for all tags, when
-    /// they are long. The kind's highest bit tells which. Group, configuration and version need no
-    /// place here: no two of them share a session key ([`PairKeys::derive`]).
+    /// What tags are made over: kind, configuration, view, and the bytes; or their digest, once for all
+    /// tags, when they are long. The kind's highest bit tells which. Group and version need no place
+    /// here: no two of them share a session key ([`PairKeys::derive`]). Configurations do, and so many
+    /// that their lowest 32 bits are alike nobody lives to see.
     fn payload(&self, domain: Domain, bytes: &[u8]) -> Payload {
         match &self.mode {
             Mode::Real(_) => {
                 let mut statement = [0; STATEMENT_BYTES_MAX];
                 statement[0] = domain.kind as u8;
-                statement[1..9].copy_from_slice(&domain.view.to_be_bytes());
+                let scope = if domain.kind.is_lasting() { self.scope.lasting() } else { self.scope };
+                statement[1..5].copy_from_slice(&scope.configuration.to_be_bytes()[4..]);
+                statement[5..SAID].copy_from_slice(&domain.view.to_be_bytes());
                 let digest;
-                let said = if 9 + bytes.len() <= STATEMENT_BYTES_MAX {
+                let said = if SAID + bytes.len() <= STATEMENT_BYTES_MAX {
                     bytes
                 } else {
                     statement[0] |= DIGESTED;
@@ -525,8 +528,8 @@ impl Keychain {
                     digest = Digest::of(DigestAlgorithm::Sha256, &[bytes]);
                     digest.as_bytes()
                 };
-                statement[9..9 + said.len()].copy_from_slice(said);
-                Payload::Real(Statement::new(&statement[..9 + said.len()]))
+                statement[SAID..SAID + said.len()].copy_from_slice(said);
+                Payload::Real(Statement::new(&statement[..SAID + said.len()]))
             }
             #[cfg(feature = "sim")]
             Mode::Fast => Payload::Fast(super::fast::payload(domain, bytes)),
@@ -555,6 +558,8 @@ impl fmt::Debug for Keychain {
     }
 }
 
+/// Where the bytes begin that are tagged, or their digest.
+const SAID: usize = 13;
 /// Marks that a digest stands for what is tagged. Kinds are below it.
 const DIGESTED: u8 = 1 << 7;
 

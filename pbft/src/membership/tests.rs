@@ -176,6 +176,42 @@ fn what_outlives_a_configuration_is_scoped_by_the_group_alone() {
     }
 }
 
+/// Sessions outlive a configuration, and what is tagged under them does not.
+#[test]
+fn tags_of_one_configuration_are_void_in_the_next() {
+    let Fixture { genesis, members, .. } = &*FIXTURE;
+    let mut pair = [0, 1].map(|index: u32| {
+        let me = Principal::Replica(ReplicaId(index));
+        let identity = members[index as usize].clone();
+        let mut keys = Keychain::new(genesis.scope(), genesis.public_keys(), me, identity);
+        keys.renew(1, [u8::try_from(index).unwrap() + 1; 32]);
+        keys
+    });
+    let announced = pair.each_ref().map(|keys| keys.announcement().unwrap().clone());
+    pair[0].accept(&announced[1]).unwrap();
+    pair[1].accept(&announced[0]).unwrap();
+    let [a, b] = [0, 1].map(|index| Principal::Replica(ReplicaId(index)));
+    let kinds = [Kind::Prepare, Kind::Request, Kind::Reply, Kind::Status];
+    let says = |keys: &Keychain, kind| keys.tag(b, Domain::new(kind, 0), b"said");
+    let hears = |keys: &Keychain, kind, tag| keys.check_tag(a, Domain::new(kind, 0), b"said", tag).is_ok();
+    let before = kinds.map(|kind| says(&pair[0], kind));
+    let greeting = says(&pair[0], Kind::NewKey);
+    for (kind, tag) in kinds.iter().zip(before) {
+        assert!(hears(&pair[1], *kind, tag));
+    }
+    let next = first().verify(genesis).unwrap();
+    pair[1].succeed(next.scope(), next.public_keys());
+    for (kind, tag) in kinds.iter().zip(before) {
+        assert!(!hears(&pair[1], *kind, tag), "{kind:?} was said in the former configuration");
+    }
+    assert!(hears(&pair[1], Kind::NewKey, greeting), "else whoever lags could not connect");
+    pair[0].succeed(next.scope(), next.public_keys());
+    for kind in kinds {
+        assert!(hears(&pair[1], kind, says(&pair[0], kind)));
+        assert!(!before.contains(&says(&pair[0], kind)));
+    }
+}
+
 proptest! {
     #[test]
     fn any_bytes_give_an_order_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..400)) {

@@ -70,7 +70,7 @@ impl<S: Service> Replica<S> {
             Readiness::Halted
         } else if self.checkpoints.has_diverged() {
             Readiness::Diverged
-        } else if self.transfer.is_active() {
+        } else if self.transfer.is_active() || self.is_joining() {
             Readiness::Transferring
         } else if since.is_some_and(|since| now.since(since) > self.settings.view_timeout_max) {
             Readiness::Stalled

@@ -58,6 +58,13 @@ impl<S: Service> Replica<S> {
             // Sent again when asked for; by then one of the two clocks may have caught up.
             return self.put_aside(Ignored::TimeAhead);
         }
+        // A signature is good for all or for none: no correct primary holds a request under a wrong one, and
+        // nobody's word makes it one that every primary can order.
+        let request = |index: &u32| batch.requests.get(*index as usize);
+        let is_signed = |index: &u32| request(index).is_some_and(|request| request.is_signed());
+        if doubts.iter().any(is_signed) {
+            return self.put_aside(Ignored::Unproven);
+        }
         let doubts = self.unproven(batch, doubts);
         if !doubts.is_empty() {
             return self.doubt(message, digest, doubts);
@@ -183,10 +190,13 @@ impl<S: Service> Replica<S> {
     }
 
     /// Keeps a PRE-PREPARE as it came, if it is the first one that counts in its place.
-    pub(super) fn keep_word(&mut self, word: Unverified<PrePrepare>) {
+    pub(super) fn keep_word(&mut self, word: Unverified<PrePrepare>, digest: Digest) {
         let (active, view, sequence) = (self.views.active(), word.body.view, word.body.sequence);
         let Some(slot) = self.log.slot_mut(sequence) else { return };
-        if view != active || slot.word.is_some() || (slot.proposal.is_none() && slot.doubted.is_none()) {
+        let bound = slot.proposal.as_ref().map(|proposal| proposal.digest);
+        let counts = bound.or(slot.doubted.as_ref().map(|doubted| doubted.digest)) == Some(digest);
+        let of_primary = word.sender == Principal::Replica(self.group.primary(active));
+        if view != active || !of_primary || !counts || slot.word.is_some() {
             return;
         }
         slot.word = Some(word);

@@ -252,6 +252,9 @@ impl<S: Service> Replica<S> {
 
     /// Is shown the next configuration.
     pub(super) fn on_succession(&mut self, succession: &Succession) {
+        if self.is_halted() {
+            return self.put_aside(Ignored::Halted); // it shows its CHECKPOINTs, and does nothing else
+        }
         if succession.reconfigure.number <= self.configuration.number {
             return self.put_aside(Ignored::Repeated);
         }
