@@ -19,7 +19,7 @@ use quorate::{
 };
 use quorate_dag::Function;
 use quorate_pbft::{
-    Configuration, GroupId, Permutation, Sequence,
+    Configuration, GroupId,
     crypto::{Identity, SeedRng},
 };
 use std::{
@@ -94,17 +94,12 @@ impl Set {
             std::fs::write(folder.join(format!("{i}.der")), der).unwrap();
         }
         let genesis = Configuration {
-            group: GroupId(*Uuid::now_v7().as_bytes()),
-            number: 0,
-            start: Sequence(0),
-            operator: None,
-            f: 1,
-            replicas: keys[..4].to_vec(),
-            clients: vec![keys[4].clone()],
-            digest: Default::default(),
-            permutation: Permutation::Seeded,
-            history: true,
             limits,
+            ..Configuration::genesis(
+                GroupId(*Uuid::now_v7().as_bytes()),
+                keys[..4].to_vec(),
+                vec![keys[4].clone()],
+            )
         };
         let mut set = Self {
             folder: folder.into(),

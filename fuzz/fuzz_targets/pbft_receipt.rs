@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use quorate_pbft::{
-    Configuration, GroupId, Limits, Permutation, Sequence,
+    Configuration, GroupId, Permutation,
     crypto::{Identity, SeedRng},
     receipt::Receipt,
 };
@@ -15,17 +15,12 @@ static CONFIGURATION: LazyLock<Configuration> = LazyLock::new(|| {
     let mut rng = SeedRng::new([1; 32]);
     let replicas = (0..4).map(|_| Identity::generate(&mut rng).expect("2048 bits are in range"));
     Configuration {
-        group: GroupId([5; 16]),
-        number: 0,
-        start: Sequence(0),
-        operator: None,
-        f: 1,
-        replicas: replicas.map(|identity| identity.public_key().clone()).collect(),
-        clients: vec![],
-        digest: Default::default(),
         permutation: Permutation::Identity,
-        history: true,
-        limits: Limits::default(),
+        ..Configuration::genesis(
+            GroupId([5; 16]),
+            replicas.map(|identity| identity.public_key().clone()).collect(),
+            vec![],
+        )
     }
 });
 

@@ -14,7 +14,7 @@ use quorate_pbft::{
     Action, ClientId, Configuration, Context, GroupId, Instant, Limits, Permutation, Replica, ReplicaId,
     Sequence, Service, Settings, State,
     crypto::{Digest, Domain, Identity, Keychain, Kind, Principal, SeedRng, Signature},
-    message::{Certificate, Form, Message, Proof, Unverified, state_statement, wire},
+    message::{Certificate, Message, Proof, Unverified, state_statement, wire},
 };
 
 struct Echo;
@@ -30,18 +30,12 @@ static CONFIGURATION: LazyLock<Configuration> = LazyLock::new(|| {
     let mut rng = SeedRng::new([1; 32]);
     let identity = Identity::generate(&mut rng).expect("2048 bits are in range");
     let key = identity.public_key();
+    // The same key everywhere: fast tags tell principals apart, not keys.
     Configuration {
-        group: GroupId([5; 16]),
-        number: 0,
-        start: Sequence(0),
         operator: Some(key.clone()),
-        f: 1,
-        replicas: vec![key.clone(); 4], // fast tags tell principals apart, not keys
-        clients: vec![key.clone(); 2],
-        digest: Default::default(),
         permutation: Permutation::Identity,
-        history: true,
         limits: Limits { checkpoint_period: 2, window: 4, ..Limits::default() },
+        ..Configuration::genesis(GroupId([5; 16]), vec![key.clone(); 4], vec![key.clone(); 2])
     }
 });
 
@@ -60,17 +54,7 @@ fn message(sender: u8, kind: u8, bytes: Bytes, me: Principal) -> Option<Unverifi
     let mut body = wire::decode_body(u32::from(kind), bytes.clone()).ok()?;
     sign_within(sender, &mut body);
     let bytes = if body.kind() == Kind::Request { bytes } else { wire::encode_body(&body) };
-    let (keychain, domain) = (keychain(sender), Domain::new(body.kind(), body.view().0));
-    let proof = match body.form() {
-        Form::Signature => Proof::Signature(keychain.sign(domain, &bytes)),
-        Form::Tag => Proof::Tag(keychain.tag(me, domain, &bytes)),
-        Form::Authenticator => {
-            let tagged = body.tagged(&bytes, keychain.scope());
-            Proof::Authenticator(keychain.authenticator(domain, &tagged))
-        }
-        Form::Nothing => Proof::Nothing,
-    };
-    Some(Unverified { sender, body, bytes, proof })
+    Some(body.proven_as(bytes, &keychain(sender), me))
 }
 
 /// Makes the signatures inside a message good: no fuzzer guesses one.

@@ -7,7 +7,7 @@
 //! [`Unverified`] is what the wire gives and what a sender hands to its driver. Only
 //! [`Unverified::verify`] turns it into a [`Verified`], and only that reaches a state machine.
 
-use std::{borrow::Cow, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -116,23 +116,11 @@ impl Message {
             _ => View(0),
         }
     }
-
-    /// What tags on this message are made over, when `bytes` are those of its body: the bytes; but
-    /// for a PRE-PREPARE the place and the batch's digest. The digest stands for the batch in every
-    /// vote, so it may stand for it here, and a batch is hashed once and not twice. The view is part
-    /// of the tag's domain.
-    #[must_use]
-    pub fn tagged<'a>(&self, bytes: &'a Bytes, scope: &Scope) -> Cow<'a, [u8]> {
-        match self {
-            Self::PrePrepare(PrePrepare { sequence, batch, .. }) => {
-                placed(*sequence, &batch.digest(scope)).to_vec().into()
-            }
-            _ => Cow::Borrowed(bytes),
-        }
-    }
 }
 
-/// What tags on a PRE-PREPARE are made over, in the domain ([`Kind::PrePrepare`], view).
+/// What tags on a PRE-PREPARE are made over, in the domain ([`Kind::PrePrepare`], view); on every other
+/// message it is the bytes of its body. The digest stands for the batch in every vote, so it may
+/// stand for it here, and a batch is hashed once and not twice.
 pub(crate) fn placed(sequence: Sequence, digest: &Digest) -> [u8; 40] {
     let mut bytes = [0; 40];
     bytes[..8].copy_from_slice(&sequence.0.to_be_bytes());

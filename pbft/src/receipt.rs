@@ -364,8 +364,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        crypto::{DigestAlgorithm, Identity, Keychain, SeedRng},
-        group::{Limits, Permutation},
+        crypto::{Identity, Keychain, SeedRng},
+        group::Permutation,
         history::History,
     };
 
@@ -381,17 +381,12 @@ mod tests {
         let mut rng = SeedRng::new([8; 32]);
         let identities: Vec<_> = (0..4).map(|_| Identity::generate(&mut rng).unwrap()).collect();
         let configuration = Configuration {
-            group: GroupId([5; 16]),
-            number: 0,
-            start: Sequence(0),
-            operator: None,
-            f: 1,
-            replicas: identities.iter().map(|identity| identity.public_key().clone()).collect(),
-            clients: vec![],
-            digest: DigestAlgorithm::Sha256,
             permutation: Permutation::Identity,
-            history: true,
-            limits: Limits::default(),
+            ..Configuration::genesis(
+                GroupId([5; 16]),
+                identities.iter().map(|identity| identity.public_key().clone()).collect(),
+                vec![],
+            )
         };
         let keychain = |(index, identity): (u32, Identity)| {
             let me = Principal::Replica(ReplicaId(index));

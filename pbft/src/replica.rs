@@ -40,9 +40,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use bytes::Bytes;
-
-use crate::crypto::{Authenticator, Digest, Domain, Keychain, Kind, Principal};
+use crate::crypto::{Digest, Domain, Keychain, Kind, Principal};
 use crate::evidence::{Evidence, Lie, MisbehaviourProof};
 use crate::group::{ClientId, Configuration, Group, ReplicaId, Sequence, View};
 use crate::message::{Form, Message, PrePrepare, Proof, Unverified, Verified, placed, wire};
@@ -323,7 +321,7 @@ impl<S: Service> Replica<S> {
             _ if self.succeeding.is_retired() => self.tell_configuration(sender),
             Message::Succession(succession) => self.on_succession(&succession),
             _ => match message.verify(&self.keychain) {
-                Ok(message) => self.handle_verified(now, message),
+                Ok(message) => return self.handle_verified(now, message),
                 Err(_) => {
                     self.put_aside(Ignored::Unproven);
                     self.tell_configuration(sender);
@@ -439,18 +437,8 @@ impl<S: Service> Replica<S> {
     }
 
     fn send(&mut self, to: Principal, body: Message) {
-        let bytes = wire::encode_body(&body);
-        let domain = Domain::new(body.kind(), body.view().0);
-        let proof = match body.form() {
-            Form::Tag => Proof::Tag(self.keychain.tag(to, domain, &bytes)),
-            Form::Nothing => Proof::Nothing,
-            _ => {
-                let tagged = body.tagged(&bytes, self.keychain.scope());
-                Proof::Authenticator(self.keychain.authenticator(domain, &tagged))
-            }
-        };
-        let sender = Principal::Replica(self.me);
-        self.actions.push_back(Action::Send { to, message: Unverified { sender, body, bytes, proof } });
+        let message = body.proven_by(&self.keychain, to);
+        self.actions.push_back(Action::Send { to, message });
     }
 
     fn send_to_client(&mut self, to: ClientId, body: Message) {
@@ -464,10 +452,8 @@ impl<S: Service> Replica<S> {
 
     /// A message that every replica can check.
     fn for_all(&self, body: Message) -> Unverified<Message> {
-        let bytes = wire::encode_body(&body);
-        let domain = Domain::new(body.kind(), body.view().0);
-        let tags = self.keychain.authenticator(domain, &body.tagged(&bytes, self.keychain.scope()));
-        self.under(tags, body, bytes)
+        debug_assert_ne!(body.form(), Form::Tag, "nobody else could check it");
+        body.proven_by(&self.keychain, Principal::Replica(self.me))
     }
 
     /// Sends a PRE-PREPARE to all, whose batch has this digest.
@@ -476,12 +462,8 @@ impl<S: Service> Replica<S> {
         let tags = self.keychain.authenticator(domain, &placed(pre_prepare.sequence, digest));
         let body = Message::PrePrepare(pre_prepare);
         let bytes = wire::encode_body(&body);
-        let message = self.under(tags, body, bytes);
-        self.actions.push_back(Action::Broadcast { message });
-    }
-
-    fn under(&self, tags: Authenticator, body: Message, bytes: Bytes) -> Unverified<Message> {
-        Unverified { sender: Principal::Replica(self.me), body, bytes, proof: Proof::Authenticator(tags) }
+        let (sender, proof) = (Principal::Replica(self.me), Proof::Authenticator(tags));
+        self.actions.push_back(Action::Broadcast { message: Unverified { sender, body, bytes, proof } });
     }
 
     /// Says what somebody did who cannot be convicted of it.

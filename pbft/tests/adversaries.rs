@@ -435,12 +435,8 @@ fn flood_with_requests() -> Cluster<Ledger> {
             replier: ReplicaId(0),
             reconfigure: false,
         };
-        let bytes = wire::encode_request(&body);
-        let proof = Proof::Authenticator(keys.authenticator(Domain::new(Kind::Request, 0), &bytes));
         for to in [0, 1].map(|id| Principal::Replica(ReplicaId(id))) {
-            let body = Message::Request(body.clone());
-            let message = Unverified { sender: client, body, bytes: bytes.clone(), proof: proof.clone() };
-            cluster.inject(client, to, message);
+            cluster.inject(client, to, Message::Request(body.clone()).proven_by(&keys, to));
         }
         cluster.run_for(Duration::from_millis(1));
     }
@@ -528,12 +524,10 @@ fn batches_that_are_too_large_are_not_kept_by_who_has_left_the_view() {
         let proof = Proof::Authenticator(keys.authenticator(Domain::new(Kind::Request, 0), &bytes));
         let batch = wire::batch(1, false, [Unverified { sender, body, bytes, proof }].into());
         let body = Message::PrePrepare(PrePrepare { view: View(0), sequence, batch });
-        let bytes = wire::encode_body(&body);
-        let tagged = body.tagged(&bytes, keys.scope());
-        let proof = Proof::Authenticator(keys.authenticator(Domain::new(Kind::PrePrepare, 0), &tagged));
-        let message = Unverified { sender: primary, body, bytes, proof };
+        let to = Principal::Replica(ReplicaId(1));
+        let message = body.proven_by(&keys, to);
         // More than once: not every step is looked at.
-        (0..32).for_each(|_| cluster.inject(primary, Principal::Replica(ReplicaId(1)), message.clone()));
+        (0..32).for_each(|_| cluster.inject(primary, to, message.clone()));
     }
     cluster.take_evidence();
     cluster.settle();

@@ -4,8 +4,8 @@ use std::sync::LazyLock;
 
 use proptest::prelude::*;
 use quorate_pbft::{
-    ClientId, Configuration, GroupId, Incarnation, Limits, MisbehaviourProof, Permutation, ReplicaId,
-    Sequence, Timestamp,
+    ClientId, Configuration, GroupId, Incarnation, MisbehaviourProof, Permutation, ReplicaId, Sequence,
+    Timestamp,
     crypto::{Digest, Domain, Identity, Keychain, Kind, Principal, SeedRng},
     evidence::{InvalidProof, Lie},
     history::History,
@@ -17,17 +17,12 @@ static GROUP: LazyLock<(Configuration, Vec<Keychain>)> = LazyLock::new(|| {
     let mut rng = SeedRng::new([8; 32]);
     let identities: Vec<_> = (0..4).map(|_| Identity::generate(&mut rng).expect("a key")).collect();
     let configuration = Configuration {
-        group: GroupId([5; 16]),
-        number: 0,
-        start: Sequence(0),
-        operator: None,
-        f: 1,
-        replicas: identities.iter().map(|identity| identity.public_key().clone()).collect(),
-        clients: vec![],
-        digest: Default::default(),
         permutation: Permutation::Identity,
-        history: true,
-        limits: Limits::default(),
+        ..Configuration::genesis(
+            GroupId([5; 16]),
+            identities.iter().map(|identity| identity.public_key().clone()).collect(),
+            vec![],
+        )
     };
     let keychain = |(index, identity): (u32, Identity)| {
         let me = Principal::Replica(ReplicaId(index));

@@ -53,10 +53,7 @@ fn to_all(
     body: Message,
     bytes: Bytes,
 ) -> Unverified<Message> {
-    let domain = Domain::new(body.kind(), body.view().0);
-    let keys = keys(configuration, from);
-    let proof = Proof::Authenticator(keys.authenticator(domain, &body.tagged(&bytes, keys.scope())));
-    Unverified { sender: from, body, bytes, proof }
+    body.proven_as(bytes, &keys(configuration, from), from)
 }
 
 fn hint(sender: Principal, number: u64) -> Unverified<Message> {
@@ -395,10 +392,7 @@ fn a_client_that_is_there_already_asks_no_more() {
             incarnation: Incarnation(1),
             answers,
         });
-        let bytes = wire::encode_body(&body);
-        let tag = keys(&next, replica(from)).tag(CLIENT, Domain::new(Kind::Reply, 0), &bytes);
-        let message = Unverified { sender: replica(from), body, bytes, proof: Proof::Tag(tag) };
-        client.handle_message(now, message);
+        client.handle_message(now, body.proven_by(&keys(&next, replica(from)), CLIENT));
     }
     let done = actions(&mut client, now);
     assert!(done.iter().any(|action| matches!(action, ClientAction::Outcome(_))), "{done:?}");

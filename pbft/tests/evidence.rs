@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 use proptest::prelude::*;
 use quorate_pbft::{
-    Configuration, GroupId, Limits, MisbehaviourProof, Permutation, ReplicaId, Sequence, View,
+    Configuration, GroupId, MisbehaviourProof, Permutation, ReplicaId, Sequence, View,
     crypto::{Digest, Domain, Identity, Keychain, Kind, Principal, SeedRng, Signature},
     evidence::{InvalidProof, Lie, Signed, SignedState},
     message::{Certificate, Claim, NewView, Proof, Unverified, ViewChange, state_statement, wire},
@@ -15,17 +15,14 @@ static GROUP: LazyLock<(Configuration, Vec<Keychain>)> = LazyLock::new(|| {
     let mut rng = SeedRng::new([9; 32]);
     let identities: Vec<_> = (0..4).map(|_| Identity::generate(&mut rng).expect("a key")).collect();
     let configuration = Configuration {
-        group: GroupId([5; 16]),
         number: 3,
         start: Sequence(128),
-        operator: None,
-        f: 1,
-        replicas: identities.iter().map(|identity| identity.public_key().clone()).collect(),
-        clients: vec![],
-        digest: Default::default(),
         permutation: Permutation::Identity,
-        history: true,
-        limits: Limits::default(),
+        ..Configuration::genesis(
+            GroupId([5; 16]),
+            identities.iter().map(|identity| identity.public_key().clone()).collect(),
+            vec![],
+        )
     };
     let keychain = |(index, identity): (u32, Identity)| {
         let me = Principal::Replica(ReplicaId(index));
@@ -258,15 +255,7 @@ mod checkpoints {
     }
 
     fn proven(by: u32, body: Message) -> Unverified<Message> {
-        let (bytes, domain) = (wire::encode_body(&body), Domain::new(body.kind(), 0));
-        let proof = match &body {
-            Message::Stable(_) => Proof::Tag(keys(by).tag(Principal::Replica(ReplicaId(2)), domain, &bytes)),
-            _ => Proof::Authenticator({
-                let keys = keys(by);
-                keys.authenticator(domain, &body.tagged(&bytes, keys.scope()))
-            }),
-        };
-        Unverified { sender: Principal::Replica(ReplicaId(by)), body, bytes, proof }
+        body.proven_by(&keys(by), Principal::Replica(ReplicaId(2)))
     }
 
     fn checkpoint(by: u32, byte: u8) -> Unverified<Message> {

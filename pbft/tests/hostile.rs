@@ -29,10 +29,7 @@ fn to_all(
     body: Message,
     bytes: Bytes,
 ) -> Unverified<Message> {
-    let domain = Domain::new(body.kind(), body.view().0);
-    let tagged = body.tagged(&bytes, &configuration.scope());
-    let proof = Proof::Authenticator(keys(configuration, from).authenticator(domain, &tagged));
-    Unverified { sender: from, body, bytes, proof }
+    body.proven_as(bytes, &keys(configuration, from), from)
 }
 
 fn to_one(

@@ -63,17 +63,10 @@ fn configuration() -> Configuration {
     let public =
         |identities: &[Identity]| identities.iter().map(|identity| identity.public_key().clone()).collect();
     Configuration {
-        group: GroupId([7; 16]),
-        number: 0,
-        start: Sequence(0),
         operator: Some(KEYS.operator.public_key().clone()),
-        f: 1,
-        replicas: public(&KEYS.replicas),
-        clients: public(&KEYS.clients),
-        digest: Default::default(),
         permutation: Permutation::Identity,
-        history: true,
         limits: Limits { checkpoint_period: 16, window: 64, ..Limits::default() },
+        ..Configuration::genesis(GroupId([7; 16]), public(&KEYS.replicas), public(&KEYS.clients))
     }
 }
 

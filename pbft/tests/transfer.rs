@@ -7,7 +7,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use quorate_pbft::{
     ClientId, Context, Evidence, Ignored, Misbehaviour, Options, Readiness, ReplicaId, Sequence, Service,
     State,
-    crypto::{Domain, Keychain, Kind, Principal},
+    crypto::{Keychain, Principal},
     message::{Fetch, Message, Proof, Space, Unverified, wire},
     sim::{Cluster, Sent, Setup},
 };
@@ -168,9 +168,7 @@ fn fetch_from(cluster: &mut Cluster<Filler>, setup: &Setup, from: ReplicaId, to:
     let body = Message::Fetch(Fetch { sequence, space: Space::Service, level: 0, indexes: vec![0; 64] });
     let configuration = &setup.configuration;
     let keys = Keychain::fast(configuration.scope(), configuration.public_keys(), from);
-    let bytes = wire::encode_body(&body);
-    let proof = Proof::Tag(keys.tag(to, Domain::new(Kind::Fetch, 0), &bytes));
-    cluster.inject(from, to, Unverified { sender: from, body, bytes, proof });
+    cluster.inject(from, to, body.proven_by(&keys, to));
 }
 
 #[test]

@@ -320,10 +320,6 @@ fn votes_of_a_view_that_was_left_are_not_given() {
         sequence: Sequence(1),
         batch,
     });
-    let bytes = wire::encode_body(&body);
-    let keys = keys(replica(0));
-    let tagged = body.tagged(&bytes, keys.scope());
-    let proof = Proof::Authenticator(keys.authenticator(Domain::new(Kind::PrePrepare, 0), &tagged));
-    backup.hear(Unverified { sender: replica(0), body, bytes, proof });
+    backup.hear(body.proven_by(&keys(replica(0)), replica(1)));
     assert_eq!(std::iter::from_fn(|| backup.0.poll_action(Instant(1))).count(), 0, "nothing is promised");
 }

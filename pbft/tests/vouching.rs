@@ -29,15 +29,7 @@ fn made(
     (from, to): (Principal, Principal),
     body: Message,
 ) -> Unverified<Message> {
-    let bytes = wire::encode_body(&body);
-    let (keys, domain) = (keys(configuration, from), Domain::new(body.kind(), body.view().0));
-    let proof = match to {
-        Principal::Client(_) => Proof::Tag(keys.tag(to, domain, &bytes)),
-        Principal::Replica(_) => {
-            Proof::Authenticator(keys.authenticator(domain, &body.tagged(&bytes, keys.scope())))
-        }
-    };
-    Unverified { sender: from, body, bytes, proof }
+    body.proven_by(&keys(configuration, from), to)
 }
 
 /// `PBFT_SEEDS=from..to` runs others than the usual ones.

@@ -161,7 +161,7 @@ mod tests {
     };
     use quorate_dag::Function;
     use quorate_pbft::{
-        GroupId, Limits, Permutation, Sequence,
+        GroupId, Sequence,
         crypto::{Digest, Domain, Identity, Keychain, Kind, Principal, SeedRng},
         evidence::{Lie, SignedState},
         message::state_statement,
@@ -177,19 +177,11 @@ mod tests {
         fn new() -> Self {
             let mut rng = SeedRng::new([3; 32]);
             let identities: Vec<_> = (0..4).map(|_| Identity::generate(&mut rng).unwrap()).collect();
-            let genesis = Configuration {
-                group: GroupId([7; 16]),
-                number: 0,
-                start: Sequence(0),
-                operator: None,
-                f: 1,
-                replicas: identities.iter().map(|identity| identity.public_key().clone()).collect(),
-                clients: vec![],
-                digest: Default::default(),
-                permutation: Permutation::Seeded,
-                history: true,
-                limits: Limits::default(),
-            };
+            let genesis = Configuration::genesis(
+                GroupId([7; 16]),
+                identities.iter().map(|identity| identity.public_key().clone()).collect(),
+                vec![],
+            );
             let keychains = (0..).zip(identities).map(|(index, identity)| {
                 let me = Principal::Replica(ReplicaId(index));
                 Keychain::new(genesis.scope(), genesis.public_keys(), me, identity)

@@ -11,7 +11,7 @@ use crate::{
     store::StoreError,
 };
 use quorate_dag::Function;
-use quorate_pbft::{Configuration, GroupId, Limits, Permutation, Sequence, crypto::DigestAlgorithm};
+use quorate_pbft::{Configuration, GroupId};
 use std::{
     path::PathBuf,
     time::{Duration, Instant},
@@ -100,19 +100,10 @@ impl Cluster {
             Replication::Byzantine { f } => {
                 // Fresh for every genesis: receipts of two lives of a set never contradict each other.
                 let group = *identity::seed()?.first_chunk().expect("32 bytes hold 16");
-                let genesis = Configuration {
-                    group: GroupId(group),
-                    number: 0,
-                    start: Sequence(0),
-                    operator: None,
-                    f,
-                    replicas: keys.replicas.iter().map(|member| member.public.clone()).collect(),
-                    clients: vec![keys.worker.public.clone()],
-                    digest: DigestAlgorithm::Sha256,
-                    permutation: Permutation::Seeded,
-                    history: true,
-                    limits: Limits::default(),
-                };
+                let replicas = keys.replicas.iter().map(|member| member.public.clone()).collect();
+                let clients = vec![keys.worker.public.clone()];
+                let genesis =
+                    Configuration { f, ..Configuration::genesis(GroupId(group), replicas, clients) };
                 Some(hex::encode(&genesis.to_bytes()))
             }
         };

@@ -3,10 +3,8 @@
 use super::*;
 use quorate_dag::{Costs, Evaluation};
 use quorate_pbft::{
-    crypto::{DigestAlgorithm, Domain, Identity, Keychain, Kind, Principal, SeedRng},
-    group::{
-        ClientId, GroupId, Incarnation, Limits as GroupLimits, Permutation, ReplicaId, Sequence, Timestamp,
-    },
+    crypto::{Domain, Identity, Keychain, Kind, Principal, SeedRng},
+    group::{ClientId, GroupId, Incarnation, Permutation, ReplicaId, Sequence, Timestamp},
     history::History,
     message::{Ending, Leaf, root_statement},
 };
@@ -28,17 +26,12 @@ impl Set {
         let mut rng = SeedRng::new([seed; 32]);
         let identities: Vec<_> = (0..4).map(|_| Identity::generate(&mut rng).expect("a key")).collect();
         let configuration = Configuration {
-            group: GroupId([seed; 16]),
-            number: 0,
-            start: Sequence(0),
-            operator: None,
-            f: 1,
-            replicas: identities.iter().map(|identity| identity.public_key().clone()).collect(),
-            clients: vec![],
-            digest: DigestAlgorithm::Sha256,
             permutation: Permutation::Identity,
-            history: true,
-            limits: GroupLimits::default(),
+            ..Configuration::genesis(
+                GroupId([seed; 16]),
+                identities.iter().map(|identity| identity.public_key().clone()).collect(),
+                vec![],
+            )
         };
         let keychain = |(index, identity): (u32, Identity)| {
             let me = Principal::Replica(ReplicaId(index));

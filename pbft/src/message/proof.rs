@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 
-use super::{Certificate, Checkpoint, Message, Request, ViewChange, placed, state_statement};
+use super::{
+    Certificate, Checkpoint, Message, PrePrepare, Request, ViewChange, placed, state_statement, wire,
+};
 use crate::crypto::{Authenticator, Digest, Domain, Keychain, Kind, Principal, Signature, Tag, TagRefused};
 use crate::group::{Configuration, ReplicaId, quorum_of};
 
@@ -304,6 +306,37 @@ impl Message {
             Self::Vouch(_) | Self::Doubt(_) => Form::Authenticator,
             Self::Checkpoint(_) | Self::Status(_) | Self::Want(_) => Form::Authenticator,
         }
+    }
+}
+
+impl Message {
+    /// The message as the keychain's owner sends it to `to`, with the proof that its kind needs.
+    ///
+    /// Whom it is for counts where each receiver has a tag of its own ([`Form::Tag`]); everything else
+    /// may be sent to all. Signatures inside the message are the caller's.
+    #[must_use]
+    pub fn proven_by(self, keychain: &Keychain, to: Principal) -> Unverified<Self> {
+        let bytes = wire::encode_body(&self);
+        self.proven_as(bytes, keychain, to)
+    }
+
+    /// The same of a message that is encoded already: `bytes` are those of its body.
+    #[must_use]
+    pub fn proven_as(self, bytes: Bytes, keychain: &Keychain, to: Principal) -> Unverified<Self> {
+        let domain = Domain::new(self.kind(), self.view().0);
+        let proof = match self.form() {
+            Form::Tag => Proof::Tag(keychain.tag(to, domain, &bytes)),
+            Form::Authenticator => Proof::Authenticator(match &self {
+                Self::PrePrepare(PrePrepare { sequence, batch, .. }) => {
+                    let place = placed(*sequence, &batch.digest(keychain.scope()));
+                    keychain.authenticator(domain, &place)
+                }
+                _ => keychain.authenticator(domain, &bytes),
+            }),
+            Form::Signature => Proof::Signature(keychain.sign(domain, &bytes)),
+            Form::Nothing => Proof::Nothing,
+        };
+        Unverified { sender: keychain.me(), body: self, bytes, proof }
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::crypto::{Domain, Keychain, Kind, Principal};
 use crate::group::{Configuration, ReplicaId};
-use crate::message::{Checkpoint, Form, Message, Proof, Unverified, ViewChange, state_statement, wire};
+use crate::message::{Checkpoint, Message, Proof, Unverified, ViewChange, state_statement};
 use crate::time::Instant;
 
 use super::Setup;
@@ -345,17 +345,7 @@ pub(super) fn prove(keychain: &Keychain, to: Principal, mut body: Message) -> Un
     if let Message::Checkpoint(Checkpoint { sequence, state, vote, .. }) = &mut body {
         *vote = keychain.sign(Domain::new(Kind::Checkpoint, 0), &state_statement(*sequence, state));
     }
-    let bytes = wire::encode_body(&body);
-    let domain = Domain::new(body.kind(), body.view().0);
-    let proof = match body.form() {
-        Form::Tag => Proof::Tag(keychain.tag(to, domain, &bytes)),
-        Form::Authenticator => {
-            Proof::Authenticator(keychain.authenticator(domain, &body.tagged(&bytes, keychain.scope())))
-        }
-        Form::Signature => Proof::Signature(keychain.sign(domain, &bytes)),
-        Form::Nothing => Proof::Nothing,
-    };
-    Unverified { sender: keychain.me(), body, bytes, proof }
+    body.proven_by(keychain, to)
 }
 
 /// Makes a message's proof void.

@@ -40,11 +40,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::{Cluster, Ledger, Sent, Setup};
 use crate::Readiness;
 use crate::client::Options;
-use crate::crypto::{Digest, Domain, Keychain, Kind, Principal};
+use crate::crypto::{Digest, Keychain, Principal};
 use crate::group::{ClientId, Incarnation, ReplicaId, Sequence, Timestamp, View};
 use crate::message::{
-    Claim, Commit, Content, Data, Ending, Fetch, Form, Message, MetaData, Page, PageCursor, PrePrepare,
-    Prepare, Proof, Request, Space, Unverified, Vouch, wire,
+    Claim, Commit, Content, Data, Ending, Fetch, Message, MetaData, Page, PageCursor, PrePrepare, Prepare,
+    Request, Space, Vouch, wire,
 };
 use crate::service::{Branch, LEVELS};
 
@@ -267,15 +267,8 @@ fn say(cluster: &mut Cluster<Ledger>, (from, to): (&str, &str), body: &Message) 
     for from in principals(cluster, from)? {
         let configuration = &cluster.setup.configuration;
         let keys = Keychain::fast(configuration.scope(), configuration.public_keys(), from);
-        let bytes = wire::encode_body(body);
-        let domain = Domain::new(body.kind(), body.view().0);
         for to in principals(cluster, to)? {
-            let proof = match body.form() {
-                Form::Tag => Proof::Tag(keys.tag(to, domain, &bytes)),
-                _ => Proof::Authenticator(keys.authenticator(domain, &body.tagged(&bytes, keys.scope()))),
-            };
-            let message = Unverified { sender: from, body: body.clone(), bytes: bytes.clone(), proof };
-            cluster.inject(from, to, message);
+            cluster.inject(from, to, body.clone().proven_by(&keys, to));
         }
     }
     Some(())
@@ -338,11 +331,9 @@ fn bundle(cluster: &mut Cluster<Ledger>, client: &str, words: &[&str]) -> Option
     let configuration = &cluster.setup.configuration;
     let me = Principal::Client(client);
     let keys = Keychain::fast(configuration.scope(), configuration.public_keys(), me);
-    let bytes = wire::encode_request(&request);
-    let tags = keys.authenticator(Domain::new(Kind::Request, 0), &bytes);
+    let mut message = Message::Request(request).proven_by(&keys, me);
     let wrong = principals(cluster, value("spoil").unwrap_or("none")).unwrap_or_default();
-    let proof = super::spoiled(Proof::Authenticator(tags), &wrong);
-    let message = Unverified { sender: me, body: Message::Request(request), bytes, proof };
+    message.proof = super::spoiled(message.proof, &wrong);
     for to in principals(cluster, value("to").unwrap_or("0"))? {
         cluster.inject(me, to, message.clone());
     }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::{Weather, keys};
 use crate::client::ClientSettings;
-use crate::crypto::{DigestAlgorithm, Principal, PublicKey};
-use crate::group::{ClientId, Configuration, GroupId, Limits, Permutation, ReplicaId, Sequence};
+use crate::crypto::{Principal, PublicKey};
+use crate::group::{ClientId, Configuration, GroupId, Permutation, ReplicaId};
 use crate::replica::Settings;
 
 /// What a simulated cluster is made of.
@@ -37,17 +37,12 @@ impl Setup {
         Self {
             seed: 0,
             configuration: Configuration {
-                group: GroupId(*b"simulated group."),
-                number: 0,
-                start: Sequence(0),
-                operator: None,
-                f,
-                replicas: keys(0, 3 * f + 1),
-                clients: keys(1000, clients),
-                digest: DigestAlgorithm::Sha256,
                 permutation: Permutation::Identity,
-                history: true,
-                limits: Limits::default(),
+                ..Configuration::genesis(
+                    GroupId(*b"simulated group."),
+                    keys(0, 3 * f + 1),
+                    keys(1000, clients),
+                )
             },
             settings: Settings::default(),
             client_settings: ClientSettings::default(),

@@ -16,9 +16,7 @@ use quorate::{
 use quorate_pbft::{
     Context, Group, ReplicaId, Sequence, Service, State, View,
     crypto::{Digest, Domain, Keychain, Kind, Principal},
-    message::{
-        Checkpoint, Commit, Form, Message, PrePrepare, Prepare, Proof, Unverified, state_statement, wire,
-    },
+    message::{Checkpoint, Commit, Message, PrePrepare, Prepare, state_statement, wire},
     runtime::Twist,
 };
 use std::{collections::HashMap, env, path::Path, process::ExitCode};
@@ -70,16 +68,7 @@ fn spoken(mut twist: Box<dyn FnMut(&Keychain, Principal, &Message) -> Option<Mes
             return Some(message); // somebody else's words, passed on
         }
         let Some(body) = twist(keys, to, &message.body) else { return Some(message) };
-        let (bytes, domain) = (wire::encode_body(&body), Domain::new(body.kind(), body.view().0));
-        let proof = match body.form() {
-            Form::Tag => Proof::Tag(keys.tag(to, domain, &bytes)),
-            Form::Authenticator => {
-                Proof::Authenticator(keys.authenticator(domain, &body.tagged(&bytes, keys.scope())))
-            }
-            Form::Signature => Proof::Signature(keys.sign(domain, &bytes)),
-            Form::Nothing => Proof::Nothing,
-        };
-        Some(Unverified { sender: keys.me(), body, bytes, proof })
+        Some(body.proven_by(keys, to))
     }))
 }
 

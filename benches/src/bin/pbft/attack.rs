@@ -17,8 +17,8 @@ use quorate_pbft::{
     Action, ClientId, Incarnation, Replica, ReplicaId, Sequence, Settings, Timestamp, View,
     crypto::{Authenticator, Digest, Domain, Identity, Keychain, Kind, Principal, SeedRng, TAG_BYTES},
     message::{
-        Checkpoint, Commit, Content, Form, Message, PrePrepare, Prepare, Proof, Request, Unverified,
-        ViewChange, state_statement, wire,
+        Checkpoint, Commit, Content, Message, PrePrepare, Prepare, Proof, Request, Unverified, ViewChange,
+        state_statement, wire,
     },
 };
 use tokio::{
@@ -355,7 +355,7 @@ impl Liar {
         if let Message::Checkpoint(Checkpoint { sequence, state, vote, .. }) = &mut body {
             *vote = keychain.sign(Domain::new(Kind::Checkpoint, 0), &state_statement(*sequence, state));
         }
-        prove(keychain, to, body)
+        body.proven_by(keychain, to)
     }
 
     /// What is sent unasked, once in a millisecond.
@@ -378,20 +378,6 @@ impl Liar {
             }
         }
     }
-}
-
-fn prove(keychain: &Keychain, to: Principal, body: Message) -> Unverified<Message> {
-    let bytes = wire::encode_body(&body);
-    let domain = Domain::new(body.kind(), body.view().0);
-    let proof = match body.form() {
-        Form::Tag => Proof::Tag(keychain.tag(to, domain, &bytes)),
-        Form::Authenticator => {
-            Proof::Authenticator(keychain.authenticator(domain, &body.tagged(&bytes, keychain.scope())))
-        }
-        Form::Signature => Proof::Signature(keychain.sign(domain, &bytes)),
-        Form::Nothing => Proof::Nothing,
-    };
-    Unverified { sender: keychain.me(), body, bytes, proof }
 }
 
 /// A faulty client's process.
@@ -502,6 +488,6 @@ impl Pest {
             reconfigure: false,
             replier: ReplicaId(0),
         };
-        prove(&self.keychain, Principal::Replica(ReplicaId(0)), Message::Request(body))
+        Message::Request(body).proven_by(&self.keychain, Principal::Replica(ReplicaId(0)))
     }
 }

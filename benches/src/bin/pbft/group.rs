@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use quorate_pbft::{
-    Configuration, Context, GroupId, Limits, Permutation, ReplicaId, Sequence, Service, State,
+    Configuration, Context, GroupId, ReplicaId, Service, State,
     crypto::Identity,
     runtime::{AddressBook, JournalSetup, ReplicaSetup, SyncPolicy, serve},
 };
@@ -39,17 +39,12 @@ pub(crate) fn configure(
 ) -> Outcome<Configuration> {
     let (replicas, keys) = split(identities);
     Ok(Configuration {
-        group: GroupId(*group.first_chunk().ok_or("a seed has 32 bytes")?),
-        number: 0,
-        start: Sequence(0),
-        operator: None,
-        f: 1,
-        replicas: replicas.iter().map(|identity| identity.public_key().clone()).collect(),
-        clients: (0..clients).map(|index| keys[index % CLIENT_KEYS].public_key().clone()).collect(),
-        digest: Default::default(),
-        permutation: Permutation::Seeded,
         history,
-        limits: Limits::default(),
+        ..Configuration::genesis(
+            GroupId(*group.first_chunk().ok_or("a seed has 32 bytes")?),
+            replicas.iter().map(|identity| identity.public_key().clone()).collect(),
+            (0..clients).map(|index| keys[index % CLIENT_KEYS].public_key().clone()).collect(),
+        )
     })
 }
 
