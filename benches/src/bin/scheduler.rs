@@ -1,10 +1,9 @@
 //! How fast the scheduler runs expressions on plain workers: inbound to outbound, without HTTP.
 //!
-//!     cargo run --release -p quorate-benches --bin scheduler [-- SECONDS [EXPRESSION]]
-//!
 //! All of it is one process, so that the figures show what the scheduler costs and not what processes
 //! cost: engine, scheduler, four plain workers on loopback, and the clients that submit and wait.
 
+use clap::{Parser, value_parser};
 use hdrhistogram::Histogram;
 use quorate::{
     config::{Config, Durability, FunctionConfig, Functions, Limits, Replication, Timeouts},
@@ -25,11 +24,20 @@ use std::{
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use uuid::Uuid;
 
+/// How fast the scheduler runs expressions on plain workers: inbound to outbound, without HTTP
+#[derive(Parser)]
+struct Arguments {
+    /// How long each row is measured
+    #[arg(default_value_t = 3, value_parser = value_parser!(u64).range(1..=3600))]
+    seconds: u64,
+    /// What is evaluated; 1, 8, and 64 of it are under way at once
+    #[arg(default_value = "((3+5)*(4/2))")]
+    expression: String,
+}
+
 #[tokio::main]
 async fn main() {
-    let mut arguments = std::env::args().skip(1);
-    let seconds = arguments.next().map_or(3, |text| text.parse().expect("a whole number of seconds"));
-    let expression = arguments.next().unwrap_or_else(|| "((3+5)*(4/2))".into());
+    let Arguments { seconds, expression } = Arguments::parse();
     let platform = Platform::start().await;
     println!("outstanding    per second   p10 µs   p50 µs   p99 µs   max µs   of {expression}");
     for outstanding in [1, 8, 64] {

@@ -1,7 +1,6 @@
 //! How fast the embedded engine accepts and concludes requests, for each durability.
-//!
-//!     cargo run --release -p quorate-benches --bin storage [-- SECONDS [OUTSTANDING]]
 
+use clap::{Parser, value_parser};
 use hdrhistogram::Histogram;
 use quorate::{
     config::Durability,
@@ -16,11 +15,20 @@ use std::{
 };
 use tokio::task::JoinSet;
 
+/// How fast the embedded engine accepts and concludes requests, for each durability
+#[derive(Parser)]
+struct Arguments {
+    /// How long each row is measured
+    #[arg(default_value_t = 3, value_parser = value_parser!(u64).range(1..=3600))]
+    seconds: u64,
+    /// How many requests are under way at once in the rows with the most
+    #[arg(default_value_t = 64, value_parser = value_parser!(u64).range(1..=1 << 16))]
+    outstanding: u64,
+}
+
 #[tokio::main]
 async fn main() {
-    let mut arguments = std::env::args().skip(1).map(|text| text.parse().expect("a whole number"));
-    let seconds = arguments.next().unwrap_or(3);
-    let outstanding = arguments.next().unwrap_or(64);
+    let Arguments { seconds, outstanding } = Arguments::parse();
     println!(
         "what                       durability  outstanding    per second   p10 µs   p50 µs   p99 µs   max µs"
     );

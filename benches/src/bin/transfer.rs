@@ -1,12 +1,11 @@
 //! What it takes to bring a replica up to date by state transfer when 1 % of a large state has changed.
 //!
-//!     cargo run --release -p quorate-benches --bin transfer [-- MEBIBYTES [PAGE_BYTES]]
-//!
 //! Four replicas and a client in one thread over a simulated network without loss; what is counted is what a
 //! transport would carry, and what is timed is the work of all four from the laggard's first FETCH until it
-//! has executed all that the others have. Four times MEBIBYTES of memory are needed (1024 by default).
+//! has executed all that the others have.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use clap::{Parser, value_parser};
 use quorate_pbft::{
     ClientId, Context, Options, ReplicaId, Service, State,
     crypto::{Principal, Tag},
@@ -14,6 +13,17 @@ use quorate_pbft::{
     sim::{Cluster, Setup},
 };
 use std::time::{Duration, Instant};
+
+/// What it takes to bring a replica up to date by state transfer when 1 % of a large state has changed
+#[derive(Parser)]
+struct Arguments {
+    /// The state's size in MiB; four times as much memory is needed
+    #[arg(default_value_t = 1024, value_parser = value_parser!(u64).range(1..=1 << 20))]
+    mebibytes: u64,
+    /// The size of its pages
+    #[arg(default_value_t = 4096, value_parser = value_parser!(u64).range(16..=1 << 16))]
+    page_bytes: u64,
+}
 
 const LAGGARD: ReplicaId = ReplicaId(3);
 
@@ -37,9 +47,8 @@ impl Service for Filler {
 }
 
 fn main() {
-    let mut arguments = std::env::args().skip(1).map(|text| text.parse().expect("a whole number"));
-    let bytes = arguments.next().unwrap_or(1024) << 20;
-    let page_bytes = arguments.next().unwrap_or(4096);
+    let Arguments { mebibytes, page_bytes } = Arguments::parse();
+    let bytes = mebibytes << 20;
     let pages = bytes / page_bytes;
     println!("{} MiB in {pages} pages of {page_bytes} bytes, 1 % changed", bytes >> 20);
     println!("changed pages      pages moved   bytes moved   of the state    seconds   CPU seconds");
