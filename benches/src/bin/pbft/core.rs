@@ -82,29 +82,41 @@ pub(crate) fn measure(
 ) -> Outcome<()> {
     let lasts = Duration::from_secs_f64(asked.seconds() / 4.0);
     for scenario in SCENARIOS.iter().filter(|scenario| asked.wants(scenario.name, true)) {
-        report.print(&run(scenario, identities, rng, lasts)?)?;
+        report.print(&run(scenario, identities, rng, lasts, asked.operations)?)?;
     }
     Ok(())
 }
 
-fn run(scenario: &Scenario, identities: &[Identity], rng: &mut SeedRng, lasts: Duration) -> Outcome<Row> {
+/// Lasts for so long, or for so many `operations`.
+fn run(
+    scenario: &Scenario,
+    identities: &[Identity],
+    rng: &mut SeedRng,
+    lasts: Duration,
+    operations: Option<usize>,
+) -> Outcome<Row> {
     let configuration = configure(identities, rng.next_seed(), scenario.clients, scenario.history)?;
     let mut turns = Turns::new(&configuration, scenario.tags, identities, rng)?;
     let warm_up = Instant::now() + lasts / 4;
-    while Instant::now() < warm_up {
+    while operations.is_none() && Instant::now() < warm_up {
         turns.round(scenario.outstanding)?;
     }
     let (begin, before) = (Instant::now(), own_cpu()?);
+    // As many operations take as long as they take.
+    let lasts = if operations.is_some() { Duration::from_secs(3600) } else { lasts };
     let mut meter = Meter::new(begin, begin + lasts)?;
+    let mut done = 0;
     loop {
         let submitted = Instant::now();
-        if submitted >= begin + lasts {
+        if submitted >= begin + lasts || operations.is_some_and(|most| done >= most) {
             break;
         }
         let answered = turns.round(scenario.outstanding)?;
         (0..answered).for_each(|_| _ = meter.record(submitted));
+        done += answered;
     }
     let after = own_cpu()?;
+    let lasts = lasts.min(begin.elapsed());
     let measured = meter.measured();
     let operations = measured.operations as f64;
     Ok(Row {

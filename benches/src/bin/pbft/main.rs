@@ -32,13 +32,17 @@ const CLIENT_KEYS: usize = 4;
 const HELP: &str = "\
 What ordering by PBFT costs on this machine, and etcd beside it.
 
-    pbft [--quick] [--json] [--only NAME] [--list]
+    pbft [--quick] [--json] [--only NAME] [--operations N] [--list]
 
   --quick      the main rows only, 1.5 s each; ends within 45 s
   --json       one object a line instead of a table: name, clients, outstanding,
                request_bytes, ops_per_s, cpu_us_per_op, p50_us, p99_us, and what else a
                row has to say
-  --only NAME  the rows whose names contain NAME, also those that --quick leaves out
+  --only NAME  the rows whose names contain NAME, also those that --quick leaves out;
+               of two such rows \"=NAME\" is the one that is called just so
+  --operations N
+               rows \"core\" end after N operations, so that a profiler can count the
+               instructions of each
   --list       the names, and nothing else
 
 A row is a group of four replica processes, f = 1, and a client process that loads it; in
@@ -73,6 +77,10 @@ fn main() -> Outcome<()> {
                     "--quick" => asked.quick = true,
                     "--json" => asked.json = true,
                     "--list" => asked.list = true,
+                    "--operations" => {
+                        let number = rest.next().ok_or("--operations is followed by a number")?;
+                        asked.operations = Some(number.parse()?);
+                    }
                     "--only" => asked.only = rest.next().ok_or("--only is followed by a part of a name")?,
                     "--help" | "-h" => {
                         print!("{HELP}");
@@ -93,12 +101,18 @@ struct Asked<'a> {
     json: bool,
     list: bool,
     only: &'a str,
+    /// After which a row without processes ends.
+    operations: Option<usize>,
 }
 
 impl Asked<'_> {
     /// Whether a row is wanted; `main` rows are those of `--quick`.
     fn wants(&self, name: &str, main: bool) -> bool {
-        name.contains(self.only) && (main || !self.quick || !self.only.is_empty())
+        let named = match self.only.strip_prefix('=') {
+            Some(exactly) => name == exactly,
+            None => name.contains(self.only),
+        };
+        named && (main || !self.quick || !self.only.is_empty())
     }
 
     /// How long each row is measured.
