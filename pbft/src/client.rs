@@ -161,7 +161,7 @@ pub struct Outcome {
     /// operation.
     pub disagreed: Voters,
     /// The receipt that was asked for; `None` when the group could not make it any more.
-    pub receipt: Option<Receipt>,
+    pub receipt: Option<Box<Receipt>>,
 }
 
 impl Outcome {
@@ -198,7 +198,8 @@ pub struct Client {
     /// Operations that no bundle carries yet, by timestamp.
     unsent: VecDeque<Timestamp>,
     /// What was sent and is not answered in full, by first timestamp.
-    bundles: BTreeMap<Timestamp, Bundle>,
+    /// Boxed: a node of the map has room for eleven.
+    bundles: BTreeMap<Timestamp, Box<Bundle>>,
     /// When bundles are to be sent again.
     due: BTreeSet<(Instant, Timestamp)>,
 
@@ -493,7 +494,7 @@ impl Client {
         self.due.insert((due, first));
         let (attempts, busy, put_off, signature) = (1, Voters::default(), false, None);
         let bundle = Bundle { request, bytes, open, attempts, busy, put_off, signature, due };
-        self.bundles.insert(first, bundle);
+        self.bundles.insert(first, Box::new(bundle));
         self.transmit(first, reading);
     }
 
@@ -627,7 +628,7 @@ impl Client {
         let disagreed = operation.tally.disagreed(&verdict);
         let (wants_receipt, is_order) =
             (operation.options.receipt && !operation.reading, operation.reconfigure);
-        let receipt = wants_receipt.then(|| self.receipt(timestamp, &verdict)).flatten();
+        let receipt = wants_receipt.then(|| self.receipt(timestamp, &verdict)).flatten().map(Box::new);
         if wants_receipt && receipt.is_none() && patient {
             return;
         }
@@ -791,6 +792,10 @@ impl Client {
 
     /// The highest view that f+1 replicas speak of, or a later one: one of them is correct.
     fn view(&self) -> View {
+        let first = self.views[0];
+        if self.views.iter().all(|view| *view == first) {
+            return first; // nearly always
+        }
         let mut views = self.views.clone();
         views.sort_unstable_by(|a, b| b.cmp(a));
         views[self.group.f() as usize]

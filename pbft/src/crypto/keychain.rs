@@ -227,10 +227,11 @@ struct Sessions {
 struct Peer {
     /// Its announced keys, the latest first; at most two.
     announced: Vec<PeerKey>,
-    /// The session of the latest epochs: the one to send with. None before one's own first epoch.
-    send: Option<TagKey>,
-    /// Every session that is still accepted, the latest first; at most four.
-    receive: Vec<TagKey>,
+    /// The session of the latest epochs. None before one's own first epoch. Here and not beside the others:
+    /// with many peers the keys are in no cache, and each step of the way to them waits for memory.
+    latest: Option<PairKeys>,
+    /// What is received under the other sessions that are still accepted, the latest first; at most three.
+    former: Vec<TagKey>,
 }
 
 /// How many epochs of each side are accepted at once: the latest and, in its grace, the previous.
@@ -373,7 +374,7 @@ impl Keychain {
     /// Whether messages can be exchanged with `peer` under MACs.
     pub fn has_session(&self, peer: Principal) -> bool {
         match &self.mode {
-            Mode::Real(sessions) => sessions.get(peer).is_some_and(|peer| peer.send.is_some()),
+            Mode::Real(sessions) => sessions.get(peer).is_some_and(|peer| peer.latest.is_some()),
             #[cfg(feature = "sim")]
             Mode::Fast => self.keys.get(peer).is_some(),
         }
@@ -436,9 +437,10 @@ impl Keychain {
         let payload = self.payload(domain, bytes);
         let matches = match (&self.mode, payload) {
             (Mode::Real(sessions), Payload::Real(payload)) => {
-                let peer = sessions.get(from).filter(|peer| !peer.receive.is_empty());
-                let peer = peer.ok_or(TagRefused::NoSession(from))?;
-                peer.receive.iter().any(|key| key.tag(&payload).matches(tag))
+                let session = sessions.get(from).and_then(|peer| Some((peer.latest.as_ref()?, &peer.former)));
+                let (latest, former) = session.ok_or(TagRefused::NoSession(from))?;
+                let mut keys = std::iter::once(&latest.receive).chain(former);
+                keys.any(|key| key.tag(&payload).matches(tag))
             }
             #[cfg(feature = "sim")]
             (_, Payload::Fast(payload)) => {
@@ -539,7 +541,7 @@ impl Keychain {
     fn tag_payload(&self, to: Principal, payload: &Payload) -> Option<Tag> {
         match (&self.mode, payload) {
             (Mode::Real(sessions), Payload::Real(payload)) => {
-                Some(sessions.get(to)?.send.as_ref()?.tag(payload))
+                Some(sessions.get(to)?.latest.as_ref()?.send.tag(payload))
             }
             #[cfg(feature = "sim")]
             (_, Payload::Fast(payload)) => {
@@ -608,16 +610,17 @@ impl Peer {
         peer: Principal,
         announced: Vec<PeerKey>,
     ) -> Option<Self> {
-        let mut send = None;
-        let mut receive = Vec::with_capacity(own.len() * announced.len());
+        let (mut latest, mut former) = (None, Vec::new());
         for ours in own {
             for theirs in &announced {
                 let pair = PairKeys::derive(scope, (me, ours), (peer, theirs))?;
-                send.get_or_insert(pair.send);
-                receive.push(pair.receive);
+                match latest {
+                    None => latest = Some(pair),
+                    Some(_) => former.push(pair.receive),
+                }
             }
         }
-        Some(Self { announced, send, receive })
+        Some(Self { announced, latest, former })
     }
 }
 

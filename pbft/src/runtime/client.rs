@@ -285,7 +285,7 @@ impl Client {
     /// # Errors
     /// When there is no answer in time, or the group refuses the order.
     pub async fn reconfigure(&self, order: Reconfigure) -> Result<Sequence, ClientFailed> {
-        let outcome = self.ask(Asks::Reconfigure(order), self.deadline).await?;
+        let outcome = self.ask(Asks::Reconfigure(order.into()), self.deadline).await?;
         let (reply, _) = finish(outcome)?;
         Ok(Reconfigure::outcome(&reply.result)?)
     }
@@ -295,8 +295,7 @@ impl Client {
             let permit = Arc::clone(&self.in_flight).acquire_owned().await;
             let permit = permit.expect("the semaphore is never closed");
             let (answer, answered) = oneshot::channel();
-            let waiting = Waiting { asks, answer, _permit: permit };
-            let order = Order::Invoke { id: self.id, waiting };
+            let order = Order::Invoke { id: self.id, asks, waiting: Waiting { answer, _permit: permit } };
             self.link.orders.send(order).map_err(|_| ClientFailed::Ended)?;
             answered.await.map_err(|_| ClientFailed::Ended)?.map_err(ClientFailed::from)
         };
@@ -313,7 +312,9 @@ impl Client {
 fn finish(outcome: Outcome) -> Result<(Reply, Option<Receipt>), ClientFailed> {
     let Outcome { ending, content, sequence, agreed, disagreed, receipt, .. } = outcome;
     match (ending, content) {
-        (Ending::Done, Content::Full(result)) => Ok((Reply { result, agreed, disagreed, sequence }, receipt)),
+        (Ending::Done, Content::Full(result)) => {
+            Ok((Reply { result, agreed, disagreed, sequence }, receipt.map(|receipt| *receipt)))
+        }
         (Ending::Done, Content::Digest(_)) => Err(ClientFailed::ResultLost(sequence)),
         (Ending::Panicked | Ending::NotReadOnly, _) => Err(ClientFailed::Panicked),
     }
@@ -323,19 +324,19 @@ fn finish(outcome: Outcome) -> Result<(Reply, Option<Receipt>), ClientFailed> {
 #[derive(Debug)]
 pub(super) enum Order {
     Add { id: ClientId, identity: Box<Identity>, incarnation: Incarnation, settings: ClientSettings },
-    Invoke { id: ClientId, waiting: Waiting },
+    Invoke { id: ClientId, asks: Asks, waiting: Waiting },
 }
 
-/// What somebody waits for.
+/// What a client is to have done.
 #[derive(Debug)]
 pub(super) enum Asks {
     Operation(Bytes, Options),
-    Reconfigure(Reconfigure),
+    Reconfigure(Box<Reconfigure>),
 }
 
+/// Somebody waits for the outcome.
 #[derive(Debug)]
 pub(super) struct Waiting {
-    pub(super) asks: Asks,
     pub(super) answer: oneshot::Sender<Result<Outcome, SubmitRefused>>,
     /// Given back when the operation leaves the client's window, not when its caller gives up.
     _permit: OwnedSemaphorePermit,

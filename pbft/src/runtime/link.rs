@@ -1,7 +1,7 @@
 //! The thread of links: their connections and the state machines of their clients.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet, VecDeque},
     rc::Rc,
     sync::Arc,
@@ -78,6 +78,8 @@ struct Shared {
     /// Wakes the driver: something was taken in.
     fed: Notify,
     clock: Clock,
+    /// When what is being read now came, once its first message asked: no clock is read for each.
+    read_at: Cell<Option<Instant>>,
     group: Group,
     configuration: Arc<Configuration>,
     transport: TransportSettings,
@@ -108,8 +110,9 @@ struct Inner {
 struct Member {
     client: client::Client,
     /// Not submitted yet: the window is full, or no quorum is connected.
-    queue: VecDeque<Waiting>,
+    queue: VecDeque<(Asks, Waiting)>,
     waiting: BTreeMap<RequestId, Waiting>,
+    /// When it is woken: at the latest when it wants to be.
     due: Option<Instant>,
     touched: bool,
 }
@@ -143,7 +146,7 @@ impl Shared {
             status,
         };
         let (inner, fed, clock) = (inner.into(), Notify::new(), Clock::new());
-        Self { inner, fed, clock, group, configuration, transport }
+        Self { inner, fed, clock, read_at: Cell::default(), group, configuration, transport }
     }
 
     fn add(&self, id: ClientId, identity: Identity, incarnation: Incarnation, mut settings: ClientSettings) {
@@ -238,8 +241,8 @@ async fn drive(shared: &Shared, mut orders: mpsc::UnboundedReceiver<Order>) {
                 Order::Add { id, identity, incarnation, settings } => {
                     shared.add(id, *identity, incarnation, settings);
                 }
-                Order::Invoke { id, waiting } => {
-                    shared.inner.borrow_mut().invoke(id, waiting);
+                Order::Invoke { id, asks, waiting } => {
+                    shared.inner.borrow_mut().invoke(id, asks, waiting);
                 }
             }
         }
@@ -255,10 +258,10 @@ async fn drive(shared: &Shared, mut orders: mpsc::UnboundedReceiver<Order>) {
 }
 
 impl Inner {
-    fn invoke(&mut self, id: ClientId, waiting: Waiting) {
+    fn invoke(&mut self, id: ClientId, asks: Asks, waiting: Waiting) {
         // A client that could not be added drops what it is asked: its callers see the link ended.
         let Some(member) = self.clients.get_mut(id.index()).and_then(Option::as_mut) else { return };
-        member.queue.push_back(waiting);
+        member.queue.push_back((asks, waiting));
         self.in_flight += 1;
         self.touch(id);
     }
@@ -297,11 +300,15 @@ impl Inner {
             }
             self.touch(id);
         }
-        for id in std::mem::take(&mut self.touched) {
+        let mut touched = std::mem::take(&mut self.touched);
+        for id in touched.drain(..) {
             self.poll(now, id, ready);
             if !ready {
                 self.touch(id); // it may have something to submit
             }
+        }
+        if self.touched.is_empty() {
+            self.touched = touched; // its room is used again
         }
         for outgoing in self.dirty.drain(..) {
             outgoing.flush();
@@ -340,12 +347,15 @@ impl Inner {
                 }
             }
         }
-        let due = member.client.poll_timeout();
-        if due != member.due {
-            if let Some(before) = std::mem::replace(&mut member.due, due) {
+        // Each operation puts it off, and nearly all are answered in time: being woken now and then for
+        // nothing is cheaper.
+        if let Some(due) = member.client.poll_timeout()
+            && member.due.is_none_or(|before| due < before)
+        {
+            if let Some(before) = member.due.replace(due) {
                 self.due.remove(&(before, id));
             }
-            self.due.extend(due.map(|due| (due, id)));
+            self.due.insert((due, id));
         }
     }
 
@@ -368,15 +378,15 @@ impl Inner {
 
 impl Member {
     fn submit(&mut self, now: Instant, in_flight: &mut usize) {
-        while let Some(waiting) = self.queue.pop_front() {
-            let submitted = match &waiting.asks {
+        while let Some((asks, waiting)) = self.queue.pop_front() {
+            let submitted = match &asks {
                 Asks::Operation(operation, options) => self.client.submit(now, operation.clone(), *options),
                 Asks::Reconfigure(order) => self.client.submit_reconfigure(now, order),
             };
             match submitted {
                 Ok(request) => _ = self.waiting.insert(request, waiting),
                 Err(SubmitRefused::WindowFull { .. }) => {
-                    self.queue.push_front(waiting); // until an outcome makes room
+                    self.queue.push_front((asks, waiting)); // until an outcome makes room
                     return;
                 }
                 Err(refused) => {
@@ -461,12 +471,15 @@ impl Dialler for Shared {
         };
         let inner = &mut *self.inner.borrow_mut();
         if let Some(Some(member)) = inner.clients.get_mut(client.index()) {
-            member.client.handle_message(self.clock.now(), message);
+            let now = self.read_at.get().unwrap_or_else(|| self.clock.now());
+            self.read_at.set(Some(now));
+            member.client.handle_message(now, message);
             inner.touch(client);
         }
     }
 
     fn on_read(&self) {
+        self.read_at.set(None);
         self.fed.notify_one();
     }
 

@@ -1,6 +1,6 @@
 //! Which connection leads to whom.
 
-use std::{collections::VecDeque, rc::Rc};
+use std::rc::Rc;
 
 use super::{connection::Outgoing, frame};
 use crate::{
@@ -24,13 +24,19 @@ pub(super) struct Routes {
 #[derive(Default)]
 pub(super) struct Route {
     pub(super) dialled: Option<Rc<Outgoing>>,
-    /// The latest last; at most [`CONNECTIONS_PER_PEER`].
-    pub(super) came_in: VecDeque<Rc<Outgoing>>,
+    /// The latest first, and none before any. No allocation of its own: with many clients it is in no
+    /// cache.
+    pub(super) came_in: [Option<Rc<Outgoing>>; CONNECTIONS_PER_PEER],
 }
 
 impl Route {
     pub(super) fn best(&self) -> Option<&Rc<Outgoing>> {
-        self.dialled.as_ref().or_else(|| self.came_in.back())
+        self.dialled.as_ref().or(self.came_in[0].as_ref())
+    }
+
+    /// All that stand.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Rc<Outgoing>> {
+        self.dialled.iter().chain(self.came_in.iter().flatten())
     }
 }
 
@@ -45,13 +51,11 @@ impl Routes {
     /// A principal has joined over a connection that came in.
     pub(super) fn join(&mut self, principal: Principal, outgoing: &Rc<Outgoing>) {
         let Some(route) = self.get_mut(principal) else { return };
-        if route.came_in.iter().any(|known| Rc::ptr_eq(known, outgoing)) {
+        if route.came_in.iter().flatten().any(|known| Rc::ptr_eq(known, outgoing)) {
             return;
         }
-        route.came_in.push_back(Rc::clone(outgoing));
-        if route.came_in.len() > CONNECTIONS_PER_PEER
-            && let Some(oldest) = route.came_in.pop_front()
-        {
+        route.came_in.rotate_right(1);
+        if let Some(oldest) = route.came_in[0].replace(Rc::clone(outgoing)) {
             oldest.close(); // what one principal can make this replica hold is bounded
         }
     }
@@ -67,7 +71,10 @@ impl Routes {
 
     pub(super) fn leave(&mut self, principal: Principal, outgoing: &Rc<Outgoing>) {
         let Some(route) = self.get_mut(principal) else { return };
-        route.came_in.retain(|known| !Rc::ptr_eq(known, outgoing));
+        for slot in &mut route.came_in {
+            slot.take_if(|known| Rc::ptr_eq(known, outgoing));
+        }
+        route.came_in.sort_by_key(Option::is_none); // which keeps the order of those that stand
         if route.dialled.as_ref().is_some_and(|known| Rc::ptr_eq(known, outgoing)) {
             route.dialled = None;
         }
@@ -98,7 +105,7 @@ mod tests {
         let (dialled, came_in) = (connect().await.unwrap(), connect().await.unwrap());
         let ((dialled, _), (came_in, _)) = (Outgoing::new(dialled, 1), Outgoing::new(came_in, 1));
         let peer = Principal::Replica(ReplicaId(0));
-        let route = Route { dialled: Some(Rc::clone(&dialled)), came_in: VecDeque::new() };
+        let route = Route { dialled: Some(Rc::clone(&dialled)), ..Route::default() };
         let mut routes = Routes { replicas: vec![route], clients: Vec::new(), dirty: Vec::new() };
         routes.forget_dialled(peer);
         routes.join(peer, &came_in);

@@ -572,7 +572,7 @@ async fn renew_keys<S: Service>(shared: Rc<Shared<S>>) {
             let (epoch, secret) = (shared.clock.epoch(), inner.rng.next_seed());
             let new_key = frame::new_key(inner.replica.keychain_mut().renew(epoch, secret));
             let routes = inner.routes.replicas.iter().chain(&inner.routes.clients);
-            for outgoing in routes.flat_map(|route| route.dialled.iter().chain(&route.came_in)) {
+            for outgoing in routes.flat_map(Route::all) {
                 outgoing.put_bytes(&new_key);
                 outgoing.flush();
             }
