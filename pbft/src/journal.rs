@@ -308,6 +308,8 @@ mod tests {
             let hit = offsets.iter().filter(|offset| **offset <= at).count();
             let (position, offset) = (JournalPosition(hit as u64), offsets[hit - 1]);
             assert_eq!(count(&wrong), Err(Damage::Record { position, offset }), "byte {at}");
+            wrong.resize(bytes.len() + 100, 0); // as they are written ahead
+            assert_eq!(count(&wrong), Err(Damage::Record { position, offset }), "byte {at} before zeros");
         }
     }
 

@@ -1,7 +1,7 @@
 use std::{
     collections::VecDeque,
     fs::{self, File, OpenOptions},
-    io::{self, Write as _},
+    io::{self, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -12,6 +12,11 @@ use crate::replica::{JournalPosition, Record};
 
 /// A segment is closed when it has grown to this many bytes.
 const SEGMENT_BYTES: u64 = 1 << 23;
+/// The last segment is filled with zeros up to a multiple of this many bytes: a sync that finds the file as
+/// long as before leaves its inode alone, which is half of its work. Zeros are no record, so that to
+/// recovery they are a torn tail. Space that was only reserved would not do: its first use is written down
+/// in the inode, too.
+const ZEROS_BYTES: u64 = 1 << 18;
 const EXTENSION: &str = "journal";
 
 /// What "durable" means.
@@ -98,8 +103,12 @@ pub struct Journal {
 struct Current {
     first: JournalPosition,
     path: PathBuf,
+    /// Stands where the next record goes.
     file: File,
+    /// Bytes of its records and its header.
     bytes: u64,
+    /// Bytes of the file: zeros come behind the records.
+    length: u64,
 }
 
 impl Journal {
@@ -148,7 +157,7 @@ impl Journal {
             return Err(JournalFailed::Gap { path, found, expected });
         }
         let (first, path, valid) = closed.pop_back().expect("there is a segment");
-        let file = OpenOptions::new().append(true).open(&path).map_err(io_at(&path))?;
+        let file = open_at(&path, valid)?;
         file.set_len(valid).and_then(|()| file.sync_all()).map_err(io_at(&path))?;
         let next = end.expect("there is a segment");
         let journal = Self {
@@ -156,7 +165,7 @@ impl Journal {
             owner,
             sync: setup.sync,
             closed: closed.into_iter().map(|(first, path, _)| (first, path)).collect(),
-            current: Current { first, path, file, bytes: valid },
+            current: Current { first, path, file, bytes: valid, length: valid },
             pending: Vec::new(),
             next,
             durable: JournalPosition(next.0 - 1),
@@ -186,13 +195,25 @@ impl Journal {
     /// When the disk fails.
     pub fn commit(&mut self) -> Result<JournalPosition, JournalFailed> {
         if !self.pending.is_empty() {
-            let Current { file, path, bytes, .. } = &mut self.current;
+            let Current { file, path, bytes, length, .. } = &mut self.current;
+            let added = self.pending.len() as u64;
+            *bytes += added;
+            self.bytes += added;
+            // Who does not sync gains nothing by zeros.
+            let zeros = match self.sync {
+                SyncPolicy::Data if *bytes > *length => bytes.next_multiple_of(ZEROS_BYTES) - *bytes,
+                SyncPolicy::Data | SyncPolicy::Process => 0,
+            };
+            let zeros_added = usize::try_from(zeros).expect("below ZEROS_BYTES");
+            self.pending.resize(self.pending.len() + zeros_added, 0);
             file.write_all(&self.pending).map_err(io_at(path))?;
+            if zeros > 0 {
+                file.seek(SeekFrom::Start(*bytes)).map_err(io_at(path))?;
+            }
+            *length = (*length).max(*bytes + zeros);
             if self.sync == SyncPolicy::Data {
                 file.sync_data().map_err(io_at(path))?;
             }
-            *bytes += self.pending.len() as u64;
-            self.bytes += self.pending.len() as u64;
             self.pending.clear();
         }
         self.durable = JournalPosition(self.next.0 - 1);
@@ -225,7 +246,7 @@ impl Journal {
         Ok(())
     }
 
-    /// The bytes on the disk.
+    /// The bytes on the disk, without zeros that are written ahead.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -236,12 +257,13 @@ impl Journal {
     }
 
     fn rotate(&mut self) -> Result<(), JournalFailed> {
-        // All of a closed segment counts as durable, under either policy.
-        self.current.file.sync_data().map_err(io_at(&self.current.path))?;
+        // All of a closed segment counts as durable, under either policy. Nothing comes behind its records.
+        let Current { file, path, bytes, .. } = &self.current;
+        file.set_len(*bytes).and_then(|()| file.sync_all()).map_err(io_at(path))?;
         let path = begin_segment(&self.directory, &self.owner, self.next)?;
-        let file = OpenOptions::new().append(true).open(&path).map_err(io_at(&path))?;
-        let bytes = file.metadata().map_err(io_at(&path))?.len();
-        let fresh = Current { first: self.next, path, file, bytes };
+        let bytes = fs::metadata(&path).map_err(io_at(&path))?.len();
+        let file = open_at(&path, bytes)?;
+        let fresh = Current { first: self.next, path, file, bytes, length: bytes };
         let old = std::mem::replace(&mut self.current, fresh);
         self.closed.push_back((old.first, old.path));
         self.bytes += bytes;
@@ -273,6 +295,13 @@ fn begin_segment(directory: &Path, owner: &Owner, first: JournalPosition) -> Res
         .and_then(|()| File::open(directory)?.sync_all())
         .map_err(io_at(&path))?;
     Ok(path)
+}
+
+/// Opens a segment to write at its end.
+fn open_at(path: &Path, end: u64) -> Result<File, JournalFailed> {
+    let mut file = OpenOptions::new().write(true).open(path).map_err(io_at(path))?;
+    file.seek(SeekFrom::Start(end)).map_err(io_at(path))?;
+    Ok(file)
 }
 
 /// The segments of a directory by their first positions; none when there is no directory.
@@ -345,9 +374,8 @@ mod tests {
         let (mut journal, ..) = Journal::open(&setup, OWNER).unwrap();
         append(&mut journal, 3);
         journal.commit().unwrap();
-        let path = journal.current.path.clone();
+        let (path, length) = (journal.current.path.clone(), journal.current.bytes);
         drop(journal);
-        let length = fs::metadata(&path).unwrap().len();
         OpenOptions::new().write(true).open(&path).unwrap().set_len(length - 5).unwrap();
         let (mut journal, _, records) = Journal::open(&setup, OWNER).unwrap();
         assert_eq!(records, [1, 2].map(record));
@@ -359,9 +387,40 @@ mod tests {
     }
 
     #[test]
-    fn segments_rotate_and_truncation_drops_whole_ones() {
+    fn synced_file_grows_in_steps_and_its_zeros_are_no_records() {
         let directory = tempfile::tempdir().unwrap();
-        let setup = JournalSetup { sync: SyncPolicy::Process, ..setup(directory.path(), true) };
+        let setup = setup(directory.path(), true);
+        let (mut journal, ..) = Journal::open(&setup, OWNER).unwrap();
+        let path = journal.current.path.clone();
+        let length = || fs::metadata(&path).unwrap().len();
+        append(&mut journal, 3);
+        journal.commit().unwrap();
+        let mut steps = vec![length()];
+        while steps.len() < 3 {
+            append(&mut journal, 100);
+            journal.commit().unwrap();
+            if steps.last() != Some(&length()) {
+                steps.push(length());
+            }
+        }
+        assert_eq!(steps, [1, 2, 3].map(|step| step * ZEROS_BYTES));
+        let (next, bytes) = (journal.next(), journal.bytes());
+        drop(journal);
+        let (journal, _, records) = Journal::open(&setup, OWNER).unwrap();
+        assert_eq!(records, (1..next.0).map(record).collect::<Vec<_>>());
+        assert_eq!((journal.next(), journal.bytes(), length()), (next, bytes, bytes));
+    }
+
+    #[test]
+    fn segments_rotate_and_truncation_drops_whole_ones() {
+        for sync in [SyncPolicy::Process, SyncPolicy::Data] {
+            rotate_and_truncate(sync);
+        }
+    }
+
+    fn rotate_and_truncate(sync: SyncPolicy) {
+        let directory = tempfile::tempdir().unwrap();
+        let setup = JournalSetup { sync, ..setup(directory.path(), true) };
         let (mut journal, ..) = Journal::open(&setup, OWNER).unwrap();
         while journal.closed.len() < 3 {
             append(&mut journal, 10_000);
