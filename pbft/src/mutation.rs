@@ -79,6 +79,8 @@ pub enum Mutation {
     KeepEveryVote,
     /// A certificate lacks one of its signatures.
     ShortCertificate,
+    /// The grace of a session key that was refreshed never ends.
+    AcceptOldEpoch,
 }
 
 #[cfg(feature = "sim")]

@@ -113,6 +113,8 @@ impl<S: Service> Service for Witness<S> {
 #[derive(Debug)]
 struct Host {
     client: Client,
+    /// The number of the configuration in which it heard all NEW-KEYs last.
+    met: u64,
     /// Orders of the operator that it has in flight: no service sees them.
     orders: BTreeSet<RequestId>,
     life: u64,
@@ -127,12 +129,13 @@ enum Event {
     Synced { node: usize, life: u64, position: JournalPosition },
     WakeReplica { node: usize, life: u64 },
     WakeClient { client: ClientId, life: u64 },
+    ExpireKeys,
 }
 
 impl Event {
     /// Whether it happens because time passes, and not because of something that was done.
     fn is_timer(&self) -> bool {
-        matches!(self, Self::WakeReplica { .. } | Self::WakeClient { .. })
+        matches!(self, Self::WakeReplica { .. } | Self::WakeClient { .. } | Self::ExpireKeys)
     }
 }
 
@@ -257,7 +260,7 @@ impl<S: Service + Clone> Cluster<S> {
         for index in 0..u32::try_from(cluster.setup.configuration.clients.len()).expect("few") {
             let client = cluster.fresh_client(ClientId(index), Incarnation(1));
             let (orders, spoils) = Default::default();
-            cluster.hosts.push(Host { client, orders, life: 0, wake: None, spoils });
+            cluster.hosts.push(Host { client, met: 0, orders, life: 0, wake: None, spoils });
         }
         for node in 0..cluster.nodes.len() {
             cluster.drive(node);
@@ -408,7 +411,8 @@ impl<S: Service + Clone> Cluster<S> {
         let client = self.fresh_client(id, incarnation);
         let host = &mut self.hosts[id.index()];
         let spoils = std::mem::take(&mut host.spoils);
-        *host = Host { client, orders: BTreeSet::new(), life: host.life + 1, wake: None, spoils };
+        let (met, orders) = (client.configuration().number, BTreeSet::new());
+        *host = Host { client, met, orders, life: host.life + 1, wake: None, spoils };
         self.note(&[3, id.0.into(), incarnation.0]);
     }
 
@@ -445,6 +449,7 @@ impl<S: Service + Clone> Cluster<S> {
         match event {
             Event::Deliver { from, to, message } => self.deliver(from, to, *message),
             Event::Synced { node, life, position } => self.synced(node, life, position),
+            Event::ExpireKeys => self.expire_keys(),
             Event::WakeReplica { node: index, life } => {
                 let node = &mut self.nodes[index];
                 let now = node.clock.read(self.now);
@@ -642,6 +647,11 @@ impl<S: Service + Clone> Cluster<S> {
             }
         }
         let host = &mut self.hosts[id.index()];
+        let number = host.client.configuration().number;
+        if host.met != number {
+            host.met = number;
+            self.keys.meet(host.client.keychain_mut());
+        }
         if let Some(at) = host.client.poll_timeout()
             && host.wake.is_none_or(|wake| at < wake)
         {
@@ -665,6 +675,7 @@ impl<S: Service + Clone> Cluster<S> {
 
     fn post(&mut self, from: Principal, to: Principal, message: Unverified<Message>, held_back: Duration) {
         let Some(message) = self.network.fuzz.fate(from, to, message) else { return };
+        self.checkers.sent(&message);
         if let Some(sent) = &mut self.sent {
             let cut = self.network.is_cut(from, to);
             let is_request = matches!(message.body, Message::Request(_));

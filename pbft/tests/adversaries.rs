@@ -17,7 +17,7 @@ use quorate_pbft::mutation::{self, Mutation};
 use quorate_pbft::sim::checker::Violation;
 use quorate_pbft::sim::run::{self, Failed, Reason};
 use quorate_pbft::sim::{Adversary, Cluster, Ledger, Random, Setup, Weather};
-use quorate_pbft::{ClientId, Incarnation, Options, ReplicaId, Sequence, Timestamp, View};
+use quorate_pbft::{ClientId, Ignored, Incarnation, Options, ReplicaId, Sequence, Timestamp, View};
 
 /// Clients of each group.
 const CLIENTS: u32 = 2;
@@ -403,6 +403,33 @@ fn certificate_that_convinces_nobody_is_noticed() {
         mutation::with(Mutation::ShortCertificate, run).is_err_and(|error| error.starts_with("soundness"))
     };
     assert!((0..20).any(unsound), "no seed has anybody shown a certificate");
+}
+
+/// Whoever recorded what was said has nothing of it once the keys are refreshed.
+#[test]
+fn what_is_tagged_under_an_old_epoch_is_void() {
+    let run = || {
+        let mut cluster = Cluster::new(Setup::new(1, 1).with_real_keys(), Ledger);
+        cluster.corrupt(ReplicaId(3));
+        for name in 0..8u64 {
+            let operation = Bytes::copy_from_slice(&name.to_be_bytes());
+            cluster.submit(ClientId(0), operation, Options::default()).expect("the window has room");
+            cluster.run_for(Duration::from_millis(400));
+            cluster.refresh_keys();
+        }
+        cluster
+    };
+    let mut cluster = run();
+    assert_eq!(cluster.violation(), None);
+    assert_eq!(cluster.take_outcomes().len(), 8);
+    assert_eq!(cluster.adversary(ReplicaId(3)), Some(Adversary::OldEpochs));
+    assert!(cluster.lies(ReplicaId(3)) > 10);
+    for id in (0..3).map(ReplicaId) {
+        let mut ignored = cluster.replica(id).expect("it is up").ignored();
+        assert!(ignored.any(|(reason, count)| reason == Ignored::Unproven && count > 3), "at {id}");
+    }
+    let cluster = mutation::with(Mutation::AcceptOldEpoch, run);
+    assert!(matches!(violation(&cluster), Violation::OldEpoch { .. }), "{}", violation(&cluster));
 }
 
 #[test]

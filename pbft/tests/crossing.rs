@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_pbft::{
-    Action, Client, ClientAction, ClientId, ClientSettings, Configuration, Incarnation, Instant,
-    JournalPosition, Limits, Replica, ReplicaId, Sequence, Settings, Timestamp, View,
+    Action, Client, ClientAction, ClientId, ClientSettings, Configuration, Ignored, Incarnation, Instant,
+    JournalPosition, Limits, Readiness, Record, Replica, ReplicaId, Sequence, Settings, Timestamp, View,
     crypto::{Domain, Keychain, Kind, Principal},
     membership::Succession,
     message::{
-        Answer, Certificate, Configured, Content, Ending, Message, NewView, Proof, Reply, Request,
-        Unverified, ViewChange, wire,
+        Answer, Certificate, Configured, Content, Ending, Message, NewView, PrePrepare, Proof, Reply,
+        Request, Unverified, ViewChange, wire,
     },
     sim::{Cluster, Ledger, Setup},
 };
@@ -80,6 +80,8 @@ struct Net {
     told: Vec<(Principal, Message)>,
     /// Whose disk takes its time, and what it was given.
     slow: Option<(usize, JournalPosition)>,
+    /// What replica 2 wrote down.
+    written: Vec<(JournalPosition, Record)>,
     now: Instant,
 }
 
@@ -90,8 +92,17 @@ impl Net {
             let settings = Settings { journal, ..Settings::default() };
             Replica::new(genesis.clone(), id, keys(&genesis, Principal::Replica(id)), Ledger, settings)
         });
-        let (queue, held, told) = Default::default();
-        Self { replicas: replicas.collect(), genesis, queue, held, told, slow: None, now: Instant(1) }
+        let (queue, held, told, written) = Default::default();
+        Self {
+            replicas: replicas.collect(),
+            genesis,
+            queue,
+            held,
+            told,
+            slow: None,
+            written,
+            now: Instant(1),
+        }
     }
 
     /// The group orders to replace replica 3, while `pass` says what gets through.
@@ -137,7 +148,12 @@ impl Net {
                     let others = (0..4).map(replica).filter(|to| *to != me);
                     self.queue.extend(others.map(|to| (me, to, message.clone())));
                 }
-                Action::Append { position, .. } => last = Some(position),
+                Action::Append { position, record } => {
+                    last = Some(position);
+                    if id == 2 {
+                        self.written.push((position, record));
+                    }
+                }
                 Action::Truncate { .. } | Action::Evidence(_) => {}
             }
         }
@@ -261,6 +277,20 @@ fn a_read_is_answered_up_to_the_boundary() {
     assert_eq!(net.read(2, &genesis), 1);
 }
 
+/// What an operator reads of a replica that stands still is why.
+#[test]
+fn whoever_waits_at_the_boundary_and_whoever_was_replaced_say_so() {
+    let mut net = Net::order(|_, to, message| to != 2 || !shows_the_way(message));
+    let readiness = |net: &Net, id: usize| net.replicas[id].readiness(net.now);
+    assert_eq!(readiness(&net, 1), Readiness::Ready);
+    assert_eq!(readiness(&net, 2), Readiness::Crossing);
+    assert_eq!(readiness(&net, 3), Readiness::Retired);
+    let held = std::mem::take(&mut net.held);
+    net.queue.extend(held);
+    net.pump(|_, _, _| true);
+    assert_eq!(readiness(&net, 2), Readiness::Ready);
+}
+
 /// The state before the boundary misses what was acknowledged before it.
 #[test]
 fn no_read_is_answered_without_the_state_at_the_beginning() {
@@ -334,6 +364,84 @@ fn whoever_was_replaced_shows_others_the_way() {
     // With replica 2 gone for good, no quorum of the former configuration is left.
     net.wait(20, &[2], |_, _, _| true);
     assert_eq!((net.number(0), net.number(1)), (1, 1));
+}
+
+/// A promise of the former configuration is kept by nobody in the next one. Said there, it would be one whose
+/// record a crash can take.
+#[test]
+fn what_was_promised_in_the_former_configuration_is_not_said_in_the_next_one() {
+    let (succession, next) = genuine();
+    let mut net = Net::new(true);
+    let genesis = net.genesis.clone();
+    net.slow = Some((2, JournalPosition(0)));
+    let view = View(1);
+    // f+1 others leave the view, and so does replica 2.
+    let leave = |net: &mut Net, configuration: &Configuration| {
+        for from in [0, 1].map(replica) {
+            let (prepared, pre_prepared, marks) = Default::default();
+            let body = ViewChange { view, stable: None, prepared, pre_prepared, marks };
+            let bytes = wire::encode_view_change(&body);
+            let kind = (Kind::ViewChange, view, Message::ViewChange(body));
+            let now = net.now;
+            net.replicas[2].handle_message(now, sign(configuration, from, kind, bytes));
+        }
+        net.poll(2);
+        assert!(net.replicas[2].is_changing());
+        net.slow.expect("it is slow").1
+    };
+    let promised = leave(&mut net, &genesis);
+    let body = Message::Succession(succession);
+    let bytes = wire::encode_body(&body);
+    let now = net.now;
+    let message = Unverified { sender: replica(0), body, bytes, proof: Proof::Nothing };
+    net.replicas[2].handle_message(now, message);
+    assert_eq!((net.number(2), net.replicas[2].view()), (1, View(0)));
+    let last = leave(&mut net, &next);
+    net.queue.clear();
+    let says = |net: &mut Net, position| {
+        net.replicas[2].handle_durable(now, position);
+        net.poll(2);
+        net.queue.drain(..).filter(|(.., message)| matches!(message.body, Message::ViewChange(_))).count()
+    };
+    assert_eq!(says(&mut net, promised), 0, "a crash may take the record of this promise yet");
+    assert_eq!(says(&mut net, last), 3);
+}
+
+/// A copy of the state may hold an order that no record behind it tells of.
+#[test]
+fn whoever_comes_back_from_a_copy_knows_the_boundary_in_it() {
+    let mut net = Net::new(true);
+    net.submit(genuine().0.reconfigure.to_bytes());
+    // Replica 2 hears of checkpoints alone, and nobody of the last one. It fetches the second, with the order.
+    net.pump(|_, to, message| match message {
+        Message::Checkpoint(_) => !is_last_checkpoint(message),
+        _ => to != 2,
+    });
+    let fetches =
+        |message: &Message| matches!(message, Message::Fetch(_) | Message::MetaData(_) | Message::Data(_));
+    net.wait(3, &[0, 1, 3], |_, _, _| true);
+    let held: Vec<_> = net.held.drain(..).filter(|(_, _, message)| fetches(&message.body)).collect();
+    net.queue.extend(held);
+    net.pump(|_, _, message| fetches(message));
+    assert_eq!((net.replicas[2].executed(), net.replicas[2].stable()), (Sequence(4), Sequence(4)));
+    let (genesis, now) = (net.genesis.clone(), net.now);
+    let keychain = keys(&genesis, replica(2));
+    let written = std::mem::take(&mut net.written);
+    let back =
+        Replica::recover(genesis.clone(), ReplicaId(2), keychain, Ledger, Settings::default(), written);
+    net.replicas[2] = back.expect("it reads what it wrote");
+    assert_eq!(net.replicas[2].boundary(), Some(BOUNDARY));
+    // A primary that lies orders beyond it.
+    let batch = wire::batch(now.0, false, Vec::new().into());
+    let body = Message::PrePrepare(PrePrepare { view: View(0), sequence: BOUNDARY.next(), batch });
+    let message = body.proven_by(&keys(&genesis, replica(0)), replica(2));
+    net.replicas[2].handle_message(now, message);
+    let outside = net.replicas[2].ignored().find(|(reason, _)| *reason == Ignored::OutsideWindow);
+    assert_eq!(outside, Some((Ignored::OutsideWindow, 1)));
+    net.queue.clear();
+    net.poll(2);
+    let votes = net.queue.iter().filter(|(.., message)| matches!(message.body, Message::Prepare(_)));
+    assert_eq!(votes.count(), 0);
 }
 
 /// The old key's tags are void wherever they were checked.

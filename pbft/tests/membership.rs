@@ -17,6 +17,7 @@ use quorate_pbft::{
 /// A run: what clients do, what fails, and whose places are given away.
 struct Run {
     seed: u64,
+    real_keys: bool,
     cluster: Cluster<Ledger>,
     random: Random,
     names: u64,
@@ -38,7 +39,12 @@ struct Run {
 const CLIENTS: u32 = 2;
 
 impl Run {
+    /// One run in a hundred is on real keys.
     fn new(seed: u64) -> Self {
+        Self::begin(seed, seed % 100 == 99)
+    }
+
+    fn begin(seed: u64, real_keys: bool) -> Self {
         let mut random = Random::new(seed ^ 0x6d65_6d62_6572);
         let mut setup = Setup::new(1, CLIENTS);
         setup.seed = seed;
@@ -67,8 +73,12 @@ impl Run {
             loss: random.below(50),
             duplication: random.below(50),
         };
+        if real_keys {
+            setup = setup.with_real_keys();
+        }
         Self {
             seed,
+            real_keys,
             cluster: Cluster::new(setup, Ledger),
             random,
             names: 0,
@@ -214,6 +224,9 @@ impl Run {
             if self.random.chance(250) {
                 self.harm();
             }
+            if self.real_keys && self.random.chance(100) {
+                self.cluster.refresh_keys();
+            }
             let pause = Duration::from_micros(100 + self.random.below(50_000));
             self.cluster.run_for(pause);
             self.collect();
@@ -279,6 +292,12 @@ fn seeds(default: std::ops::Range<u64>) -> std::ops::Range<u64> {
 fn members_are_replaced_and_nothing_is_lost() {
     let replaced: u32 = seeds(0..60).map(|seed| Run::new(seed).whole()).sum();
     println!("{replaced} replicas were replaced");
+    assert!(replaced > 0, "the runs did what they are for");
+}
+
+#[test]
+fn members_are_replaced_on_real_keys() {
+    let replaced: u32 = (0..4).map(|seed| Run::begin(seed, true).whole()).sum();
     assert!(replaced > 0, "the runs did what they are for");
 }
 

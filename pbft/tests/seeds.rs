@@ -37,6 +37,7 @@ fn agree_and_lose_nothing_under_faults(seeds: std::ops::Range<u64>) {
         "duplicated messages",
         "liars",
         "lost messages",
+        "refreshed keys",
         "replicas that stay away",
         "restarts",
         "restarts of clients",

@@ -90,8 +90,8 @@ impl Client {
             operation.seals.clear();
         }
         self.actions.push_back(ClientAction::Succession(Box::new(succession.clone())));
-        // What was signed for the former members is void.
-        self.bundles.values_mut().for_each(|bundle| bundle.signature = None);
+        // What was signed for the former members is void, and what is missing has all its tries before it again.
+        self.bundles.values_mut().for_each(|bundle| (bundle.signature, bundle.attempts) = (None, 1));
         let open: Vec<_> = self.bundles.keys().copied().collect();
         for first in open {
             self.transmit(first, true);

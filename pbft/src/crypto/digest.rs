@@ -9,7 +9,10 @@ pub enum DigestAlgorithm {
     #[default]
     Sha256,
     /// MD5, as in the report. **Insecure**: two operations with one digest can be made in
-    /// seconds, so a client can make correct replicas disagree. For comparison only.
+    /// seconds, so a client can make correct replicas disagree. All that names its content by a digest is no
+    /// stronger, whatever proves it: a PRE-PREPARE, whose tags are over its place and its batch's digest, votes,
+    /// certificates, pages, receipts. What is tagged or signed as bytes is as strong as with SHA-256. For
+    /// comparison only.
     Md5,
 }
 

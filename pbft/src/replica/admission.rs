@@ -40,7 +40,15 @@ struct Lane {
     /// When a request that was passed on before may be passed on again.
     relay_due: Instant,
     /// Seals that were made for the client; the latest few, to be sent again.
-    seals: VecDeque<Seal>,
+    seals: VecDeque<Kept>,
+}
+
+/// A seal that may be asked for again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Kept {
+    seal: Seal,
+    /// Its signature is of the configuration in force; else it has to be made again before the seal is sent.
+    signed: bool,
 }
 
 /// A request that waits, for a place or to be executed.
@@ -64,6 +72,22 @@ impl Admission {
             expected: 0,
             window: limits.client_window.into(),
         }
+    }
+
+    /// Another configuration is in force: all that waits or has a place is void. Seals stay, but for their
+    /// signatures.
+    pub(super) fn begin_anew(&mut self) {
+        (self.turns, self.expected) = (VecDeque::new(), 0);
+        for lane in &mut self.clients {
+            let mut seals = std::mem::take(&mut lane.seals);
+            seals.iter_mut().for_each(|kept| kept.signed = false);
+            *lane = Lane { seals, ..Lane::default() };
+        }
+    }
+
+    /// The history that they are of may be another one than the group's.
+    pub(super) fn forget_seals(&mut self) {
+        self.clients.iter_mut().for_each(|lane| lane.seals.clear());
     }
 
     /// Whether nothing waits.
@@ -222,14 +246,23 @@ impl Admission {
         if seals.len() == SEALS_MAX {
             seals.pop_front();
         }
-        seals.push_back(seal.clone());
+        seals.push_back(Kept { seal: seal.clone(), signed: true });
     }
 
     /// The kept seal with a path for an operation.
-    fn seal(&self, client: ClientId, incarnation: Incarnation, timestamp: Timestamp) -> Option<&Seal> {
-        self.clients[client.index()].seals.iter().find(|seal| {
+    fn seal(&self, client: ClientId, incarnation: Incarnation, timestamp: Timestamp) -> Option<&Kept> {
+        self.clients[client.index()].seals.iter().find(|Kept { seal, .. }| {
             seal.incarnation == incarnation && seal.paths.iter().any(|path| path.timestamp == timestamp)
         })
+    }
+
+    /// A kept seal is signed again.
+    fn renew_seal(&mut self, signed: &Seal) {
+        for Kept { seal, signed: is_signed } in &mut self.clients[signed.client.index()].seals {
+            if seal.sequence == signed.sequence {
+                (seal.signature, *is_signed) = (signed.signature.clone(), true); // one root, one signature
+            }
+        }
     }
 }
 
@@ -291,7 +324,12 @@ impl<S: Service> Replica<S> {
             seals.clear();
         }
         self.send_answers(client, answers);
-        for seal in seals {
+        for Kept { mut seal, signed } in seals {
+            if !signed {
+                // The root is the same, and it is of this replica's own history.
+                seal.signature = self.sign_root(seal.sequence, seal.size, &seal.root);
+                self.admission.renew_seal(&seal);
+            }
             self.send_to_client(client, Message::Seal(seal));
         }
         if repeated {
@@ -437,8 +475,7 @@ impl<S: Service> Replica<S> {
         let too_early = self.executed() < self.reads_from && !mutation::is_on(Mutation::ReadTooEarly);
         // At the boundary others may have gone over, and acknowledge what is never heard of here. One of any
         // 2f+1 has executed up to it by then.
-        let is_over = self.boundary().is_some_and(|end| self.executed() >= end);
-        if self.transfer.is_active() || !self.may_answer() || too_early || is_over {
+        if self.transfer.is_active() || !self.may_answer() || too_early || self.is_at_boundary() {
             return self.put_aside(Ignored::Stale);
         }
         let mut room = self.configuration.limits.reply_bytes_max as usize;

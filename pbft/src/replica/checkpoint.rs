@@ -228,7 +228,7 @@ impl<S: Service> Replica<S> {
         let (sequence, state) = (image.sequence, image.digest);
         self.checkpoints.push(image, false);
         if !self.checkpoints.replaying {
-            self.append(Record::Checkpoint { sequence, state }, Some(Then::SendCheckpoint(sequence)));
+            self.append(Record::Checkpoint { sequence, state }, Some(Then::SendCheckpoint(sequence, state)));
         }
     }
 
@@ -245,8 +245,11 @@ impl<S: Service> Replica<S> {
     pub(super) fn resume_checkpoints(&mut self) {
         let own = self.checkpoints.own.iter().filter(|own| !own.durable);
         let unwritten: Vec<_> = own.map(|own| (own.image.sequence, own.image.digest)).collect();
+        if self.checkpoints.has_diverged() {
+            return;
+        }
         for (sequence, state) in unwritten {
-            self.append(Record::Checkpoint { sequence, state }, Some(Then::SendCheckpoint(sequence)));
+            self.append(Record::Checkpoint { sequence, state }, Some(Then::SendCheckpoint(sequence, state)));
         }
     }
 
@@ -260,19 +263,23 @@ impl<S: Service> Replica<S> {
         !self.checkpoints.has_diverged() && self.checkpoints.is_durable() && !self.is_joining()
     }
 
-    pub(super) fn checkpoint_is_durable(&mut self, sequence: Sequence) {
+    /// The record of an own checkpoint is durable. Another state may have taken its place meanwhile, whose own
+    /// record is not.
+    pub(super) fn checkpoint_is_durable(&mut self, sequence: Sequence, state: Digest) {
         let me = self.me;
+        let own = self.checkpoints.own_mut(sequence).filter(|own| own.image.digest == state);
+        let Some(own) = own else { return };
+        own.durable = true;
         if self.checkpoints.fetched == Some(sequence) {
             self.checkpoints.fetched = None;
         }
-        let Some(own) = self.checkpoints.own_mut(sequence) else { return };
-        own.durable = true;
-        let state = own.image.digest;
-        if let Some(message) = self.checkpoint_message(sequence) {
-            self.broadcast(message);
+        if !self.checkpoints.has_diverged() {
+            if let Some(message) = self.checkpoint_message(sequence) {
+                self.broadcast(message);
+            }
+            self.checkpoints.record(me, sequence, &state);
+            self.check_split(sequence);
         }
-        self.checkpoints.record(me, sequence, &state);
-        self.check_split(sequence);
         match self.checkpoints.ahead.take_if(|ahead| ahead.sequence == sequence) {
             Some(certificate) => self.learn(certificate),
             None => self.check_stable(sequence),
@@ -420,9 +427,7 @@ impl<S: Service> Replica<S> {
         let (ours, theirs, durable) = (own.image.digest, certificate.state, own.durable);
         if ours != theirs {
             if self.checkpoints.diverged < Some(sequence) {
-                self.checkpoints.diverged = Some(sequence);
-                self.checkpoints.note_ahead(&certificate);
-                self.accuse(Misbehaviour::Diverged { sequence, ours, theirs });
+                self.diverge(&certificate, ours);
                 self.start_transfer(certificate);
             }
             return;
@@ -434,6 +439,25 @@ impl<S: Service> Replica<S> {
         }
         if durable && sequence > self.log.low() {
             self.make_stable(certificate);
+        }
+    }
+
+    /// The state here after a batch is not the one that 2f+1 replicas hold.
+    fn diverge(&mut self, certificate: &Certificate, ours: Digest) {
+        let (sequence, theirs) = (certificate.sequence, certificate.state);
+        self.checkpoints.diverged = Some(sequence);
+        self.checkpoints.note_ahead(certificate);
+        self.admission.forget_seals(); // of a history that is perhaps another one
+        self.accuse(Misbehaviour::Diverged { sequence, ours, theirs });
+    }
+
+    /// Compares the state here at the boundary with the certified one. Whoever went over with a state that was
+    /// known to be wrong, and crashed before it was repaired, finds the same one in its journal.
+    pub(super) fn compare_boundary(&mut self, certificate: &Certificate) {
+        let ours = self.checkpoints.image(certificate.sequence).map(|image| image.digest);
+        if let Some(ours) = ours.filter(|ours| *ours != certificate.state && !self.checkpoints.has_diverged())
+        {
+            self.diverge(certificate, ours);
         }
     }
 

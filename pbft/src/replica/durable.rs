@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use super::record::{JournalPosition, Record};
 use super::{Action, Replica};
+use crate::crypto::Digest;
 use crate::group::{Sequence, View};
 use crate::mutation::{self, Mutation};
 use crate::service::Service;
@@ -21,8 +22,8 @@ pub(super) enum Then {
     SendViewChange(View),
     /// Pass the NEW-VIEW on; as its primary, send it to all.
     SendNewView(View),
-    /// Send the CHECKPOINT, and count it.
-    SendCheckpoint(Sequence),
+    /// Send the CHECKPOINT, and count it. Void once another state took its place.
+    SendCheckpoint(Sequence, Digest),
     /// Let go of what a copy of the state supersedes.
     Truncate(JournalPosition),
 }
@@ -113,7 +114,7 @@ impl<S: Service> Replica<S> {
     }
 
     fn act(&mut self, then: Then) {
-        if self.is_halted() && !matches!(then, Then::SendCheckpoint(_) | Then::Truncate(_)) {
+        if self.is_halted() && !matches!(then, Then::SendCheckpoint(..) | Then::Truncate(_)) {
             return;
         }
         match then {
@@ -122,7 +123,7 @@ impl<S: Service> Replica<S> {
             Then::Execute(sequence) => self.learned_is_durable(sequence),
             Then::SendViewChange(view) => self.view_change_is_durable(view),
             Then::SendNewView(view) => self.new_view_is_durable(view),
-            Then::SendCheckpoint(sequence) => self.checkpoint_is_durable(sequence),
+            Then::SendCheckpoint(sequence, state) => self.checkpoint_is_durable(sequence, state),
             Then::Truncate(before) => self.actions.push_back(Action::Truncate { before }),
         }
     }

@@ -34,8 +34,14 @@ pub enum Readiness {
     /// Requests wait, or batches are under way, and none was executed for
     /// [`view_timeout_max`](crate::Settings::view_timeout_max): as long as any primary is given.
     Stalled,
+    /// It has executed all that its configuration orders, and waits for 2f+1 replicas to vouch for the state
+    /// there: then the next configuration is in force, in which members are replaced.
+    Crossing,
     /// More than f replicas have diverged ([`Misbehaviour::Split`]).
     Halted,
+    /// Another key has its place. It takes part in nothing any more; once 2f+1 others are in a later
+    /// configuration nobody needs it.
+    Retired,
 }
 
 impl fmt::Display for Readiness {
@@ -46,7 +52,9 @@ impl fmt::Display for Readiness {
             Self::Transferring => "fetching a state",
             Self::Diverged => "diverged",
             Self::Stalled => "stalled",
+            Self::Crossing => "waiting at the boundary of a configuration",
             Self::Halted => "halted",
+            Self::Retired => "retired: another key has its place",
         })
     }
 }
@@ -66,7 +74,9 @@ impl<S: Service> Replica<S> {
     #[must_use]
     pub fn readiness(&self, now: Instant) -> Readiness {
         let since = self.health.waits_since;
-        if self.is_halted() {
+        if self.is_retired() {
+            Readiness::Retired
+        } else if self.is_halted() {
             Readiness::Halted
         } else if self.checkpoints.has_diverged() {
             Readiness::Diverged
@@ -74,6 +84,8 @@ impl<S: Service> Replica<S> {
             Readiness::Transferring
         } else if since.is_some_and(|since| now.since(since) > self.settings.view_timeout_max) {
             Readiness::Stalled
+        } else if self.is_at_boundary() {
+            Readiness::Crossing
         } else if self.is_changing() {
             Readiness::Changing
         } else {

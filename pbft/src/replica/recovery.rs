@@ -223,6 +223,12 @@ impl<S: Service> Replica<S> {
                     if sequence > self.executed() {
                         return Err(RecoveryFailed::MissingBatch { position, sequence });
                     }
+                    if let Some(image) = self.checkpoints.image(sequence)
+                        && image.digest != certificate.state
+                    {
+                        let (before, now) = (certificate.state, image.digest);
+                        return Err(RecoveryFailed::Diverged { sequence, before, now });
+                    }
                     self.checkpoints.settle(certificate);
                     self.log.advance(sequence);
                 }

@@ -20,7 +20,9 @@
 //! executed up to the boundary less L, and the order with it: so it knows better. What was committed up to
 //! the boundary is in the state that 2f+1 signed there, of whom f+1 are correct and at most f are
 //! replaced. Votes of the two configurations never meet, because every tag and signature names its own.
-//! Requests that wait at the boundary are forgotten: their tags are void, and clients send again.
+//! Requests that wait at the boundary are forgotten: their tags are void, and clients send again. Seals that
+//! were made before are kept, and signed again when a client still asks for them: a receipt has 2f+1 signatures
+//! of one configuration.
 //!
 //! **Why no read misses an acknowledged write.** Quorums of the two configurations need not share a correct
 //! replica. But when something is acknowledged in the next one, f+1 correct members of the former one have
@@ -29,7 +31,6 @@
 
 use std::collections::BTreeMap;
 
-use super::admission::Admission;
 use super::log::Log;
 use super::record::Record;
 use super::status::Retransmission;
@@ -139,6 +140,11 @@ impl<S: Service> Replica<S> {
         (order.number > self.configuration.number).then_some(*boundary)
     }
 
+    /// Whether all that this configuration orders is executed here.
+    pub(super) fn is_at_boundary(&self) -> bool {
+        self.boundary().is_some_and(|end| self.executed() >= end)
+    }
+
     /// Nothing is ordered beyond a boundary once it is known: by executing the order, or by its place in a
     /// state from elsewhere.
     pub(super) fn close_log(&mut self) {
@@ -154,7 +160,8 @@ impl<S: Service> Replica<S> {
     /// Goes over if the low watermark is a boundary, and the state there durable. Whoever crashed between the
     /// two records finds the certificate in its journal, and the SUCCESSION in that.
     pub(super) fn succeed_if_due(&mut self) {
-        let Some(boundary) = self.boundary().filter(|_| self.checkpoints.is_durable()) else { return };
+        let may = self.checkpoints.is_durable() && !self.is_halted();
+        let Some(boundary) = self.boundary().filter(|_| may) else { return };
         let Some(certificate) = self.checkpoints.stable().filter(|stable| stable.sequence == boundary) else {
             return;
         };
@@ -186,13 +193,18 @@ impl<S: Service> Replica<S> {
         self.views = Views::new(&self.configuration.scope());
         self.log = Log::new(self.configuration.limits.window, start);
         self.vouching = Vouching::default();
-        self.admission = Admission::new(self.configuration.clients.len(), &self.configuration.limits);
+        self.admission.begin_anew();
         self.last_proposed = start;
         self.checkpoints.begin_at(start);
-        self.accused.retain(|(culprit, _)| !succession.reconfigure.replaces(*culprit));
         self.transfer.stop();
+        for (replaced, _) in &succession.reconfigure.replacements {
+            self.accused.retain(|(culprit, _)| culprit != replaced);
+            self.transfer.forget(*replaced);
+            self.succeeding.told.retain(|(who, _), _| *who != Principal::Replica(*replaced));
+        }
         self.outbox.forget_promises();
         self.retransmission = Retransmission::new(&self.group, &self.settings);
+        self.compare_boundary(&succession.certificate(&self.configuration));
         if self.is_joining() || self.checkpoints.has_diverged() {
             self.seek(&succession);
         }

@@ -91,6 +91,12 @@ impl Transfer {
         self.active = None;
     }
 
+    /// Somebody else has the place of a replica: what was known of the former one says nothing of it.
+    pub(super) fn forget(&mut self, id: ReplicaId) {
+        self.sources.forget(id);
+        self.served.remove(&id);
+    }
+
     /// When an answer is overdue, or somebody may be asked who may not be now.
     pub(super) fn due(&self, now: Instant) -> Option<Instant> {
         let active = self.active.as_ref().filter(|active| !active.stuck)?;
@@ -278,7 +284,7 @@ impl<S: Service> Replica<S> {
         self.close_log();
         // The copy comes before anything that is promised on top of it.
         self.write_snapshot();
-        let then = super::durable::Then::SendCheckpoint(sequence);
+        let then = super::durable::Then::SendCheckpoint(sequence, state);
         self.append(Record::Checkpoint { sequence, state }, Some(then));
         self.retransmission.moved();
         self.prune_all_requests();

@@ -21,6 +21,7 @@ mod amnesia;
 mod censorship;
 mod certificates;
 mod checkpoints;
+mod epochs;
 mod equivocation;
 mod flood;
 mod half_truths;
@@ -84,11 +85,13 @@ pub enum Adversary {
     StuffedBatches,
     /// Now and then forgets everything, and begins again under its old key.
     Amnesia,
+    /// Says again what others said under session keys that may have been refreshed since.
+    OldEpochs,
 }
 
 impl Adversary {
     /// Every kind.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Silence,
         Self::Equivocation,
         Self::WrongResults,
@@ -108,6 +111,7 @@ impl Adversary {
         Self::WrongTime,
         Self::StuffedBatches,
         Self::Amnesia,
+        Self::OldEpochs,
     ];
 
     /// Its name, as people write it.
@@ -133,6 +137,7 @@ impl Adversary {
             Self::WrongTime => "wrong time",
             Self::StuffedBatches => "stuffed batches",
             Self::Amnesia => "amnesia",
+            Self::OldEpochs => "old epochs",
         }
     }
 
@@ -157,6 +162,7 @@ impl Adversary {
             Self::WrongTime => Box::new(time::WrongTime::default()),
             Self::StuffedBatches => Box::new(stuffing::StuffedBatches::default()),
             Self::Amnesia => Box::new(amnesia::Amnesia),
+            Self::OldEpochs => Box::new(epochs::OldEpochs::default()),
         }
     }
 }

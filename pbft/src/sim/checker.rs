@@ -17,6 +17,7 @@ use crate::service::Service;
 
 pub mod agreement;
 pub mod durability;
+pub mod epochs;
 pub mod evidence;
 pub mod exactly_once;
 pub mod linearizability;
@@ -27,6 +28,7 @@ pub mod validity;
 
 use agreement::Agreement;
 use durability::Durability;
+use epochs::Epochs;
 use exactly_once::ExactlyOnce;
 use promise::Promises;
 use validity::Validity;
@@ -85,6 +87,12 @@ pub enum Violation {
         client: ClientId,
         /// The batch.
         sequence: Sequence,
+    },
+    /// A replica took in what was tagged under an epoch that is over.
+    #[error("old epochs: replica {replica} took in what was tagged under session keys that are refreshed")]
+    OldEpoch {
+        /// Who did.
+        replica: ReplicaId,
     },
     /// A replica showed a proof that proves nothing.
     #[error(
@@ -166,6 +174,7 @@ pub(super) struct Checkers {
     exactly_once: ExactlyOnce,
     durability: Durability,
     promises: Promises,
+    epochs: Epochs,
     /// Whether proofs are real ones.
     real_keys: bool,
     /// To check proofs with, which anybody can: for each configuration.
@@ -183,6 +192,7 @@ impl Checkers {
             exactly_once: ExactlyOnce::default(),
             durability: Durability::default(),
             promises: Promises::default(),
+            epochs: Epochs::default(),
             real_keys: setup.real_keys,
             keychains: BTreeMap::new(),
             heard: 0,
@@ -204,6 +214,33 @@ impl Checkers {
 
     pub(super) fn submitted(&mut self, client: ClientId, operation: &Bytes) {
         self.validity.submitted(client, operation);
+    }
+
+    /// Everybody's session keys are refreshed.
+    pub(super) fn keys_refreshed(&mut self) {
+        self.epochs.refresh();
+    }
+
+    /// Those of before are over.
+    pub(super) fn keys_expired(&mut self) {
+        self.epochs.expire();
+    }
+
+    /// A message sets out, or sets out again.
+    pub(super) fn sent(&mut self, message: &Unverified<Message>) {
+        if self.real_keys {
+            self.epochs.says(message);
+        }
+    }
+
+    /// Whether a message is tagged under an epoch that is over.
+    pub(super) fn is_void(&self, message: &Unverified<Message>) -> bool {
+        self.real_keys && self.epochs.is_void(message)
+    }
+
+    /// A correct replica heard such a message; with what it had counted as unproven before and after.
+    pub(super) fn heard_void(&mut self, replica: ReplicaId, unproven: (u64, u64)) {
+        self.note(Epochs::check(replica, unproven));
     }
 
     /// A replica executed whole batches, now or again after a restart.

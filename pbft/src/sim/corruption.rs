@@ -5,12 +5,17 @@ use super::{Cluster, Node};
 use crate::crypto::{Keychain, Principal};
 use crate::group::ReplicaId;
 use crate::message::{Message, Unverified};
+use crate::replica::{Ignored, Replica};
 use crate::service::Service;
 
 impl<S: Service + Clone> Cluster<S> {
     /// Makes a replica lie from now on, in a way that the seed decides. What it executes and says
-    /// is no checker's business any more.
+    /// is no checker's business any more. With real keys it says again what others said: of its own lies
+    /// nobody would believe one.
     pub fn corrupt(&mut self, id: ReplicaId) {
+        if self.setup.real_keys {
+            return self.corrupt_as(id, Adversary::OldEpochs);
+        }
         let kinds = Adversary::ALL.len() as u64;
         let kind = usize::try_from(self.random.below(kinds)).expect("few kinds");
         self.corrupt_as(id, Adversary::ALL[kind]);
@@ -109,10 +114,16 @@ impl<S: Service + Clone> Cluster<S> {
         if self.nodes[node].replica.is_none() {
             return;
         }
-        let message = if self.is_correct(id) { Some(message) } else { self.hear_falsely(id, message) };
+        let correct = self.is_correct(id);
+        let message = if correct { Some(message) } else { self.hear_falsely(id, message) };
         let place = &mut self.nodes[node];
         if let (Some(replica), Some(message)) = (&mut place.replica, message) {
+            let is_void = correct && self.checkers.is_void(&message) && !replica.is_retired();
+            let before = unproven(replica);
             replica.handle_message(place.clock.read(self.now), message);
+            if is_void {
+                self.checkers.heard_void(id, (before, unproven(replica)));
+            }
         }
         self.check_memory(node);
         self.drive(node);
@@ -147,4 +158,9 @@ impl<S: Service + Clone> Cluster<S> {
         self.start(id.index());
         self.note(&[6, id.0.into()]);
     }
+}
+
+/// What a replica has put aside because its proof was missing or wrong.
+fn unproven<S: Service>(replica: &Replica<S>) -> u64 {
+    replica.ignored().find(|(reason, _)| *reason == Ignored::Unproven).map_or(0, |(_, count)| count)
 }

@@ -1,9 +1,10 @@
 //! Members that are replaced: the operator orders it through a client, and a newcomer with an empty disk
 //! takes the place.
 
+use super::keys::{self, Holder};
 use super::{Cluster, Setup};
 use crate::client::{RequestId, SubmitRefused};
-use crate::crypto::PublicKey;
+use crate::crypto::{Principal, PublicKey};
 use crate::group::{ClientId, Configuration, ReplicaId};
 use crate::membership::{Reconfigure, Succession};
 use crate::service::Service;
@@ -19,7 +20,8 @@ pub(super) struct Origin {
 impl Setup {
     /// Gives the group an operator, who may have members replaced.
     pub fn with_operator(&mut self) {
-        self.configuration.operator = Some(PublicKey::fixture(9_999));
+        let real = self.real_keys.then(|| keys::identity(Holder::Operator).public_key().clone());
+        self.configuration.operator = Some(real.unwrap_or_else(|| PublicKey::fixture(9_999)));
     }
 }
 
@@ -29,15 +31,26 @@ impl<S: Service + Clone> Cluster<S> {
     ///
     /// # Errors
     /// As [`Client::submit`](crate::Client::submit).
+    ///
+    /// # Panics
+    /// When real keys are at stake, and the operator may not order that: more than f replicas, or none.
     pub fn order_replacement(
         &mut self,
         client: ClientId,
         replaced: &[ReplicaId],
     ) -> Result<RequestId, SubmitRefused> {
         let configuration = self.hosts[client.index()].client.configuration().clone();
-        let number = u32::try_from(configuration.number + 1).expect("few");
-        let key = |id: &ReplicaId| (*id, PublicKey::fixture(10_000 + 100 * number + id.0));
-        let order = Reconfigure::sign_fast(&configuration, replaced.iter().map(key).collect());
+        let number = configuration.number + 1;
+        let order = if self.setup.real_keys {
+            let newcomer = |id: ReplicaId| keys::identity(Holder::Member(Principal::Replica(id), number));
+            let keys = replaced.iter().map(|id| (*id, newcomer(*id).public_key().clone())).collect();
+            let order = Reconfigure::sign(&configuration, keys, keys::identity(Holder::Operator));
+            order.expect("the operator replaces at most f")
+        } else {
+            let number = u32::try_from(number).expect("few");
+            let key = |id: &ReplicaId| (*id, PublicKey::fixture(10_000 + 100 * number + id.0));
+            Reconfigure::sign_fast(&configuration, replaced.iter().map(key).collect())
+        };
         self.submit_reconfigure(client, &order)
     }
 
@@ -86,8 +99,17 @@ impl<S: Service + Clone> Cluster<S> {
 
     /// A place's liar goes over to the next configuration with it. One that was replaced does not: it has
     /// none of the keys of whoever came in its place.
-    pub(super) fn follow(&mut self, node: usize) {
-        let node = &self.nodes[node];
+    pub(super) fn follow(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        let number = node.configuration().number;
+        if node.met != number
+            && let Some(replica) = &mut node.replica
+        {
+            // Connections to whoever was replaced are gone, and new ones begin with NEW-KEY.
+            node.met = number;
+            self.keys.meet(replica.keychain_mut());
+        }
+        let node = &self.nodes[index];
         if node.replica.as_ref().is_none_or(|replica| !replica.is_retired()) {
             self.liars.follow(node.id, node.configuration());
         }

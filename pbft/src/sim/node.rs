@@ -8,8 +8,8 @@ use super::adversary::Adversary;
 use super::clock::Clock;
 use super::disk::Disk;
 use super::membership::Origin;
-use super::{Cluster, Executed, Witness};
-use crate::crypto::{Keychain, Principal};
+use super::{Cluster, Event, Executed, Witness, keys};
+use crate::crypto::{Keychain, NewKey, Principal};
 use crate::group::{Configuration, ReplicaId};
 use crate::replica::Replica;
 use crate::service::Service;
@@ -30,6 +30,8 @@ pub(super) struct Node<S> {
     pub(super) wake: Option<Instant>,
     pub(super) seen: Rc<RefCell<Vec<Executed>>>,
     pub(super) origin: Origin,
+    /// The number of the configuration in which it heard all NEW-KEYs last.
+    pub(super) met: u64,
     /// The next operation goes wrong.
     pub(super) strays: Rc<Cell<bool>>,
     /// It went wrong, without lying.
@@ -37,6 +39,9 @@ pub(super) struct Node<S> {
     /// Somebody else spoke in its name, so that it may be accused.
     pub(super) impersonated: bool,
 }
+
+/// How long refreshed session keys are good for yet: longer than most messages are on their way.
+const KEY_GRACE: Duration = Duration::from_millis(50);
 
 impl<S: Service + Clone> Node<S> {
     /// A place with an empty disk, where nothing runs yet.
@@ -50,6 +55,7 @@ impl<S: Service + Clone> Node<S> {
             syncing: false,
             wake: None,
             seen: Rc::default(),
+            met: origin.configuration.number,
             origin,
             strays: Rc::default(),
             strayed: false,
@@ -84,15 +90,52 @@ impl<S: Service + Clone> Cluster<S> {
     pub(super) fn begin(&mut self, me: Principal, configuration: &Configuration) -> Keychain {
         let (keychain, new_key) = self.keys.begin(me, configuration);
         if let Some(new_key) = new_key {
-            // It is good and new; only two clients make no session.
-            for replica in self.nodes.iter_mut().filter_map(|node| node.replica.as_mut()) {
-                _ = replica.keychain_mut().accept(&new_key);
-            }
-            for host in &mut self.hosts {
-                _ = host.client.keychain_mut().accept(&new_key);
-            }
+            self.announce(&new_key);
         }
         keychain
+    }
+
+    /// Whoever is up hears a NEW-KEY.
+    fn announce(&mut self, new_key: &NewKey) {
+        for replica in self.nodes.iter_mut().filter_map(|node| node.replica.as_mut()) {
+            keys::hear(replica.keychain_mut(), new_key);
+        }
+        for host in &mut self.hosts {
+            keys::hear(host.client.keychain_mut(), new_key);
+        }
+    }
+
+    /// Everybody who is up takes new session keys and hears those of the others. The former ones are good for
+    /// a grace yet. Fast keys have no epochs.
+    pub fn refresh_keys(&mut self) {
+        if !self.setup.real_keys {
+            return;
+        }
+        for node in 0..self.nodes.len() {
+            let replica = self.nodes[node].replica.as_mut();
+            if let Some(new_key) = replica.and_then(|replica| self.keys.renew(replica.keychain_mut())) {
+                self.announce(&new_key);
+            }
+        }
+        for host in 0..self.hosts.len() {
+            if let Some(new_key) = self.keys.renew(self.hosts[host].client.keychain_mut()) {
+                self.announce(&new_key);
+            }
+        }
+        self.checkers.keys_refreshed();
+        self.schedule(self.now + KEY_GRACE, Event::ExpireKeys);
+        self.note(&[7]);
+    }
+
+    /// The grace of all session keys but the latest ends.
+    pub(super) fn expire_keys(&mut self) {
+        for replica in self.nodes.iter_mut().filter_map(|node| node.replica.as_mut()) {
+            replica.keychain_mut().expire_old();
+        }
+        for host in &mut self.hosts {
+            host.client.keychain_mut().expire_old();
+        }
+        self.checkers.keys_expired();
     }
 
     /// A replica starts in a place, from its disk or, if that is empty, anew.
@@ -103,6 +146,7 @@ impl<S: Service + Clone> Cluster<S> {
         let id = self.nodes[node].id;
         let Origin { configuration, succession } = self.nodes[node].origin.clone();
         let keys = self.begin(Principal::Replica(id), &configuration);
+        self.nodes[node].met = configuration.number;
         let (settings, place) = (self.setup.settings.clone(), &mut self.nodes[node]);
         let witness = place.witness(&self.service);
         place.replica = Some(match succession {

@@ -315,6 +315,10 @@ impl Run {
                 faults.add("liars", u64::from(self.cluster.is_correct(*id)));
                 self.cluster.corrupt(*id);
             }
+            Step::Refresh => {
+                faults.add("refreshed keys", u64::from(self.cluster.setup.real_keys));
+                self.cluster.refresh_keys();
+            }
             Step::Strike(fault) => self.cluster.strike(fault.clone()),
             Step::Away(id) => _ = self.away.insert(*id),
         }

@@ -9,6 +9,7 @@
 //! disk 2 20us..90000us           the time that a sync of this replica's disk takes from now on
 //! clock 1 leap=1500000us ticks=1020000   leaps ahead, and counts so many ticks in a million from now on
 //! lie 3                          this replica lies from now on; the seed decides how
+//! refresh                        everybody's session keys are refreshed
 //! submit c0 17 size=56           client 0 submits the operation 17; ends in `receipt` when it wants one
 //! read c1 18                     a client reads
 //! wait 31200us                   time passes
@@ -193,6 +194,8 @@ pub enum Step {
     },
     /// A replica lies from now on.
     Lie(ReplicaId),
+    /// Everybody's session keys are refreshed.
+    Refresh,
     /// A fault of the fuzzer.
     Strike(Fault),
     /// A replica stays away when all is healed.

@@ -353,7 +353,6 @@ fn places(cluster: &Cluster<Ledger>, out: &mut String) {
                     view => format!(" view={view}"),
                 };
                 let mark = match replica.readiness(cluster.now()) {
-                    _ if replica.is_retired() => "  retired".to_owned(),
                     Readiness::Ready | Readiness::Changing => String::new(),
                     other => format!("  {other:?}").to_lowercase(),
                 };

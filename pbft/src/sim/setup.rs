@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Weather, keys};
+use super::Weather;
+use super::keys::{self, Holder};
 use crate::client::ClientSettings;
 use crate::crypto::{Principal, PublicKey};
 use crate::group::{ClientId, Configuration, GroupId, Permutation, ReplicaId};
@@ -58,10 +59,14 @@ impl Setup {
     pub fn with_real_keys(mut self) -> Self {
         let configuration = &mut self.configuration;
         for (index, key) in (0..).zip(&mut configuration.replicas) {
-            *key = keys::identity(Principal::Replica(ReplicaId(index))).public_key().clone();
+            *key =
+                keys::identity(Holder::Member(Principal::Replica(ReplicaId(index)), 0)).public_key().clone();
         }
         for (index, key) in (0..).zip(&mut configuration.clients) {
-            *key = keys::identity(Principal::Client(ClientId(index))).public_key().clone();
+            *key = keys::identity(Holder::Member(Principal::Client(ClientId(index)), 0)).public_key().clone();
+        }
+        if let Some(key) = &mut configuration.operator {
+            *key = keys::identity(Holder::Operator).public_key().clone();
         }
         self.real_keys = true;
         self

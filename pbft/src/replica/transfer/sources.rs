@@ -57,6 +57,11 @@ impl Sources {
         self.0.values_mut().for_each(|source| source.lied = false);
     }
 
+    /// Somebody else has its place.
+    pub(super) fn forget(&mut self, id: ReplicaId) {
+        self.0.remove(&id);
+    }
+
     pub(super) fn lied(&mut self, id: ReplicaId) {
         self.0.entry(id).or_default().lied = true;
     }

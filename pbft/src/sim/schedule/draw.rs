@@ -33,6 +33,9 @@ pub(super) fn faults(seed: u64, operations: u64) -> Schedule {
             draw.work();
         }
         draw.harm();
+        if draw.terms.real_keys && draw.random.chance(100) {
+            draw.steps.push(Step::Refresh);
+        }
         draw.pause();
     }
     draw.away();
@@ -131,9 +134,9 @@ impl Draw {
         950_000 + self.random.below(100_001)
     }
 
-    /// Up to f replicas lie, from the beginning. They hold no real keys.
+    /// Up to f replicas lie, from the beginning.
     fn liars(&mut self) {
-        if self.random.chance(500) && !self.terms.real_keys {
+        if self.random.chance(500) {
             let most = 1 + self.random.below(self.terms.f.into());
             let liars = self.some_faulty(most);
             self.steps.extend(liars.into_iter().map(Step::Lie));

@@ -91,6 +91,7 @@ impl fmt::Display for Step {
                 write!(f, "disk {replica} {}..{}", Micros(*least), Micros(*most))
             }
             Self::Lie(id) => write!(f, "lie {id}"),
+            Self::Refresh => write!(f, "refresh"),
             Self::Strike(Fault::Network { round, side }) => {
                 write!(f, "strike network round={round} side={}", List(side))
             }
@@ -227,6 +228,7 @@ fn step(terms: &Terms, line: &str) -> Option<Step> {
             Step::Disk { replica: replica(id)?, least, most }
         }
         ("lie", [id]) => Step::Lie(replica(id)?),
+        ("refresh", []) => Step::Refresh,
         ("strike", ["network", words @ ..]) => Step::Strike(Fault::Network {
             round: value(words, "round")?.parse().ok()?,
             side: list(value(words, "side")?)?,
