@@ -308,6 +308,44 @@ fn backup_takes_no_forged_signature_and_doubts_tags_of_marked_clients() {
     assert_eq!(says(marking(), signed()), [Kind::Prepare]);
 }
 
+/// The first word counts, whether or not it can be checked here: the second one accuses its primary.
+#[test]
+fn primary_that_proposes_something_else_where_it_is_doubted_is_accused() {
+    let configuration = Setup::new(1, 1).configuration;
+    let keychain = keys(&configuration, CLIENT);
+    let says = |backup: &mut Replica<Ledger>, time, proof: Proof| {
+        let batch = wire::batch(time, false, [request(|_| proof)].into());
+        let body = Message::PrePrepare(PrePrepare { view: View(0), sequence: Sequence(1), batch });
+        backup.handle_message(Instant(1), made(&configuration, (replica(0), replica(2)), body));
+        actions(backup)
+    };
+    let accuses = |actions: &[Action]| {
+        actions.iter().any(|action| match action {
+            Action::Evidence(evidence) => {
+                (evidence.culprit(), evidence.kind()) == (Some(ReplicaId(0)), "conflicting-pre-prepares")
+            }
+            _ => false,
+        })
+    };
+    let doubtful = || Proof::Authenticator(keychain.authenticator(REQUEST, b"something else"));
+    let tagged = || {
+        let bytes = request(|_| Proof::Nothing).bytes;
+        Proof::Authenticator(keychain.authenticator(REQUEST, &bytes))
+    };
+    for second in [doubtful(), tagged()] {
+        let mut backup = backup(&configuration);
+        assert!(!accuses(&says(&mut backup, 1, doubtful())));
+        assert!(!accuses(&says(&mut backup, 1, doubtful())), "it may be sent again");
+        let said = says(&mut backup, 2, second);
+        assert!(accuses(&said), "{said:?}");
+        let prepares = |action: &Action| match action {
+            Action::Broadcast { message } => message.body.kind() == Kind::Prepare,
+            _ => false,
+        };
+        assert!(!said.iter().any(prepares), "the first one counts");
+    }
+}
+
 fn actions(replica: &mut Replica<Ledger>) -> Vec<Action> {
     std::iter::from_fn(|| replica.poll_action(Instant(1))).collect()
 }
