@@ -50,7 +50,7 @@ mod setup;
 pub mod shorten;
 pub mod twins;
 
-pub use adversary::Adversary;
+pub use adversary::{Adversary, prove};
 pub use ledger::Ledger;
 pub use network::Weather;
 pub use random::Random;
