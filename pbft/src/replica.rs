@@ -468,7 +468,8 @@ impl<S: Service> Replica<S> {
 
     /// Says what somebody did who cannot be convicted of it.
     fn accuse(&mut self, misbehaviour: Misbehaviour) {
-        self.testify(Evidence::Local(misbehaviour));
+        let configuration = self.configuration.number;
+        self.testify(Evidence::Local { configuration, misbehaviour });
     }
 
     /// Says what somebody signed that no correct replica signs.

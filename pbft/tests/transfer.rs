@@ -254,10 +254,9 @@ fn state_over_the_limit_is_not_fetched_and_that_is_said() {
     let mut cluster = lag(setup, vec![], vec![fill(1, 0, 1000, 1)]);
     cluster.run_for(Duration::from_secs(5));
     let (sequence, bytes_max) = (Sequence(6), 1 << 20);
-    assert_eq!(
-        cluster.take_evidence(),
-        [(LAGGARD, Evidence::Local(Misbehaviour::StateTooLarge { sequence, bytes_max }))]
-    );
+    let misbehaviour = Misbehaviour::StateTooLarge { sequence, bytes_max };
+    let said = Evidence::Local { configuration: 0, misbehaviour };
+    assert_eq!(cluster.take_evidence(), [(LAGGARD, said)]);
     let before = moved(&cluster.take_sent());
     assert!(before < 3 << 20, "it went on to fetch {before} bytes");
     // A later state may be smaller.

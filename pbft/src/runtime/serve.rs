@@ -449,7 +449,7 @@ impl<S: Service> Inner<S> {
                 Action::Evidence(evidence) => {
                     let replica = self.replica.id();
                     match &evidence {
-                        Evidence::Local(Misbehaviour::Split { .. }) => {
+                        Evidence::Local { misbehaviour: Misbehaviour::Split { .. }, .. } => {
                             tracing::error!(%replica, %evidence, "halted");
                         }
                         _ => tracing::warn!(%replica, %evidence, "evidence"),
