@@ -9,6 +9,7 @@ use quorate_pbft::{
     Action, Client, ClientAction, ClientId, ClientSettings, Configuration, Ignored, Incarnation, Instant,
     JournalPosition, Options, Record, Replica, ReplicaId, Sequence, Settings, Timestamp, View,
     crypto::{Digest, Domain, Identity, Keychain, Kind, Principal, PublicKeys, SeedRng, Tag},
+    membership::Chain,
     message::{Busy, Message, PrePrepare, Proof, Refused, Request, Unverified, Vouch, Want, wire},
     sim::{Cluster, Ledger, Random, Setup, Weather},
 };
@@ -230,7 +231,8 @@ fn marks_in_the_journal_are_found_again() {
     let records = [(JournalPosition(1), marks)];
     let keychain = keys(&configuration, replica(2));
     let settings = Settings::default();
-    let back = Replica::recover(configuration, ReplicaId(2), keychain, Ledger, settings, records).unwrap();
+    let chain = Chain::new(configuration);
+    let back = Replica::recover(&chain, ReplicaId(2), keychain, Ledger, settings, records).unwrap();
     assert_eq!([0, 1, 2].map(|client| back.has_marked(ClientId(client))), [false, true, false]);
 }
 
@@ -302,7 +304,8 @@ fn backup_takes_no_forged_signature_and_doubts_tags_of_marked_clients() {
         let marks = Record::Marks { bound: vec![ClientId(0)], suspected: Vec::new() };
         let settings = Settings { journal: false, ..Settings::default() };
         let (keychain, records) = (keys(&configuration, replica(2)), [(JournalPosition(1), marks)]);
-        Replica::recover(configuration.clone(), ReplicaId(2), keychain, Ledger, settings, records).unwrap()
+        let chain = Chain::new(configuration.clone());
+        Replica::recover(&chain, ReplicaId(2), keychain, Ledger, settings, records).unwrap()
     };
     assert_eq!(says(marking(), tagged()), [Kind::Doubt]);
     assert_eq!(says(marking(), signed()), [Kind::Prepare]);

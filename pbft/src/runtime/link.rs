@@ -160,10 +160,11 @@ impl Shared {
             client.handle_succession(self.clock.now(), succession);
         }
         for (replica, connected) in self.group.replicas().zip(&inner.replicas) {
-            if let Some(Connected { outgoing, nonce, new_key }) = connected
-                && accept_key(client.keychain_mut(), new_key).is_ok()
-            {
+            let Some(Connected { outgoing, nonce, new_key }) = connected else { continue };
+            if accept_key(client.keychain_mut(), new_key).is_ok() {
                 join(&client, replica, outgoing, nonce);
+            } else {
+                outgoing.close(); // dialled again, it shows the client the way
             }
         }
         let (queue, waiting) = Default::default();
@@ -464,6 +465,15 @@ impl Dialler for Shared {
             member.client.handle_message(self.clock.now(), message);
             inner.touch(client);
         }
+    }
+
+    fn configuration(&self) -> u64 {
+        self.configuration.number + self.inner.borrow().successions.len() as u64
+    }
+
+    fn configured(&self) -> Option<Unverified<Message>> {
+        // All are in the same one.
+        self.inner.borrow().clients.iter().flatten().next()?.client.greeting()
     }
 
     fn on_read(&self) {
