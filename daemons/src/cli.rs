@@ -3,6 +3,7 @@
 //! Answers go to standard output and everything else to standard error, so that a pipe gets answers and
 //! nothing else. How a command ended is its exit code ([`Exit`]).
 
+mod audit;
 mod config;
 mod daemon;
 mod dlq;
@@ -128,6 +129,8 @@ enum Command {
     Faults(faults::Faults),
     /// Checks a receipt, or the proof that a replica lied, without any platform.
     Verify(verify::Verify),
+    /// Compares two receipts, and names the replicas that signed what cannot both be true.
+    Audit(audit::AuditCommand),
     /// Shows and makes the keys that replicas sign with.
     #[command(subcommand)]
     Keys(keys::Keys),
@@ -203,6 +206,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Completions(completions) => completions.run(),
         Command::Man(man) => man.run(),
         Command::Verify(verify) => verify.run(&global),
+        Command::Audit(audit) => audit.run(&global),
         Command::Keys(keys) => wait_for(keys.run(&global)),
         Command::Up(up) => wait_for(up.run(global)),
         Command::Gateway(daemon) => serve(daemon.run(Daemon::Gateway, global)),

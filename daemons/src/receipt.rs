@@ -9,8 +9,11 @@
 //! Signatures say who signed, not who ought to have: for that, the sets' public keys come from elsewhere
 //! ([`Keys`], `quorate keys show --json`).
 
+mod audit;
 #[cfg(test)]
 mod tests;
+
+pub use audit::{Audit, Contradicted, UnprovenAudit};
 
 use crate::{
     function::{Answer, Operation},

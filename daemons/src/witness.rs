@@ -88,8 +88,9 @@ fn accusation(evidence: &Evidence) -> Option<Accusation> {
         detail: evidence.to_string(),
         proof: match evidence {
             Evidence::Provable(proof) => proof.to_bytes(),
-            Evidence::Local(_) => bytes::Bytes::new(),
+            Evidence::Local { .. } => bytes::Bytes::new(),
         },
+        configuration: evidence.configuration(),
     })
 }
 
@@ -120,7 +121,9 @@ impl WrongAnswers {
                 "replica {replica} answered an operation of batch {sequence} otherwise than 2f+1 others"
             );
             let kind = WRONG_ANSWER.into();
-            let accusation = Accusation { culprit: replica.0, kind, detail, proof: bytes::Bytes::new() };
+            let (culprit, proof) = (replica.0, bytes::Bytes::new());
+            // A worker's group is never reconfigured: its members are those of the genesis.
+            let accusation = Accusation { culprit, kind, detail, proof, configuration: 0 };
             *said = said.iter().cloned().chain([accusation]).collect();
             true
         });

@@ -277,6 +277,7 @@ fn helps_are_the_ones_that_are_checked_in() {
         &["status"],
         &["faults"],
         &["verify"],
+        &["audit"],
         &["keys"],
         &["dlq"],
         &["scale"],

@@ -457,7 +457,13 @@ async fn a_repeat_of_a_request_that_lost_its_message_sends_it_again() {
     let inbound = bench.engine.queue(&QueueName::inbound()).await.expect("a queue");
     let lost = inbound.receive(1, Duration::from_secs(60), PATIENCE).await.expect("receives");
     inbound.delete(&[lost[0].handle.clone()]).await.expect("deletes");
-    tokio::time::sleep(Duration::from_millis(10)).await;
+    // As soon as a lease is over, a repeat sends it again.
+    let sent_again = async {
+        while inbound.depth().await.expect("counts").waiting == 0 {
+            bench.send_with(Method::POST, "/v1/expressions", &key, body).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, sent_again).await.expect("it is sent again");
     bench.schedule();
     let (code, text) = bench.send_with(Method::POST, "/v1/expressions?wait=10", &key, body).await;
     assert_eq!((code, answer(&text).result.as_deref()), (StatusCode::OK, Some("2")), "{text}");

@@ -20,6 +20,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use quorate_pbft::crypto::{Identity, Keychain, Principal, SeedRng};
 use quorate_pbft::journal::{Journal, JournalSetup, Owner, SyncPolicy};
+use quorate_pbft::membership::Chain;
 use quorate_pbft::message::{Message, Unverified, wire};
 use quorate_pbft::{
     Action, Client, ClientAction, ClientId, Configuration, Context, GroupId, Incarnation, Instant,
@@ -99,7 +100,7 @@ impl World {
 
 /// One replica, until its inbox is closed.
 fn run_replica(world: &World, id: ReplicaId, identity: Identity, path: PathBuf) -> Result<(), Failed> {
-    let (me, configuration) = (Principal::Replica(id), world.configuration.clone());
+    let (me, configuration) = (Principal::Replica(id), &world.configuration);
     let owner = Owner { group: configuration.group, configuration: configuration.digest(), replica: id };
     // Only a replica that never ran may begin a journal; in life the operator says so, not the disk.
     let journal = JournalSetup { create: !path.exists(), path, sync: SyncPolicy::Data };
@@ -107,7 +108,8 @@ fn run_replica(world: &World, id: ReplicaId, identity: Identity, path: PathBuf) 
     let records = (first.0..).map(JournalPosition).zip(records);
     let (inbox, keychain) = world.join(me, identity);
     let settings = Settings { unix_at_zero: unix_nanos() - world.now().0, ..Settings::default() };
-    let mut replica = Replica::recover(configuration, id, keychain, Counter, settings, records)?;
+    let chain = Chain::new(configuration.clone()); // nobody was ever replaced
+    let mut replica = Replica::recover(&chain, id, keychain, Counter, settings, records)?;
     loop {
         // Take: do what the replica wants. When what it wrote is safe, it wants more.
         loop {

@@ -1,7 +1,8 @@
 //! Evidence of misbehaviour: what a replica can show of what another one did.
 //!
 //! [`Evidence::Local`] rests on MACs. It convinces the replica that checked them and nobody else: who
-//! hears of it believes f+1 different accusers, one of whom is correct. [`Evidence::Provable`] is a
+//! hears of it believes f+1 different accusers, one of whom is correct. It names the configuration: an
+//! index is somebody else's after it was given away. [`Evidence::Provable`] is a
 //! [`MisbehaviourProof`]: statements with their author's RSA signatures, which no correct replica signs
 //! together, or at all. It is a value with bytes, and the group's configuration is all that it takes to
 //! check it: no network, no state, no trust in who hands it over.
@@ -47,7 +48,12 @@ pub enum Evidence {
     /// It convinces anyone who has the group's configuration.
     Provable(MisbehaviourProof),
     /// It convinces only whoever checked the MACs; f+1 who say so are to be believed.
-    Local(Misbehaviour),
+    Local {
+        /// The number of the configuration in which it happened: the culprit is who had the index then.
+        configuration: u64,
+        /// What happened.
+        misbehaviour: Misbehaviour,
+    },
 }
 
 impl Evidence {
@@ -56,7 +62,16 @@ impl Evidence {
     pub fn culprit(&self) -> Option<ReplicaId> {
         match self {
             Self::Provable(proof) => Some(proof.culprit),
-            Self::Local(misbehaviour) => misbehaviour.culprit(),
+            Self::Local { misbehaviour, .. } => misbehaviour.culprit(),
+        }
+    }
+
+    /// The number of the configuration whose member did wrong.
+    #[must_use]
+    pub fn configuration(&self) -> u64 {
+        match self {
+            Self::Provable(proof) => proof.configuration,
+            Self::Local { configuration, .. } => *configuration,
         }
     }
 
@@ -65,7 +80,7 @@ impl Evidence {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Provable(proof) => proof.lie.kind(),
-            Self::Local(misbehaviour) => misbehaviour.kind(),
+            Self::Local { misbehaviour, .. } => misbehaviour.kind(),
         }
     }
 }
@@ -74,7 +89,7 @@ impl fmt::Display for Evidence {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Provable(proof) => proof.fmt(out),
-            Self::Local(misbehaviour) => misbehaviour.fmt(out),
+            Self::Local { misbehaviour, .. } => misbehaviour.fmt(out),
         }
     }
 }

@@ -361,7 +361,8 @@ impl Succession {
 
 /// The configurations of a group, from its genesis to the latest that is known.
 ///
-/// It is verified when it is made, and stays so: each configuration follows from the one before.
+/// It is verified when it is made, and stays so: each configuration follows from the one before. It is as
+/// long as the operator gave orders: nobody else makes it longer, and each step takes a few kilobytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
     /// At least the genesis; the number of each is its index.
@@ -390,9 +391,24 @@ impl Chain {
     /// When it does not follow.
     pub fn extend(&mut self, succession: Succession) -> Result<&Configuration, InvalidSuccession> {
         let next = succession.verify(self.latest())?;
+        Ok(self.push(next, succession))
+    }
+
+    /// As [`Chain::extend`], with the latest configuration's signatures in a form that `keys` can check.
+    #[cfg(feature = "sim")]
+    pub(crate) fn extend_by(
+        &mut self,
+        succession: Succession,
+        keys: &impl Signatures,
+    ) -> Result<&Configuration, InvalidSuccession> {
+        let next = succession.verify_by(self.latest(), keys)?;
+        Ok(self.push(next, succession))
+    }
+
+    fn push(&mut self, next: Configuration, succession: Succession) -> &Configuration {
         self.configurations.push(next);
         self.successions.push(succession);
-        Ok(self.latest())
+        self.latest()
     }
 
     /// The latest configuration that is known.

@@ -158,9 +158,10 @@ pub struct Replica<S> {
     /// Promises that wait for the journal.
     outbox: Outbox,
     retransmission: Retransmission,
-    /// What each replica may still vouch for, and want, for now.
+    /// What each replica may still vouch for, and want, and show without a proof, for now.
     vouch_allowances: Vec<Allowance>,
     want_allowances: Vec<Allowance>,
+    succession_allowances: Vec<Allowance>,
 
     /// What is to be done, in order.
     actions: VecDeque<Action>,
@@ -222,6 +223,7 @@ impl<S: Service> Replica<S> {
             retransmission: Retransmission::new(&group, &settings),
             vouch_allowances: vec![Allowance::default(); group.n() as usize],
             want_allowances: vec![Allowance::default(); group.n() as usize],
+            succession_allowances: vec![Allowance::default(); group.n() as usize],
             actions: VecDeque::new(),
             now: Instant::default(),
             ignored: BTreeMap::new(),
@@ -319,7 +321,7 @@ impl<S: Service> Replica<S> {
             Message::Configured(theirs) => self.on_configured(sender, theirs),
             // It may be the only one who has the proof that the former configuration is over.
             _ if self.succeeding.is_retired() => self.tell_configuration(sender),
-            Message::Succession(succession) => self.on_succession(&succession),
+            Message::Succession(succession) => self.on_succession(sender, &succession),
             _ => match message.verify(&self.keychain) {
                 Ok(message) => return self.handle_verified(now, message),
                 Err(_) => {
@@ -468,7 +470,8 @@ impl<S: Service> Replica<S> {
 
     /// Says what somebody did who cannot be convicted of it.
     fn accuse(&mut self, misbehaviour: Misbehaviour) {
-        self.testify(Evidence::Local(misbehaviour));
+        let configuration = self.configuration.number;
+        self.testify(Evidence::Local { configuration, misbehaviour });
     }
 
     /// Says what somebody signed that no correct replica signs.
@@ -499,6 +502,8 @@ impl<S: Service> Replica<S> {
         let (low, high) = (self.log.low(), self.log.high());
         assert!(self.executed() >= low || self.is_joining(), "what is stable was executed here, or fetched");
         assert!(self.executed() <= high, "nothing is executed above the high watermark");
+        let way = self.succeeding.successions().len() as u64;
+        assert_eq!(way, self.configuration.number, "all of the way from the genesis is known");
         let decided = self.views.decided();
         assert!(self.last_proposed <= high.max(decided), "nothing is proposed above the high watermark");
         assert!(self.view >= self.views.active(), "no view is entered that was left");

@@ -25,6 +25,7 @@ use crate::client::{Client, ClientAction, ClientSettings, Options, Outcome, Requ
 use crate::crypto::{Authenticator, Domain, Kind, Principal, TAG_BYTES};
 use crate::evidence::Evidence;
 use crate::group::{ClientId, Incarnation, ReplicaId, Sequence};
+use crate::membership::Chain;
 use crate::message::{Message, Proof, Unverified, wire};
 use crate::replica::{Action, JournalPosition, Record, Replica};
 use crate::service::{Context, NotReadOnly, Service, State};
@@ -50,7 +51,7 @@ mod setup;
 pub mod shorten;
 pub mod twins;
 
-pub use adversary::Adversary;
+pub use adversary::{Adversary, prove};
 pub use ledger::Ledger;
 pub use network::Weather;
 pub use random::Random;
@@ -59,7 +60,6 @@ pub use setup::Setup;
 use adversary::Liars;
 use checker::{Checkers, Violation};
 use keys::Keys;
-use membership::Origin;
 use network::Network;
 use node::Node;
 
@@ -253,7 +253,7 @@ impl<S: Service + Clone> Cluster<S> {
             setup,
         };
         for id in cluster.replica_ids() {
-            let origin = Origin { configuration: cluster.setup.configuration.clone(), succession: None };
+            let origin = Chain::new(cluster.setup.configuration.clone());
             cluster.nodes.push(Node::new(id, origin, cluster.setup.sync));
             cluster.start(id.index());
         }
@@ -576,9 +576,9 @@ impl<S: Service + Clone> Cluster<S> {
         if let Some(culprit) = evidence.culprit()
             && self.is_correct(accuser)
         {
-            // Whoever is in an earlier configuration may mean the one who had the place before.
             let known = self.nodes[accuser.index()].configuration().clone();
-            let same = self.nodes[culprit.index()].origin.configuration.number <= known.number;
+            // It may be about the one who had the place before.
+            let same = self.nodes[culprit.index()].origin.latest().number <= evidence.configuration();
             let blameless = same && self.is_blameless(culprit);
             self.checkers.accused((accuser, &known), &evidence, blameless);
         }

@@ -1,18 +1,18 @@
 //! Going over to the next configuration, message by message: what must not happen on the way.
 #![cfg(feature = "sim")]
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_pbft::{
     Action, Client, ClientAction, ClientId, ClientSettings, Configuration, Ignored, Incarnation, Instant,
     JournalPosition, Limits, Readiness, Record, Replica, ReplicaId, Sequence, Settings, Timestamp, View,
-    crypto::{Domain, Keychain, Kind, Principal},
-    membership::Succession,
+    crypto::{Digest, Domain, Keychain, Kind, Principal},
+    membership::{Chain, Succession},
     message::{
-        Answer, Certificate, Configured, Content, Ending, Message, NewView, PrePrepare, Proof, Reply,
-        Request, Unverified, ViewChange, wire,
+        Answer, Certificate, Configured, Content, Ending, Message, NewView, PrePrepare, Prepare, Proof,
+        Reply, Request, Unverified, ViewChange, wire,
     },
     sim::{Cluster, Ledger, Setup},
 };
@@ -34,13 +34,17 @@ fn setup() -> Setup {
 
 /// What replaces replica 3 after the boundary, and the configuration that it leads to.
 fn genuine() -> (Succession, Configuration) {
+    let chain = chain();
+    let succession = chain.last().expect("the order was followed").clone();
+    assert_eq!(succession.start, BOUNDARY);
+    (succession, chain.latest().clone())
+}
+
+fn chain() -> Chain {
     let mut cluster = Cluster::new(setup(), Ledger);
     cluster.order_replacement(ClientId(0), &[ReplicaId(3)]).expect("there is room");
     cluster.run_for(Duration::from_secs(1));
-    let replica = cluster.replica(ReplicaId(0)).expect("it is up");
-    let succession = replica.successions().first().expect("the order was followed").clone();
-    assert_eq!(succession.start, BOUNDARY);
-    (succession, replica.configuration().clone())
+    cluster.chain_beside(ReplicaId(3))
 }
 
 fn keys(configuration: &Configuration, me: Principal) -> Keychain {
@@ -297,8 +301,7 @@ fn no_read_is_answered_without_the_state_at_the_beginning() {
     let (succession, next) = genuine();
     let mut net = Net::new(false);
     let newcomer = Replica::join(
-        next.clone(),
-        succession.clone(),
+        &chain(),
         ReplicaId(3),
         keys(&next, replica(3)),
         Ledger,
@@ -427,8 +430,8 @@ fn whoever_comes_back_from_a_copy_knows_the_boundary_in_it() {
     let (genesis, now) = (net.genesis.clone(), net.now);
     let keychain = keys(&genesis, replica(2));
     let written = std::mem::take(&mut net.written);
-    let back =
-        Replica::recover(genesis.clone(), ReplicaId(2), keychain, Ledger, Settings::default(), written);
+    let chain = Chain::new(genesis.clone());
+    let back = Replica::recover(&chain, ReplicaId(2), keychain, Ledger, Settings::default(), written);
     net.replicas[2] = back.expect("it reads what it wrote");
     assert_eq!(net.replicas[2].boundary(), Some(BOUNDARY));
     // A primary that lies orders beyond it.
@@ -462,12 +465,61 @@ fn what_was_checked_in_the_former_configuration_is_void_in_the_next_one() {
     assert!(net.queue.is_empty(), "nothing is made of it: {:?}", net.queue);
 }
 
+/// To find out that one proves nothing takes digests of all keys. Whoever is shown many by one replica is
+/// not kept from learning the way by another one, nor by the same one later.
+#[test]
+fn wrong_successions_of_one_replica_are_looked_at_so_many_times_in_a_period() {
+    let (genuine, _) = genuine();
+    let forged = Succession { votes: genuine.votes[..2].into(), ..genuine.clone() };
+    let (now, later) = (Instant(1), Instant(1) + Settings::default().status_period);
+    for (last, by, number) in [(now, 1, 0), (now, 0, 1), (later, 1, 1)] {
+        let mut net = Net::new(false);
+        let mut show = |now, from, succession: &Succession| {
+            let body = Message::Succession(succession.clone());
+            let bytes = wire::encode_body(&body);
+            let message = Unverified { sender: replica(from), body, bytes, proof: Proof::Nothing };
+            net.replicas[2].handle_message(now, message);
+        };
+        (0..100).for_each(|_| show(now, 1, &forged));
+        show(last, by, &genuine);
+        assert_eq!(net.number(2), number, "shown by {by}");
+        let ignored: BTreeMap<_, _> = net.replicas[2].ignored().collect();
+        assert_eq!(ignored[&Ignored::Unproven], 8);
+    }
+}
+
+/// The index is another's by the time that the driver hears of it.
+#[test]
+fn whoever_is_blamed_late_is_named_by_the_configuration() {
+    let mut net = Net::new(true);
+    let genesis = net.genesis.clone();
+    let now = net.now;
+    for byte in [1, 2] {
+        let digest = Digest([byte; 32]);
+        let vote = Message::Prepare(Prepare { view: View(0), sequence: Sequence(1), digest });
+        let message = vote.proven_by(&keys(&genesis, replica(3)), replica(2));
+        net.replicas[2].handle_message(now, message);
+    }
+    let body = Message::Succession(genuine().0);
+    let bytes = wire::encode_body(&body);
+    let message = Unverified { sender: replica(0), body, bytes, proof: Proof::Nothing };
+    net.replicas[2].handle_message(now, message);
+    assert_eq!(net.number(2), 1, "replica 3 was replaced");
+    let mut said =
+        std::iter::from_fn(|| net.replicas[2].poll_action(now)).filter_map(|action| match action {
+            Action::Evidence(evidence) => {
+                Some((evidence.configuration(), evidence.culprit(), evidence.kind()))
+            }
+            _ => None,
+        });
+    assert_eq!(said.next(), Some((0, Some(ReplicaId(3)), "conflicting-votes")));
+}
+
 #[test]
 #[should_panic(expected = "gives the place")]
 fn whoever_was_a_member_before_does_not_join() {
-    let (succession, next) = genuine();
-    let keychain = keys(&next, replica(2));
-    drop(Replica::join(next, succession, ReplicaId(2), keychain, Ledger, Settings::default()));
+    let keychain = keys(&genuine().1, replica(2));
+    drop(Replica::join(&chain(), ReplicaId(2), keychain, Ledger, Settings::default()));
 }
 
 fn client(configuration: &Configuration) -> Client {

@@ -8,6 +8,7 @@ use quorate_pbft::{
     Action, ClientId, Configuration, Context, Incarnation, Instant, JournalPosition, NotReadOnly, Options,
     Record, RecoveryFailed, Replica, ReplicaId, Sequence, Service, Settings, State, Timestamp, View,
     crypto::{Domain, Keychain, Kind, Principal},
+    membership::Chain,
     message::{Busy, Message, PrePrepare, Proof, Request, Status, Unverified, wire},
     sim::{Cluster, Ledger, Setup},
 };
@@ -145,7 +146,8 @@ fn read_after(records: Vec<Record>) -> bool {
     let keychain = keys(&configuration, replica(1));
     let settings = Settings { journal: true, ..Settings::default() };
     let records = (1..).map(JournalPosition).zip(records);
-    let mut back = Replica::recover(configuration.clone(), ReplicaId(1), keychain, Ledger, settings, records)
+    let chain = Chain::new(configuration.clone());
+    let mut back = Replica::recover(&chain, ReplicaId(1), keychain, Ledger, settings, records)
         .expect("they follow one another");
     let body = Message::Request(request(vec![Bytes::from("12345678all?")], true));
     let bytes = wire::encode_body(&body);
@@ -178,7 +180,8 @@ fn journal_whose_beginning_is_lost_is_refused() {
     let accepted = Record::PrePrepared(PrePrepare { view: View(0), sequence: Sequence(9), batch });
     let records = [(JournalPosition(40), accepted)];
     let settings = Settings::default();
-    let refused = Replica::recover(configuration, ReplicaId(1), keychain, Ledger, settings, records);
+    let refused =
+        Replica::recover(&Chain::new(configuration), ReplicaId(1), keychain, Ledger, settings, records);
     let expected = RecoveryFailed::Gap { position: JournalPosition(40), previous: JournalPosition(0) };
     assert_eq!(refused.err(), Some(expected));
 }

@@ -303,7 +303,7 @@ fn members_are_replaced_on_real_keys() {
 
 /// A calm group with an operator, in which replica 3 was replaced, and the proof of it.
 fn replaced() -> (Cluster<Ledger>, Succession) {
-    let mut cluster = calm();
+    let mut cluster = calm(1);
     cluster.order_replacement(ClientId(0), &[ReplicaId(3)]).expect("there is room");
     cluster.run_for(Duration::from_secs(1));
     let replica = cluster.replica(ReplicaId(0)).expect("it is up");
@@ -311,8 +311,8 @@ fn replaced() -> (Cluster<Ledger>, Succession) {
     (cluster, succession)
 }
 
-fn calm() -> Cluster<Ledger> {
-    let mut setup = Setup::new(1, 1);
+fn calm(clients: u32) -> Cluster<Ledger> {
+    let mut setup = Setup::new(1, clients);
     setup.with_operator();
     setup.configuration.limits = Limits { checkpoint_period: 2, window: 4, ..Limits::default() };
     Cluster::new(setup, Ledger)
@@ -321,7 +321,7 @@ fn calm() -> Cluster<Ledger> {
 #[test]
 fn whoever_takes_a_liars_place_lies_no_more() {
     for kind in Adversary::ALL {
-        let mut cluster = calm();
+        let mut cluster = calm(1);
         let submit = |cluster: &mut Cluster<Ledger>, names: std::ops::Range<u64>| {
             for name in names {
                 let operation = Bytes::copy_from_slice(&name.to_be_bytes());
@@ -350,6 +350,46 @@ fn whoever_takes_a_liars_place_lies_no_more() {
         assert_eq!(cluster.take_outcomes().len(), 13, "{kind}: the order, and what came around it");
         assert_eq!(cluster.lies(ReplicaId(3)), 0, "{kind}");
     }
+}
+
+/// Nobody of the genesis is left, and whoever knows that only finds its way all the same: each newcomer can
+/// show all of it.
+#[test]
+fn every_member_proves_the_whole_way_from_the_genesis() {
+    let mut cluster = calm(2);
+    let client = ClientId(0);
+    let mut names = 0u64..;
+    let mut answered = |cluster: &mut Cluster<Ledger>, client| {
+        let name = names.next().expect("there are more");
+        let operation = Bytes::copy_from_slice(&name.to_be_bytes());
+        cluster.submit(client, operation, Options::default()).expect("there is room");
+        cluster.run_for(Duration::from_secs(2));
+        assert_eq!(cluster.violation(), None);
+        cluster.take_outcomes().len()
+    };
+    for id in (0..4).map(ReplicaId) {
+        cluster.order_replacement(client, &[id]).expect("there is room");
+        cluster.run_for(Duration::from_secs(2));
+        assert!(cluster.replace(id), "{id}");
+        cluster.run_for(Duration::from_secs(2));
+        cluster.take_outcomes();
+        assert_eq!(answered(&mut cluster, client), 1);
+    }
+    let prove = |cluster: &Cluster<Ledger>| {
+        for id in (0..4).map(ReplicaId) {
+            let successions = cluster.replica(id).expect("it is up").successions();
+            let numbers: Vec<_> = successions.iter().map(|one| one.reconfigure.number).collect();
+            assert_eq!(numbers, [1, 2, 3, 4], "{id}");
+        }
+    };
+    prove(&cluster);
+    for id in (0..4).map(ReplicaId) {
+        cluster.crash(id);
+        cluster.restart(id);
+    }
+    prove(&cluster);
+    // It has said nothing so far, and heard nothing.
+    assert_eq!(answered(&mut cluster, ClientId(1)), 1);
 }
 
 fn show(cluster: &mut Cluster<Ledger>, to: ReplicaId, succession: &Succession) -> u64 {
@@ -383,11 +423,11 @@ fn only_a_proven_succession_is_followed() {
     let forged = Succession { votes: genuine.votes.iter().take(2).cloned().collect(), ..genuine.clone() };
     let elsewhere = Succession { start: Sequence(genuine.start.0 + 2), ..genuine.clone() };
     for void in [&forged, &elsewhere] {
-        assert_eq!(show(&mut calm(), ReplicaId(2), void), 0);
-        let trusted = mutation::with(Mutation::TrustSuccession, || show(&mut calm(), ReplicaId(2), void));
+        assert_eq!(show(&mut calm(1), ReplicaId(2), void), 0);
+        let trusted = mutation::with(Mutation::TrustSuccession, || show(&mut calm(1), ReplicaId(2), void));
         assert_eq!(trusted, 1, "the check is what held it back");
     }
-    assert_eq!(show(&mut calm(), ReplicaId(2), &genuine), 1);
+    assert_eq!(show(&mut calm(1), ReplicaId(2), &genuine), 1);
 }
 
 #[test]
@@ -396,7 +436,7 @@ fn only_the_operator_replaces_members() {
         let (_, succession) = replaced();
         let mut order = succession.reconfigure;
         mutate(&mut order);
-        let mut cluster = calm();
+        let mut cluster = calm(1);
         cluster.submit_reconfigure(ClientId(0), &order).expect("there is room");
         cluster.run_for(Duration::from_secs(1));
         let (_, outcome) = cluster.take_outcomes().remove(0);

@@ -55,7 +55,7 @@ static KEYS: LazyLock<Keys> = LazyLock::new(|| {
         replicas: (0..4).map(|_| identity()).collect(),
         clients: (0..2).map(|_| identity()).collect(),
         operator: identity(),
-        newcomers: (0..3).map(|_| identity()).collect(),
+        newcomers: (0..4).map(|_| identity()).collect(),
     }
 });
 
@@ -98,23 +98,23 @@ impl Cluster {
 
     async fn start_replica(&mut self, index: u32, first: bool) {
         let identity = KEYS.replicas[index as usize].clone();
-        self.start_member(index, identity, (configuration(), None), first).await;
+        self.start_member(index, identity, &[], first).await;
     }
 
-    /// A replica that begins with a configuration and what led to it.
+    /// A replica that was made a member by the last of these successions.
     async fn start_member(
         &mut self,
         index: u32,
         identity: Identity,
-        (configuration, succession): (Configuration, Option<Succession>),
+        successions: &[Succession],
         first: bool,
     ) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         self.book.send_modify(|book| book.set(ReplicaId(index), listener.local_addr().unwrap()));
         let (peers, seed) = (self.book.subscribe(), self.rng.next_seed());
         let id = ReplicaId(index);
-        let mut setup = ReplicaSetup::new(configuration, id, identity, listener, peers, seed);
-        setup.succession = succession;
+        let mut setup = ReplicaSetup::new(configuration(), id, identity, listener, peers, seed);
+        setup.successions = successions.to_vec();
         setup.transport = self.transport.clone();
         setup.journal = self.journals.as_ref().map(|directory| JournalSetup {
             path: journal_path(directory.path(), index),
@@ -436,9 +436,8 @@ async fn a_replica_whose_disk_is_lost_is_replaced() {
     let seen = timeout(PATIENCE, status.wait_for(|status| !status.successions.is_empty())).await;
     let succession = seen.unwrap().unwrap().successions[0].clone();
     let mut chain = Chain::new(configuration());
-    assert_eq!(chain.extend(succession.clone()).unwrap().start, start);
-    let origin = (chain.latest().clone(), Some(succession));
-    cluster.start_member(3, KEYS.newcomers[0].clone(), origin.clone(), true).await;
+    assert_eq!(chain.extend(succession).unwrap().start, start);
+    cluster.start_member(3, KEYS.newcomers[0].clone(), chain.successions(), true).await;
     cluster.until(3, |status| status.last_executed >= start && status.readiness == Readiness::Ready).await;
 
     // Its vote counts from now on, also after a restart.
@@ -448,7 +447,7 @@ async fn a_replica_whose_disk_is_lost_is_replaced() {
     cluster.start_replica(1, false).await;
     cluster.until(1, |status| status.configuration == 1).await;
     cluster.stop(3).await;
-    cluster.start_member(3, KEYS.newcomers[0].clone(), origin, false).await;
+    cluster.start_member(3, KEYS.newcomers[0].clone(), chain.successions(), false).await;
     cluster.stop(0).await; // a primary
     assert_eq!(add(&client, 5).await, 15);
     assert_eq!(cluster.until(3, |status| status.configuration == 1).await.configuration, 1);
@@ -492,8 +491,7 @@ async fn a_client_follows_one_configuration_after_the_other() {
         let mut status = client.status();
         let seen = timeout(PATIENCE, status.wait_for(|status| status.successions.len() == step)).await;
         chain.extend(seen.unwrap().unwrap().successions[step - 1].clone()).unwrap();
-        let origin = (chain.latest().clone(), chain.last().cloned());
-        cluster.start_member(index, newcomer.clone(), origin, true).await;
+        cluster.start_member(index, newcomer.clone(), chain.successions(), true).await;
         let whole =
             |status: &ReplicaStatus| status.last_executed >= start && status.readiness == Readiness::Ready;
         cluster.until(index as usize, whole).await;
@@ -503,4 +501,82 @@ async fn a_client_follows_one_configuration_after_the_other() {
     assert_eq!(add(&late, 2).await, 3);
     let mut status = late.status();
     timeout(PATIENCE, status.wait_for(|status| status.successions.len() == 3)).await.unwrap().unwrap();
+}
+
+impl Cluster {
+    /// Somebody else gets a place, with an empty journal, and is soon whole. Whoever had it runs until the
+    /// others are in the next configuration.
+    async fn replace(&mut self, client: &Client, chain: &mut Chain, index: u32, others: &[usize]) {
+        let newcomer = KEYS.newcomers[index as usize].clone();
+        let replacements = vec![(ReplicaId(index), newcomer.public_key().clone())];
+        let order = Reconfigure::sign(chain.latest(), replacements, &KEYS.operator).unwrap();
+        let start = timeout(PATIENCE, client.reconfigure(order)).await.unwrap().unwrap();
+        let (mut status, step) = (client.status(), chain.successions().len() + 1);
+        let seen = timeout(PATIENCE, status.wait_for(|status| status.successions.len() == step)).await;
+        chain.extend(seen.unwrap().unwrap().successions[step - 1].clone()).unwrap();
+        for other in others {
+            self.until(*other, |status| status.configuration == step as u64).await;
+        }
+        self.stop(index as usize).await;
+        let journals = self.journals.as_ref().unwrap().path();
+        std::fs::remove_dir_all(journal_path(journals, index)).unwrap();
+        self.start_member(index, newcomer, chain.successions(), true).await;
+        let whole =
+            |status: &ReplicaStatus| status.last_executed >= start && status.readiness == Readiness::Ready;
+        self.until(index as usize, whole).await;
+    }
+}
+
+/// One replica sleeps while all others are replaced, one after the other: nobody that it knows is left. All
+/// that it needs is their addresses, and so it is with a client when it has been replaced, too.
+#[tokio::test]
+async fn a_laggard_finds_its_way_to_a_group_in_which_it_knows_nobody() {
+    let mut cluster = Cluster::start(true).await;
+    let client = cluster.client(0);
+    assert_eq!(add(&client, 1).await, 1);
+    cluster.stop(3).await;
+    let mut chain = Chain::new(configuration());
+    for index in 0..3 {
+        cluster.replace(&client, &mut chain, index, &[0, 1, 2]).await;
+        assert_eq!(add(&client, 1).await, 2 + u64::from(index));
+    }
+    cluster.start_replica(3, false).await;
+    let whole = |status: &ReplicaStatus| status.configuration == 3 && status.readiness == Readiness::Ready;
+    cluster.until(3, whole).await;
+    cluster.stop(0).await;
+    assert_eq!(add(&client, 1).await, 5, "it is needed");
+    cluster.start_member(0, KEYS.newcomers[0].clone(), &chain.successions()[..1], false).await;
+
+    cluster.replace(&client, &mut chain, 3, &[0, 1, 2, 3]).await;
+    let late = cluster.client(1);
+    assert_eq!(add(&late, 1).await, 6);
+    assert_eq!(late.status().borrow().successions, chain.successions());
+}
+
+#[tokio::test]
+async fn a_setup_that_does_not_make_the_replica_a_member_is_refused() {
+    let mut cluster = Cluster::start(false).await;
+    let client = cluster.client(0);
+    let replacements = vec![(ReplicaId(2), KEYS.newcomers[0].public_key().clone())];
+    let order = Reconfigure::sign(&configuration(), replacements, &KEYS.operator).unwrap();
+    timeout(PATIENCE, client.reconfigure(order)).await.unwrap().unwrap();
+    let mut status = client.status();
+    let seen = timeout(PATIENCE, status.wait_for(|status| !status.successions.is_empty())).await;
+    let succession = seen.unwrap().unwrap().successions[0].clone();
+    let mut chain = Chain::new(configuration());
+    chain.extend(succession.clone()).unwrap();
+    let forged = Succession { votes: succession.votes[..2].into(), ..succession.clone() };
+    for (genesis, successions, index, why) in [
+        (chain.latest().clone(), vec![], 2, "not a genesis"),
+        (configuration(), vec![forged], 2, "not signed by 2f+1"),
+        (configuration(), vec![succession.clone()], 1, "did not make replica 1 a member"),
+        (configuration(), vec![], 2, "identity"),
+    ] {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let (identity, peers) = (KEYS.newcomers[0].clone(), cluster.book.subscribe());
+        let mut setup = ReplicaSetup::new(genesis, ReplicaId(index), identity, listener, peers, [6; 32]);
+        setup.successions = successions;
+        let refused = serve(setup, Adder).unwrap_err().to_string();
+        assert!(refused.contains(why), "{refused}");
+    }
 }

@@ -9,7 +9,7 @@ use quorate_pbft::{
     State,
     crypto::{Keychain, Principal},
     message::{Fetch, Message, Proof, Space, Unverified, wire},
-    sim::{Cluster, Sent, Setup},
+    sim::{Cluster, Sent, Setup, Weather},
 };
 
 const PAGE_BYTES: usize = 4096;
@@ -119,6 +119,18 @@ fn one_percent_of_a_state_in_one_place_moves_hardly_more_than_that() {
 #[test]
 fn one_percent_of_a_state_all_over_it_moves_no_more_than_1_2_percent() {
     assert!(moved_of_64_mib(fill(2, 7, 163, 100)) < 0.012);
+}
+
+/// Each answer takes longer than the time that the first ones are waited for.
+#[test]
+fn state_comes_over_a_slow_way() {
+    let mut setup = setup();
+    setup.settings.fetch_timeout = Duration::from_millis(100);
+    let mut cluster = lag(setup, vec![], vec![fill(1, 0, 100, 3)]);
+    let (delay_min, delay_max) = (Duration::from_millis(400), Duration::from_millis(450));
+    cluster.set_weather(Weather { delay_min, delay_max, ..Weather::calm() });
+    cluster.run_for(Duration::from_secs(30));
+    catch_up(&mut cluster);
 }
 
 #[test]
@@ -254,10 +266,9 @@ fn state_over_the_limit_is_not_fetched_and_that_is_said() {
     let mut cluster = lag(setup, vec![], vec![fill(1, 0, 1000, 1)]);
     cluster.run_for(Duration::from_secs(5));
     let (sequence, bytes_max) = (Sequence(6), 1 << 20);
-    assert_eq!(
-        cluster.take_evidence(),
-        [(LAGGARD, Evidence::Local(Misbehaviour::StateTooLarge { sequence, bytes_max }))]
-    );
+    let misbehaviour = Misbehaviour::StateTooLarge { sequence, bytes_max };
+    let said = Evidence::Local { configuration: 0, misbehaviour };
+    assert_eq!(cluster.take_evidence(), [(LAGGARD, said)]);
     let before = moved(&cluster.take_sent());
     assert!(before < 3 << 20, "it went on to fetch {before} bytes");
     // A later state may be smaller.

@@ -86,7 +86,9 @@ impl Backup {
         let actions = std::iter::from_fn(|| self.0.poll_action(Instant(1)));
         let evidence = actions.filter_map(|action| match action {
             Action::Evidence(Evidence::Provable(proof)) => Some((proof.culprit.0, proof.lie.kind())),
-            Action::Evidence(Evidence::Local(local)) => panic!("what is signed can be proven: {local}"),
+            Action::Evidence(local @ Evidence::Local { .. }) => {
+                panic!("what is signed can be proven: {local}")
+            }
             _ => None,
         });
         evidence.collect()

@@ -9,6 +9,7 @@ use quorate_pbft::{
     Action, Client, ClientAction, ClientId, ClientSettings, Configuration, Ignored, Incarnation, Instant,
     JournalPosition, Options, Record, Replica, ReplicaId, Sequence, Settings, Timestamp, View,
     crypto::{Digest, Domain, Identity, Keychain, Kind, Principal, PublicKeys, SeedRng, Tag},
+    membership::Chain,
     message::{Busy, Message, PrePrepare, Proof, Refused, Request, Unverified, Vouch, Want, wire},
     sim::{Cluster, Ledger, Random, Setup, Weather},
 };
@@ -230,7 +231,8 @@ fn marks_in_the_journal_are_found_again() {
     let records = [(JournalPosition(1), marks)];
     let keychain = keys(&configuration, replica(2));
     let settings = Settings::default();
-    let back = Replica::recover(configuration, ReplicaId(2), keychain, Ledger, settings, records).unwrap();
+    let chain = Chain::new(configuration);
+    let back = Replica::recover(&chain, ReplicaId(2), keychain, Ledger, settings, records).unwrap();
     assert_eq!([0, 1, 2].map(|client| back.has_marked(ClientId(client))), [false, true, false]);
 }
 
@@ -302,10 +304,49 @@ fn backup_takes_no_forged_signature_and_doubts_tags_of_marked_clients() {
         let marks = Record::Marks { bound: vec![ClientId(0)], suspected: Vec::new() };
         let settings = Settings { journal: false, ..Settings::default() };
         let (keychain, records) = (keys(&configuration, replica(2)), [(JournalPosition(1), marks)]);
-        Replica::recover(configuration.clone(), ReplicaId(2), keychain, Ledger, settings, records).unwrap()
+        let chain = Chain::new(configuration.clone());
+        Replica::recover(&chain, ReplicaId(2), keychain, Ledger, settings, records).unwrap()
     };
     assert_eq!(says(marking(), tagged()), [Kind::Doubt]);
     assert_eq!(says(marking(), signed()), [Kind::Prepare]);
+}
+
+/// The first word counts, whether or not it can be checked here: the second one accuses its primary.
+#[test]
+fn primary_that_proposes_something_else_where_it_is_doubted_is_accused() {
+    let configuration = Setup::new(1, 1).configuration;
+    let keychain = keys(&configuration, CLIENT);
+    let says = |backup: &mut Replica<Ledger>, time, proof: Proof| {
+        let batch = wire::batch(time, false, [request(|_| proof)].into());
+        let body = Message::PrePrepare(PrePrepare { view: View(0), sequence: Sequence(1), batch });
+        backup.handle_message(Instant(1), made(&configuration, (replica(0), replica(2)), body));
+        actions(backup)
+    };
+    let accuses = |actions: &[Action]| {
+        actions.iter().any(|action| match action {
+            Action::Evidence(evidence) => {
+                (evidence.culprit(), evidence.kind()) == (Some(ReplicaId(0)), "conflicting-pre-prepares")
+            }
+            _ => false,
+        })
+    };
+    let doubtful = || Proof::Authenticator(keychain.authenticator(REQUEST, b"something else"));
+    let tagged = || {
+        let bytes = request(|_| Proof::Nothing).bytes;
+        Proof::Authenticator(keychain.authenticator(REQUEST, &bytes))
+    };
+    for second in [doubtful(), tagged()] {
+        let mut backup = backup(&configuration);
+        assert!(!accuses(&says(&mut backup, 1, doubtful())));
+        assert!(!accuses(&says(&mut backup, 1, doubtful())), "it may be sent again");
+        let said = says(&mut backup, 2, second);
+        assert!(accuses(&said), "{said:?}");
+        let prepares = |action: &Action| match action {
+            Action::Broadcast { message } => message.body.kind() == Kind::Prepare,
+            _ => false,
+        };
+        assert!(!said.iter().any(prepares), "the first one counts");
+    }
 }
 
 fn actions(replica: &mut Replica<Ledger>) -> Vec<Action> {

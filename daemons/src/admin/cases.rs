@@ -54,6 +54,9 @@ impl Cases {
     /// Hears a witness. None when it says nothing about a member of its set, or accuses itself.
     pub(super) fn hear(&mut self, set: &SetRecord, said: &Said) -> Option<Heard> {
         let configuration = set.configuration()?;
+        if said.accusation.configuration != configuration.number {
+            return None; // the index was, or will be, somebody else's
+        }
         let culprit = set.replicas.get(usize::try_from(said.accusation.culprit).ok()?)?;
         let witness = set.member(&said.pod)?;
         if witness.pod == culprit.pod {
@@ -208,7 +211,19 @@ mod tests {
 
         /// A witness accuses a replica.
         fn hear(&mut self, witness: &str, culprit: u32, kind: &str, proof: bytes::Bytes) -> Option<Heard> {
-            let accusation = Accusation { culprit, kind: kind.into(), detail: "it lied".into(), proof };
+            self.hear_of(0, (witness, culprit), kind, proof)
+        }
+
+        /// The same about a member of some configuration.
+        fn hear_of(
+            &mut self,
+            configuration: u64,
+            (witness, culprit): (&str, u32),
+            kind: &str,
+            proof: bytes::Bytes,
+        ) -> Option<Heard> {
+            let detail = "it lied".into();
+            let accusation = Accusation { culprit, kind: kind.into(), detail, proof, configuration };
             let said = Said {
                 set: "add-0".into(),
                 group: self.set.group().unwrap(),
@@ -286,6 +301,15 @@ mod tests {
         assert!(court.word("replica-3", 3).is_none());
         assert!(court.word("replica-9", 3).is_none());
         assert!(court.word("replica-1", 4).is_none());
+    }
+
+    #[test]
+    fn nobody_is_blamed_for_who_had_the_index_in_another_configuration() {
+        let mut court = Court::new();
+        let proof = court.proof(3);
+        let of_another = court.hear_of(1, ("replica-1", 3), "conflicting-states", proof.clone());
+        assert!(of_another.is_none());
+        assert!(court.hear("replica-1", 3, "conflicting-states", proof).unwrap().convicts);
     }
 
     #[test]

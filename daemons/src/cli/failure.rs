@@ -2,8 +2,16 @@
 
 use super::Exit;
 use crate::{
-    api::Problem, client::ClientError, config::ConfigErrors, control, excerpt::Excerpt, fault::Unproven,
-    hold::HoldError, identity::IdentityError, receipt::UnprovenReceipt, supervisor::SupervisorError,
+    api::Problem,
+    client::ClientError,
+    config::ConfigErrors,
+    control,
+    excerpt::Excerpt,
+    fault::Unproven,
+    hold::HoldError,
+    identity::IdentityError,
+    receipt::{UnprovenAudit, UnprovenReceipt},
+    supervisor::SupervisorError,
     telemetry::FilterError,
 };
 use quorate_dag::ExpressionError;
@@ -39,6 +47,8 @@ pub(crate) enum Failure {
     Keys { path: PathBuf, source: serde_json::Error },
     #[error("the receipt proves nothing: {0}")]
     Receipt(#[from] UnprovenReceipt),
+    #[error("nobody can be accused with a receipt that proves nothing; the {0}")]
+    Audit(#[from] UnprovenAudit),
     #[error("the proof proves nothing: {0}")]
     Fault(#[from] Unproven),
     #[error(transparent)]
@@ -79,7 +89,7 @@ impl Failure {
 
     pub(crate) fn exit(&self) -> Exit {
         match self {
-            Self::Expression { .. } | Self::Receipt(_) | Self::Fault(_) => Exit::Expression,
+            Self::Expression { .. } | Self::Receipt(_) | Self::Audit(_) | Self::Fault(_) => Exit::Expression,
             Self::Client(ClientError::TimedOut { .. }) | Self::Interrupted => Exit::TimedOut,
             Self::Client(ClientError::Url { .. }) => Exit::Usage,
             Self::Client(ClientError::Problem(problem)) => match problem.status {
@@ -107,7 +117,7 @@ impl Failure {
         match self {
             Self::Expression { kind, .. } => kind,
             Self::Client(ClientError::Problem(problem)) => &problem.kind,
-            Self::Receipt(_) => "unproven-receipt",
+            Self::Receipt(_) | Self::Audit(_) => "unproven-receipt",
             Self::Fault(_) => "unproven-fault",
             _ => match self.exit() {
                 Exit::TimedOut => "timed-out",

@@ -40,13 +40,7 @@ pub(crate) struct Verify {
 
 impl Verify {
     pub(super) fn run(self, global: &Global) -> Result<(), Failure> {
-        let keys = match &self.keys {
-            Some(path) => Some(
-                Keys::from_json(&read(path)?)
-                    .map_err(|source| Failure::Keys { path: path.clone(), source })?,
-            ),
-            None => None,
-        };
+        let keys = keys_in(self.keys.as_deref())?;
         if let Some(path) = &self.fault {
             return fault(&FaultProof::from_json(&read(path)?)?, keys.as_ref(), global);
         }
@@ -69,13 +63,20 @@ fn fault(proof: &FaultProof, keys: Option<&Keys>, global: &Global) -> Result<(),
     print(&format!("replica {} of {} lied\n{}\n", guilty.replica, guilty.set, guilty.what))
 }
 
-fn say_trust(trusted: bool) {
+/// The keys in a file, if one is named.
+pub(super) fn keys_in(path: Option<&Path>) -> Result<Option<Keys>, Failure> {
+    let Some(path) = path else { return Ok(None) };
+    let keys = Keys::from_json(&read(path)?);
+    keys.map(Some).map_err(|source| Failure::Keys { path: path.to_owned(), source })
+}
+
+pub(super) fn say_trust(trusted: bool) {
     if !trusted {
         eprintln!("consistent in itself only: without --keys, nothing says who the signers are");
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(BYTES_MAX).read_to_end(&mut bytes))

@@ -162,6 +162,9 @@ pub struct Accusation {
     /// A `quorate_pbft::MisbehaviourProof`; empty where nothing but the witness's word stands behind it.
     #[prost(bytes = "bytes", tag = "4")]
     pub proof: ::prost::bytes::Bytes,
+    /// The number of the PBFT configuration in which the index was the culprit's.
+    #[prost(uint64, tag = "5")]
+    pub configuration: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ReportRequest {

@@ -24,6 +24,11 @@ impl Allowance {
         }
         fits
     }
+
+    /// Whether `most` was taken in the period that is running.
+    pub(super) fn is_used_up(&self, now: Instant, period: Duration, most: u32) -> bool {
+        self.taken >= most && self.began.is_some_and(|began| now.since(began) < period)
+    }
 }
 
 #[cfg(test)]
@@ -40,5 +45,8 @@ mod tests {
         assert!(take(50, 99), "the first of a period, whatever its size");
         assert!(!take(51, 1));
         assert!(take(100, 1));
+        let is_used_up =
+            |ms, most| allowance.is_used_up(Instant(0) + Duration::from_millis(ms), period, most);
+        assert!(is_used_up(149, 1) && !is_used_up(149, 2) && !is_used_up(150, 1));
     }
 }

@@ -185,6 +185,13 @@ impl Slot {
         (self.learned, self.known, self.attested) = (old.learned, old.known, old.attested);
     }
 
+    /// The batch that the view's primary proposed here first: the one that counts, or will count once
+    /// its requests are authentic.
+    pub(super) fn proposed(&self) -> Option<Digest> {
+        let bound = self.proposal.as_ref().map(|proposal| proposal.digest);
+        bound.or(self.doubted.as_ref().map(|doubted| doubted.digest))
+    }
+
     /// Whether the batch of this place is known to be committed.
     pub(super) fn is_settled(&self) -> bool {
         self.committed || self.learned != Learned::Nothing

@@ -30,25 +30,21 @@ impl<S: Service> Replica<S> {
             return;
         }
         let PrePrepare { view, sequence, ref batch } = message;
+        let slot = self.log.slot(sequence).expect("checked to be between the watermarks");
+        if let Some(first) = slot.proposed().filter(|first| *first != digest) {
+            let (primary, second) = (from, digest);
+            let misbehaviour =
+                Misbehaviour::ConflictingPrePrepares { primary, view, sequence, first, second };
+            return self.accuse(misbehaviour);
+        }
         if self.is_changing() {
             return self.overhear(message, digest);
         }
         if sequence <= self.views.decided() {
             return self.on_chosen(from, sequence, digest, message.batch);
         }
-        let slot = self.log.slot(sequence).expect("checked to be between the watermarks");
-        if let Some(known) = &slot.proposal {
-            if known.digest == digest {
-                return self.put_aside(Ignored::Repeated);
-            }
-            let first = known.digest;
-            return self.accuse(Misbehaviour::ConflictingPrePrepares {
-                primary: from,
-                view,
-                sequence,
-                first,
-                second: digest,
-            });
+        if !self.log.is_free(sequence) {
+            return self.put_aside(Ignored::Repeated);
         }
         if let Err(field) = self.check_limits(batch) {
             return self.accuse(Misbehaviour::OversizedBatch { primary: from, sequence, field });
@@ -193,8 +189,7 @@ impl<S: Service> Replica<S> {
     pub(super) fn keep_word(&mut self, word: Unverified<PrePrepare>, digest: Digest) {
         let (active, view, sequence) = (self.views.active(), word.body.view, word.body.sequence);
         let Some(slot) = self.log.slot_mut(sequence) else { return };
-        let bound = slot.proposal.as_ref().map(|proposal| proposal.digest);
-        let counts = bound.or(slot.doubted.as_ref().map(|doubted| doubted.digest)) == Some(digest);
+        let counts = slot.proposed() == Some(digest);
         let of_primary = word.sender == Principal::Replica(self.group.primary(active));
         if view != active || !of_primary || !counts || slot.word.is_some() {
             return;

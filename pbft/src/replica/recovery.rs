@@ -5,7 +5,8 @@ use super::log::{Proposal, Slot};
 use super::record::{JournalPosition, Record};
 use super::settings::Settings;
 use crate::crypto::{Digest, Keychain};
-use crate::group::{Configuration, ReplicaId, Sequence, View};
+use crate::group::{ReplicaId, Sequence, View};
+use crate::membership::Chain;
 use crate::message::{Certificate, PrePrepare, Space};
 use crate::mutation::{self, Mutation};
 use crate::service::{Service, State};
@@ -71,7 +72,9 @@ impl std::fmt::Display for JournalPosition {
 
 impl<S: Service> Replica<S> {
     /// A replica that comes back with what its journal holds: all records from the last
-    /// [`Action::Truncate`](super::Action::Truncate) on, or from the first, in order.
+    /// [`Action::Truncate`](super::Action::Truncate) on, or from the first, in order. `chain` is the one
+    /// that it began with: of the genesis alone, or the one that it joined by. Without records it is a
+    /// replica that has never run before.
     ///
     /// It holds every promise that it made before, and asks the others for what it missed, a later
     /// view among it. The primary of the view that it was in goes on as such.
@@ -80,16 +83,16 @@ impl<S: Service> Replica<S> {
     /// When the records cannot be what this replica wrote.
     ///
     /// # Panics
-    /// As [`Replica::new`].
+    /// When the chain's end has no replica `me`, or the keychain is another's.
     pub fn recover(
-        configuration: Configuration,
+        chain: &Chain,
         me: ReplicaId,
         keychain: Keychain,
         service: S,
         settings: Settings,
         records: impl IntoIterator<Item = (JournalPosition, Record)>,
     ) -> Result<Self, RecoveryFailed> {
-        let mut replica = Self::empty(configuration, me, keychain, service, settings);
+        let mut replica = Self::begin(chain, me, keychain, service, settings);
         let records: Vec<_> = records.into_iter().collect();
         for pair in records.windows(2) {
             let (previous, position) = (pair[0].0, pair[1].0);
@@ -99,6 +102,7 @@ impl<S: Service> Replica<S> {
         }
         replica.checkpoints.set_replaying(true);
         let copied = replica.install_last_snapshot(&records)?;
+        replica.seek_beginning();
         let outdated = replica.outdated(&records);
         let mut last = JournalPosition(0);
         for (position, record) in records {

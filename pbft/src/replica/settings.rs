@@ -30,7 +30,8 @@ pub struct Settings {
     pub view_timeout: Duration,
     /// The longest such wait.
     pub view_timeout_max: Duration,
-    /// How long an answer to FETCH may take before it is asked for again, or elsewhere.
+    /// How long an answer to FETCH may take before it is asked for again, or elsewhere. Grows while nobody
+    /// answers in time.
     pub fetch_timeout: Duration,
     /// How many FETCHes may be under way.
     pub fetches_max: usize,

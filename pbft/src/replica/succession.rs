@@ -36,20 +36,23 @@ use super::record::Record;
 use super::status::Retransmission;
 use super::view_change::Views;
 use super::vouching::Vouching;
-use super::{Ignored, Replica, Settings};
+use super::{Action, Ignored, Replica, Settings};
 use crate::crypto::{Keychain, Principal};
 use crate::group::{Configuration, Group, ReplicaId, Sequence, View};
-use crate::membership::Succession;
-use crate::message::{Certificate, Configured, Message};
+use crate::membership::{Chain, Succession};
+use crate::message::{Certificate, Configured, Message, Unverified};
 use crate::mutation::{self, Mutation};
 use crate::service::{LEVELS, Service};
 use crate::time::Instant;
 
+/// SUCCESSIONs that prove nothing, of one replica, that are looked at in a status period.
+const WRONG_PER_PERIOD_MAX: u32 = 8;
+
 /// How this replica came into its configuration.
 #[derive(Debug, Default)]
 pub(super) struct Succeeding {
-    /// The proofs of the configurations since the one that it began with, and of that one unless it was
-    /// the genesis: whoever lags is shown them. As many as the operator gave orders.
+    /// The proofs of all configurations from the genesis to the one in force: whoever lags is shown them,
+    /// however far. As many as the operator gave orders, of a few kilobytes each.
     successions: Vec<Succession>,
     /// Another key has this replica's index.
     retired: bool,
@@ -69,6 +72,10 @@ enum Hint {
 }
 
 impl Succeeding {
+    pub(super) fn new(successions: &[Succession]) -> Self {
+        Self { successions: successions.to_vec(), ..Self::default() }
+    }
+
     pub(super) fn is_retired(&self) -> bool {
         self.retired
     }
@@ -82,35 +89,37 @@ impl<S: Service> Replica<S> {
     /// A replica that takes an index over in a configuration that replaced members: it has no state,
     /// fetches the one at the boundary from the others, and votes for nothing below.
     ///
-    /// `configuration` is what `succession` leads to, as [`Chain::latest`](crate::membership::Chain::latest)
-    /// and [`Chain::last`](crate::membership::Chain::last) give it when the place was just given away: it
-    /// finds its way to later ones by itself. Whoever has run before with this identity must come back by
-    /// [`Replica::recover`].
+    /// `chain` leads from the genesis to the configuration that gave it the place: the newcomer finds its
+    /// way to later ones by itself, and can show whoever knows the genesis only all of it. Whoever has run
+    /// before with this identity must come back by [`Replica::recover`].
     ///
     /// # Panics
-    /// When the configuration is not valid or not the one of the succession, the succession gives no place
-    /// to `me`, or the keychain is another's.
+    /// When the end of the chain gives no place to `me`, or the keychain is another's.
     #[must_use]
-    pub fn join(
-        configuration: Configuration,
-        succession: Succession,
+    pub fn join(chain: &Chain, me: ReplicaId, keychain: Keychain, service: S, settings: Settings) -> Self {
+        // A member from before has promised something, and would forget it here.
+        let given = chain.last().is_some_and(|succession| succession.reconfigure.replaces(me));
+        assert!(given, "the end of the chain gives the place of {me} to another key");
+        let mut replica = Self::begin(chain, me, keychain, service, settings);
+        replica.seek_beginning();
+        replica.assert_invariants();
+        replica
+    }
+
+    /// A replica without promises at the end of a chain. Where that is not the genesis, it has no state, and
+    /// does not look for it yet.
+    pub(super) fn begin(
+        chain: &Chain,
         me: ReplicaId,
         keychain: Keychain,
         service: S,
         settings: Settings,
     ) -> Self {
-        assert_eq!(
-            (configuration.number, configuration.start),
-            (succession.reconfigure.number, succession.start),
-            "the succession leads to the configuration"
-        );
-        // A member from before has promised something, and would forget it here.
-        assert!(succession.reconfigure.replaces(me), "the succession gives the place of {me} to another key");
-        let mut replica = Self::empty(configuration, me, keychain, service, settings);
-        replica.append(Record::Succession(Box::new(succession.clone())), None);
-        replica.seek(&succession);
-        replica.succeeding.successions.push(succession);
-        replica.assert_invariants();
+        let mut replica = Self::empty(chain.latest().clone(), me, keychain, service, settings);
+        replica.succeeding = Succeeding::new(chain.successions());
+        if chain.last().is_some() {
+            replica.views.not_witnessed();
+        }
         replica
     }
 
@@ -121,7 +130,7 @@ impl<S: Service> Replica<S> {
         self.succeeding.retired
     }
 
-    /// The proofs of the configurations since the one that this replica began with.
+    /// The proofs of all configurations from the genesis to the one that this replica is in.
     #[must_use]
     pub fn successions(&self) -> &[Succession] {
         &self.succeeding.successions
@@ -206,6 +215,7 @@ impl<S: Service> Replica<S> {
         self.retransmission = Retransmission::new(&self.group, &self.settings);
         self.compare_boundary(&succession.certificate(&self.configuration));
         if self.is_joining() || self.checkpoints.has_diverged() {
+            self.views.not_witnessed();
             self.seek(&succession);
         }
         if succession.reconfigure.replaces(self.me) {
@@ -214,10 +224,38 @@ impl<S: Service> Replica<S> {
         self.succeeding.successions.push(succession);
     }
 
+    /// Looks for the state at the beginning of the configuration, if it is not here.
+    pub(super) fn seek_beginning(&mut self) {
+        if let Some(succession) = self.succeeding.successions.last().cloned().filter(|_| self.is_joining()) {
+            self.seek(&succession);
+        }
+    }
+
     /// The state at the beginning of the configuration is not here: it has to be fetched.
     fn seek(&mut self, succession: &Succession) {
         let certificate = succession.certificate(&self.configuration);
         self.checkpoints.look_ahead(certificate);
+    }
+
+    /// Which configuration this is.
+    pub(crate) fn configured(&self) -> Unverified<Message> {
+        let number = self.configuration.number;
+        self.for_all(Message::Configured(Configured { number }))
+    }
+
+    /// What to show somebody who is in the configuration with this number: what followed it, or else which
+    /// one this is.
+    #[cfg(feature = "runtime")]
+    pub(crate) fn way_from(&self, number: u64) -> Unverified<Message> {
+        match self.following(number) {
+            Some(succession) => self.for_all(Message::Succession(succession.clone())),
+            None => self.configured(),
+        }
+    }
+
+    fn following(&self, number: u64) -> Option<&Succession> {
+        // The one at an index makes the configuration with the next number.
+        self.succeeding.successions.get(usize::try_from(number).ok()?)
     }
 
     /// Hears which configuration somebody is in; anybody may say anything.
@@ -229,10 +267,7 @@ impl<S: Service> Replica<S> {
         if theirs.number > ours {
             return self.tell_configuration(from);
         }
-        let next = |succession: &&Succession| succession.reconfigure.number == theirs.number + 1;
-        let Some(succession) = self.succeeding.successions.iter().find(next).cloned() else {
-            return self.put_aside(Ignored::Stale);
-        };
+        let succession = self.following(theirs.number).expect("all of the way is known").clone();
         if self.may_tell(from, Hint::Succession(succession.reconfigure.number)) {
             self.send(from, Message::Succession(succession));
         }
@@ -241,8 +276,8 @@ impl<S: Service> Replica<S> {
     /// Says which configuration this is, where members can be replaced.
     pub(super) fn tell_configuration(&mut self, to: Principal) {
         if self.configuration.operator.is_some() && self.may_tell(to, Hint::Configured) {
-            let number = self.configuration.number;
-            self.send(to, Message::Configured(Configured { number }));
+            let message = self.configured();
+            self.actions.push_back(Action::Send { to, message });
         }
     }
 
@@ -262,20 +297,35 @@ impl<S: Service> Replica<S> {
         true
     }
 
-    /// Is shown the next configuration.
-    pub(super) fn on_succession(&mut self, succession: &Succession) {
+    /// Is shown the next configuration by a replica.
+    ///
+    /// A genuine order with wrong votes costs digests of two configurations, with all their keys. So each
+    /// replica may be wrong so often only; a driver takes care that nobody speaks in another's name.
+    pub(super) fn on_succession(&mut self, from: Principal, succession: &Succession) {
+        let from = match from {
+            Principal::Replica(from) if self.group.has(from) && from != self.me => from,
+            _ => return self.put_aside(Ignored::NotForUs),
+        };
         if self.is_halted() {
             return self.put_aside(Ignored::Halted); // it shows its CHECKPOINTs, and does nothing else
         }
         if succession.reconfigure.number <= self.configuration.number {
             return self.put_aside(Ignored::Repeated);
         }
+        let (now, period) = (self.now, self.settings.status_period);
+        let allowance = &mut self.succession_allowances[from.index()];
+        if allowance.is_used_up(now, period, WRONG_PER_PERIOD_MAX) {
+            return self.put_aside(Ignored::TooOften);
+        }
         let next = match succession.verify_by(&self.configuration, &self.keychain) {
             Ok(next) => next,
             Err(_) if mutation::is_on(Mutation::TrustSuccession) => {
                 succession.reconfigure.apply(&self.configuration, succession.start)
             }
-            Err(_) => return self.put_aside(Ignored::Unproven),
+            Err(_) => {
+                allowance.take(now, period, 1, WRONG_PER_PERIOD_MAX);
+                return self.put_aside(Ignored::Unproven);
+            }
         };
         if self.executed() < succession.start || self.checkpoints.has_diverged() {
             return self.succeed(succession.clone(), next);
@@ -289,14 +339,6 @@ impl<S: Service> Replica<S> {
         if succession.reconfigure.number == self.configuration.number + 1 {
             let next = succession.reconfigure.apply(&self.configuration, succession.start);
             self.adopt(succession, next);
-        } else if succession.reconfigure.number == self.configuration.number
-            && self.succeeding.successions.is_empty()
-        {
-            // The one that this replica joined by.
-            if self.is_joining() {
-                self.seek(&succession);
-            }
-            self.succeeding.successions.push(succession);
         }
     }
 }

@@ -138,6 +138,7 @@ impl<S: Service> Replica<S> {
         let Transfer { active, sources, .. } = &mut self.transfer;
         let Some(active) = active.as_mut().filter(|active| !active.stuck) else { return };
         let (voters, sequence) = (active.certificate.voters(), active.certificate.sequence);
+        let patience = sources.patience(me, voters, settings.fetch_timeout);
         let mut fetches = Vec::new();
         while active.asked.len() < settings.fetches_max && !active.descent.is_idle() {
             let load = |id| active.asked.iter().filter(|asked| asked.source == id).count();
@@ -148,7 +149,7 @@ impl<S: Service> Replica<S> {
             let Want { space, level, .. } = wants[0];
             let indexes = wants.iter().map(|want| want.index).collect();
             fetches.push((source, Fetch { sequence, space, level, indexes }));
-            active.asked.push(Asked { source, at: now, due: now + settings.fetch_timeout, wants });
+            active.asked.push(Asked { source, at: now, due: now + patience, wants });
         }
         // Correct ones are among them: whoever is left with liars only was shown no certificate.
         let hopeless = voters.iter().all(|id| id == me || sources.has_lied(id));

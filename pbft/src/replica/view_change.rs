@@ -108,6 +108,11 @@ impl Views {
         }
     }
 
+    /// The view began without this replica: clients may have made tags before they had its keys.
+    pub(super) fn not_witnessed(&mut self) {
+        self.is_witnessed = false;
+    }
+
     /// The last view that was entered, or heard to have begun.
     pub(super) fn active(&self) -> View {
         self.active
@@ -640,7 +645,7 @@ impl<S: Service> Replica<S> {
         }
         let bound = self.log.proposals().map(|(sequence, ..)| sequence).max();
         self.views.proposed = bound.unwrap_or_default();
-        self.views.is_witnessed = !self.outbox.has_history();
+        self.views.is_witnessed &= !self.outbox.has_history();
     }
 }
 

@@ -15,7 +15,11 @@ use super::{
     frame::{self, Frame, GREETING_BYTES_MAX, Refusal},
     serve::Shared,
 };
-use crate::{crypto::Principal, service::Service};
+use crate::{
+    crypto::Principal,
+    message::{Message, Proof, Unverified},
+    service::Service,
+};
 
 /// Accepts connections, for ever.
 pub(super) async fn accept<S: Service + 'static>(shared: Rc<Shared<S>>, listener: TcpListener) {
@@ -110,6 +114,20 @@ impl<S: Service> CameIn<'_, S> {
         self.joined.notify_one();
         Ok(())
     }
+
+    /// Somebody knows an earlier configuration: it is shown what followed, a step at a time. Anybody may
+    /// ask, so one answer waits at most for whoever does not read.
+    fn show_the_way(&self, message: &Unverified<Message>) -> Result<(), Refusal> {
+        let Message::Configured(theirs) = &message.body else { return Err(Refusal::Unproven) };
+        let inner = self.shared.inner.borrow();
+        if inner.replica.configuration().operator.is_none() || !self.outgoing.is_written() {
+            return Err(Refusal::Unproven);
+        }
+        let shown = inner.replica.way_from(theirs.number);
+        self.outgoing.put(|out| frame::put_message(out, &shown));
+        self.outgoing.flush();
+        Ok(())
+    }
 }
 
 impl<S: Service> Reader for CameIn<'_, S> {
@@ -124,10 +142,14 @@ impl<S: Service> Reader for CameIn<'_, S> {
             Frame::NewKey(new_key) if self.principals.contains(&new_key.sender) => {
                 self.shared.on_new_key(new_key)
             }
+            Frame::Message(message) if self.greeted && self.principals.is_empty() => {
+                self.show_the_way(&message)
+            }
             Frame::Message(message) => {
-                // A replica may relay what clients sent; a client speaks for itself.
+                // A replica may relay what others proved; a client speaks for itself.
                 let from_replica = matches!(self.principals.first(), Some(Principal::Replica(_)));
-                if !from_replica && !self.principals.contains(&message.sender) {
+                let may_relay = from_replica && message.proof != Proof::Nothing;
+                if !may_relay && !self.principals.contains(&message.sender) {
                     return Err(Refusal::Unproven);
                 }
                 self.shared.on_message(message);

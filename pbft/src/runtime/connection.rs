@@ -138,6 +138,11 @@ impl Outgoing {
         self.wake.notify_one();
     }
 
+    /// Whether the socket took all that was written.
+    pub(super) fn is_written(&self) -> bool {
+        self.state.borrow().bytes == 0
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         self.state.borrow().closed
     }

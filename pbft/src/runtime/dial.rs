@@ -12,12 +12,12 @@ use tokio::{
 use super::{
     AddressBook, Backoff, TransportSettings,
     connection::{self, Ended, Outgoing, Reader},
-    frame::{Frame, GREETING_BYTES_MAX, Hello, Refusal},
+    frame::{self, Frame, GREETING_BYTES_MAX, Hello, Refusal, SUCCESSION_BYTES_MAX},
 };
 use crate::{
     crypto::{KeyRefused, Keychain, NewKey, Principal},
     group::{Configuration, ReplicaId},
-    message::{Message, Unverified},
+    message::{Message, Proof, Unverified},
 };
 
 /// Whoever keeps connections to replicas: another replica, or a link of clients.
@@ -38,6 +38,12 @@ pub(super) trait Dialler {
 
     fn on_new_key(&self, new_key: NewKey) -> Result<(), Refusal>;
     fn on_message(&self, message: Unverified<Message>);
+
+    /// The number of the configuration here.
+    fn configuration(&self) -> u64;
+
+    /// What asks for the way to later ones; none where members can't be replaced.
+    fn configured(&self) -> Option<Unverified<Message>>;
 
     /// All messages that one read brought were taken.
     fn on_read(&self);
@@ -83,7 +89,8 @@ async fn serve<D: Dialler>(dialler: &D, peer: ReplicaId, stream: TcpStream) -> b
     outgoing.put_bytes(&dialler.hello());
     outgoing.flush();
     let joined = Notify::new();
-    let mut reader = Dialled { dialler, outgoing: &outgoing, peer, greeted: false, joined: &joined };
+    let (held, greeted) = (None, false);
+    let mut reader = Dialled { dialler, outgoing: &outgoing, peer, held, greeted, joined: &joined };
     let late = async {
         let limit = dialler.transport().greeting_timeout;
         if timeout(limit, joined.notified()).await.is_ok() {
@@ -104,31 +111,76 @@ struct Dialled<'a, D> {
     dialler: &'a D,
     outgoing: &'a Rc<Outgoing>,
     peer: ReplicaId,
+    held: Option<Held>,
     greeted: bool,
     joined: &'a Notify,
+}
+
+/// A greeting with a key that is nobody's in the configuration here: perhaps in a later one.
+struct Held {
+    nonce: [u8; 32],
+    new_key: NewKey,
+    /// What followed the configuration with this number was asked for.
+    asked: u64,
+}
+
+impl<D: Dialler> Dialled<'_, D> {
+    /// Joins if the peer's key is known to be a member's, and asks for the way otherwise.
+    fn greet(&mut self, nonce: [u8; 32], new_key: NewKey) -> Result<(), Refusal> {
+        match self.dialler.on_hello(self.peer, self.outgoing, nonce, new_key.clone()) {
+            Ok(()) => {
+                self.greeted = true;
+                self.joined.notify_one();
+                Ok(())
+            }
+            Err(refusal) => {
+                let configured = self.dialler.configured().filter(|_| matches!(refusal, Refusal::Unproven));
+                let configured = configured.ok_or(refusal)?;
+                self.outgoing.put(|out| frame::put_message(out, &configured));
+                self.outgoing.flush();
+                self.held = Some(Held { nonce, new_key, asked: self.dialler.configuration() });
+                Ok(())
+            }
+        }
+    }
+
+    /// Nobody has joined: all that is taken is what leads on.
+    fn follow(&mut self, message: Unverified<Message>) -> Result<(), Refusal> {
+        let Held { nonce, new_key, asked } = self.held.take().ok_or(Refusal::Greeting)?;
+        if is_own(&message, self.peer) && matches!(message.body, Message::Succession(_)) {
+            self.dialler.on_message(message);
+        }
+        // Another connection may have been faster.
+        if self.dialler.configuration() > asked { self.greet(nonce, new_key) } else { Err(Refusal::Unproven) }
+    }
+}
+
+/// Whether a message is in its speaker's own name. What is proven may be passed on by others.
+pub(super) fn is_own(message: &Unverified<Message>, speaker: ReplicaId) -> bool {
+    message.sender == Principal::Replica(speaker)
 }
 
 impl<D: Dialler> Reader for Dialled<'_, D> {
     fn on_frame(&mut self, frame: Frame) -> Result<(), Refusal> {
         let peer = Principal::Replica(self.peer);
         match frame {
-            Frame::Hello(hello) if !self.greeted => {
+            Frame::Hello(hello) if !self.greeted && self.held.is_none() => {
                 self.dialler.check_hello(&hello)?;
                 // The address may be another's by now.
                 let new_key = hello.new_key.filter(|new_key| new_key.sender == peer);
-                let new_key = new_key.ok_or(Refusal::Greeting)?;
-                self.dialler.on_hello(self.peer, self.outgoing, hello.nonce, new_key)?;
-                self.greeted = true;
-                self.joined.notify_one();
-                Ok(())
+                self.greet(hello.nonce, new_key.ok_or(Refusal::Greeting)?)
             }
             Frame::NewKey(new_key) if self.greeted && new_key.sender == peer => {
                 self.dialler.on_new_key(new_key)
             }
             Frame::Message(message) if self.greeted => {
+                if message.proof == Proof::Nothing && !is_own(&message, self.peer) {
+                    return Err(Refusal::Unproven);
+                }
                 self.dialler.on_message(message);
                 Ok(())
             }
+            Frame::Message(message) => self.follow(message),
             _ => Err(Refusal::Greeting),
         }
     }
@@ -138,7 +190,11 @@ impl<D: Dialler> Reader for Dialled<'_, D> {
     }
 
     fn frame_bytes_max(&self) -> usize {
-        if self.greeted { self.dialler.frame_bytes_max() } else { GREETING_BYTES_MAX }
+        match self.held {
+            _ if self.greeted => self.dialler.frame_bytes_max(),
+            Some(_) => SUCCESSION_BYTES_MAX,
+            None => GREETING_BYTES_MAX,
+        }
     }
 }
 

@@ -4,13 +4,18 @@
 //! begin with HELLO. The acceptor's carries its NEW-KEY and a nonce; the dialer answers with a JOIN
 //! for each principal that it speaks for: its NEW-KEY and a tag over the nonce, which nobody can
 //! have recorded before. Then come protocol messages, and a NEW-KEY whenever keys are renewed.
+//!
+//! A dialer that has no such key for the acceptor may be of an earlier configuration, in which the place
+//! was another's. Before it joins it says which one it is in (CONFIGURED), and is answered by the
+//! SUCCESSION that follows, which proves itself; so on until it knows the key, or there is no more to be
+//! shown. So whoever slept until all its peers were replaced needs no more than an address of one.
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use thiserror::Error;
 
 use crate::{
-    crypto::{Domain, Keychain, Kind, NewKey, Principal, TAG_BYTES, Tag},
-    group::{Configuration, GroupId},
+    crypto::{Domain, Keychain, Kind, NewKey, Principal, SIGNATURE_BYTES_MAX, TAG_BYTES, Tag},
+    group::{Configuration, GroupId, REPLICAS_MAX},
     message::{
         Message, Unverified,
         wire::{self, Malformed},
@@ -23,6 +28,8 @@ const MAGIC: &[u8; 4] = b"QPBF";
 const TRANSPORT_VERSION: u8 = 2;
 /// The longest frame before anybody has joined.
 pub(super) const GREETING_BYTES_MAX: usize = 4096;
+/// The longest SUCCESSION: a signature of every replica, and keys that are hardly longer for a third of them.
+pub(super) const SUCCESSION_BYTES_MAX: usize = 2 * REPLICAS_MAX as usize * (SIGNATURE_BYTES_MAX + 64);
 
 /// One frame.
 #[derive(Debug)]

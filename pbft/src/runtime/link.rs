@@ -93,6 +93,8 @@ struct Inner {
     replicas: Vec<Option<Connected>>,
     /// Since when a quorum has been connected; from then on little is waited for.
     quorum_since: Option<Instant>,
+    /// Whether operations were submitted when the driver looked last.
+    ready: bool,
     /// Clients that were fed and not polled yet.
     touched: Vec<ClientId>,
     /// When clients want to be woken.
@@ -136,6 +138,7 @@ impl Shared {
             clients: configuration.clients.iter().map(|_| None).collect(),
             replicas: configuration.replicas.iter().map(|_| None).collect(),
             quorum_since: None,
+            ready: false,
             touched: Vec::new(),
             due: BTreeSet::new(),
             dirty: Vec::new(),
@@ -163,10 +166,11 @@ impl Shared {
             client.handle_succession(self.clock.now(), succession);
         }
         for (replica, connected) in self.group.replicas().zip(&inner.replicas) {
-            if let Some(Connected { outgoing, nonce, new_key }) = connected
-                && accept_key(client.keychain_mut(), new_key).is_ok()
-            {
+            let Some(Connected { outgoing, nonce, new_key }) = connected else { continue };
+            if accept_key(client.keychain_mut(), new_key).is_ok() {
                 join(&client, replica, outgoing, nonce);
+            } else {
+                outgoing.close(); // dialled again, it shows the client the way
             }
         }
         let (queue, waiting) = Default::default();
@@ -214,12 +218,8 @@ async fn drive(shared: &Shared, mut orders: mpsc::UnboundedReceiver<Order>) {
     let mut stale = true;
     loop {
         let wake = {
-            let inner = shared.inner.borrow();
-            let due = inner.due.first().map(|(due, _)| *due);
-            let ready = inner.quorum_since.map(|since| since + STRAGGLERS);
-            let ready = ready.filter(|ready| *ready > shared.clock.now());
+            let due = shared.inner.borrow().wake().map(|due| shared.clock.at(due));
             let status = stale.then_some(published + STATUS_PERIOD);
-            let due = due.into_iter().chain(ready).min().map(|due| shared.clock.at(due));
             due.into_iter().chain(status).min()
         };
         let timer = async {
@@ -285,13 +285,22 @@ impl Inner {
         self.successions.push(succession);
     }
 
+    /// When there is something to do, if nothing comes in.
+    fn wake(&self) -> Option<Instant> {
+        let due = self.due.first().map(|(due, _)| *due);
+        // Also when it is over: it may have been the driver's last step that lasted until then.
+        let ready = self.quorum_since.filter(|_| !self.ready).map(|since| since + STRAGGLERS);
+        due.into_iter().chain(ready).min()
+    }
+
     fn is_ready(&self, now: Instant, n: u32) -> bool {
         let all = self.replicas.iter().flatten().count() == n as usize;
         self.quorum_since.is_some_and(|since| all || since + STRAGGLERS <= now)
     }
 
     fn step(&mut self, now: Instant, n: u32) {
-        let ready = self.is_ready(now, n);
+        self.ready = self.is_ready(now, n);
+        let ready = self.ready;
         while let Some((due, id)) = self.due.first().copied().filter(|(due, _)| *due <= now) {
             self.due.remove(&(due, id));
             if let Some(member) = self.clients.get_mut(id.index()).and_then(Option::as_mut) {
@@ -478,6 +487,15 @@ impl Dialler for Shared {
         }
     }
 
+    fn configuration(&self) -> u64 {
+        self.configuration.number + self.inner.borrow().successions.len() as u64
+    }
+
+    fn configured(&self) -> Option<Unverified<Message>> {
+        // All are in the same one.
+        self.inner.borrow().clients.iter().flatten().next()?.client.greeting()
+    }
+
     fn on_read(&self) {
         self.read_at.set(None);
         self.fed.notify_one();
@@ -517,5 +535,30 @@ async fn renew_keys(shared: Rc<Shared>) {
         for member in shared.inner.borrow_mut().clients.iter_mut().flatten() {
             member.client.keychain_mut().expire_old();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{crypto::PublicKey, group::GroupId};
+
+    /// Nothing else may come in: with one replica away, no more connect.
+    #[test]
+    fn stragglers_whose_time_ran_out_during_a_step_are_not_waited_for_longer() {
+        let replicas = (0..4).map(PublicKey::fixture).collect();
+        let configuration = Arc::new(Configuration::genesis(GroupId([1; 16]), replicas, Vec::new()));
+        let status = watch::channel(ClientStatus::default()).0;
+        let shared = Shared::new(configuration, [1; 32], TransportSettings::default(), status);
+        let inner = &mut *shared.inner.borrow_mut();
+        assert_eq!(inner.wake(), None);
+        let since = Instant(1);
+        inner.quorum_since = Some(since);
+        inner.step(since, 4);
+        // However late it is when the driver asks.
+        assert_eq!(inner.wake(), Some(since + STRAGGLERS));
+        inner.step(since + STRAGGLERS, 4);
+        assert!(inner.ready);
+        assert_eq!(inner.wake(), None);
     }
 }

@@ -25,7 +25,7 @@ use crate::{
     evidence::Evidence,
     group::{Configuration, InvalidConfiguration, ReplicaId, Sequence, View},
     journal::{Journal, JournalFailed, JournalSetup, Owner},
-    membership::Succession,
+    membership::{Chain, InvalidSuccession, Succession},
     message::{Message, Unverified},
     replica::{
         Action, Ignored, JournalPosition, Misbehaviour, Readiness, Record, RecoveryFailed, Replica, Settings,
@@ -42,11 +42,11 @@ const EVIDENCE_MAX: usize = 256;
 /// All that a replica needs.
 #[derive(Debug)]
 pub struct ReplicaSetup {
-    /// The configuration that the replica begins with, for ever the same: the group's genesis, or the one
-    /// that made it a member.
+    /// The group's genesis.
     pub configuration: Configuration,
-    /// What led to that configuration; none for the genesis.
-    pub succession: Option<Succession>,
+    /// What led from the genesis to the configuration that made the replica a member, for ever the same;
+    /// none for a member of the genesis. A [`Chain`] or a client's status has them.
+    pub successions: Vec<Succession>,
     /// Which replica this is.
     pub index: ReplicaId,
     /// Its identity: the private half of its key in the configuration.
@@ -82,7 +82,8 @@ impl std::fmt::Debug for Twist {
 }
 
 impl ReplicaSetup {
-    /// A setup without a journal and with default settings; both are fields to be changed.
+    /// The setup of a member of the genesis, without a journal and with default settings; all are fields
+    /// to be changed.
     pub fn new(
         configuration: Configuration,
         index: ReplicaId,
@@ -92,10 +93,10 @@ impl ReplicaSetup {
         seed: [u8; 32],
     ) -> Self {
         let (settings, transport) = Default::default();
-        let (succession, journal) = (None, None);
+        let (successions, journal) = (Vec::new(), None);
         Self {
             configuration,
-            succession,
+            successions,
             index,
             identity,
             journal,
@@ -116,16 +117,26 @@ pub enum ServeFailed {
     /// The configuration can't be used.
     #[error("configuration: {0}")]
     Configuration(#[from] InvalidConfiguration),
+    /// The configuration is a later one.
+    #[error("configuration {0} is not a genesis: start from that, and what followed it")]
+    Genesis(u64),
+    /// What followed the genesis does not follow.
+    #[error("successions: {0}")]
+    Succession(#[from] InvalidSuccession),
+    /// The last succession gave the replica's place to nobody: it was a member before.
+    #[error(
+        "configuration {number} did not make replica {replica} a member: \
+         whoever was one before keeps the successions that it began with"
+    )]
+    Member {
+        /// Where the successions lead.
+        number: u64,
+        /// The replica.
+        replica: ReplicaId,
+    },
     /// The identity is not the one in the configuration.
     #[error("identity is not that of replica {0} in the configuration")]
     Identity(ReplicaId),
-    /// The configuration is not the genesis, and what led to it is not given, leads elsewhere, or did not
-    /// make the replica a member.
-    #[error(
-        "configuration {0} needs the succession that led to it and made this replica a member; \
-         a member from before keeps the configuration that it began with"
-    )]
-    Succession(u64),
     /// The journal can't be opened or written. The replica must not vote on.
     #[error("journal: {0}")]
     Journal(#[from] JournalFailed),
@@ -228,15 +239,18 @@ pub fn serve(
     setup: ReplicaSetup,
     service: impl Service + Send + 'static,
 ) -> Result<ReplicaHandle, ServeFailed> {
-    let ReplicaSetup { configuration, succession, index, identity, journal, listener, peers, .. } = setup;
+    let ReplicaSetup { configuration, successions, index, identity, journal, listener, peers, .. } = setup;
     configuration.validate()?;
-    let number = configuration.number;
-    let leads = |succession: &Succession| {
-        (succession.reconfigure.number, succession.start) == (number, configuration.start)
-            && succession.reconfigure.replaces(index)
-    };
-    if number > 0 && !succession.as_ref().is_some_and(leads) {
-        return Err(ServeFailed::Succession(number));
+    if configuration.number > 0 {
+        return Err(ServeFailed::Genesis(configuration.number));
+    }
+    let mut chain = Chain::new(configuration);
+    for succession in successions {
+        chain.extend(succession)?;
+    }
+    let configuration = chain.latest();
+    if chain.last().is_some_and(|succession| !succession.reconfigure.replaces(index)) {
+        return Err(ServeFailed::Member { number: configuration.number, replica: index });
     }
     if configuration.replicas.get(index.index()) != Some(identity.public_key()) {
         return Err(ServeFailed::Identity(index));
@@ -260,21 +274,13 @@ pub fn serve(
     let (stop, stopped) = oneshot::channel();
     let (alive, ended) = watch::channel(());
     // Recovery runs on the caller's time, so that its failure is this function's.
-    let begin = |configuration, keychain, service, settings| match succession.filter(|_| number > 0) {
-        Some(succession) => Replica::join(configuration, succession, index, keychain, service, settings),
-        None => Replica::new(configuration, index, keychain, service, settings),
+    let (journal, first, records) = match opened {
+        Some((journal, first, records)) => (Some(journal), first, records),
+        None => (None, JournalPosition::default(), Vec::new()),
     };
-    let (replica, disk) = match opened {
-        Some((journal, _, records)) if records.is_empty() => {
-            (begin(configuration, keychain, service, settings), Some(Disk::start(journal)?))
-        }
-        Some((journal, first, records)) => {
-            let records = (first.0..).map(JournalPosition).zip(records);
-            let replica = Replica::recover(configuration, index, keychain, service, settings, records)?;
-            (replica, Some(Disk::start(journal)?))
-        }
-        None => (begin(configuration, keychain, service, settings), None),
-    };
+    let records = (first.0..).map(JournalPosition).zip(records);
+    let replica = Replica::recover(&chain, index, keychain, service, settings, records)?;
+    let disk = journal.map(Disk::start).transpose()?;
     let thread = thread::Builder::new().name(format!("pbft-replica-{index}")).spawn(move || {
         let _alive = alive;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -449,7 +455,7 @@ impl<S: Service> Inner<S> {
                 Action::Evidence(evidence) => {
                     let replica = self.replica.id();
                     match &evidence {
-                        Evidence::Local(Misbehaviour::Split { .. }) => {
+                        Evidence::Local { misbehaviour: Misbehaviour::Split { .. }, .. } => {
                             tracing::error!(%replica, %evidence, "halted");
                         }
                         _ => tracing::warn!(%replica, %evidence, "evidence"),
@@ -549,6 +555,15 @@ impl<S: Service> Dialler for Shared<S> {
 
     fn on_message(&self, message: Unverified<Message>) {
         self.inner.borrow_mut().replica.handle_message(self.clock.now(), message);
+    }
+
+    fn configuration(&self) -> u64 {
+        self.inner.borrow().replica.configuration().number
+    }
+
+    fn configured(&self) -> Option<Unverified<Message>> {
+        let replica = &self.inner.borrow().replica;
+        replica.configuration().operator.is_some().then(|| replica.configured())
     }
 
     fn on_read(&self) {

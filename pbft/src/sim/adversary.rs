@@ -346,8 +346,10 @@ impl Liars {
     }
 }
 
-/// Makes a message somebody's own.
-pub(super) fn prove(keychain: &Keychain, to: Principal, mut body: Message) -> Unverified<Message> {
+/// A message as the keychain's owner sends it to `to`, whoever said it first: a CHECKPOINT's vote is
+/// signed, too.
+#[must_use]
+pub fn prove(keychain: &Keychain, to: Principal, mut body: Message) -> Unverified<Message> {
     if let Message::Checkpoint(Checkpoint { sequence, state, vote, .. }) = &mut body {
         *vote = keychain.sign(Domain::new(Kind::Checkpoint, 0), &state_statement(*sequence, state));
     }

@@ -24,7 +24,7 @@ impl<S: Service + Clone> Cluster<S> {
     /// Makes a replica lie from now on, in one way. All that lie in a run know of each other, and
     /// have each other's keys. They have fast keys: with real ones, nobody believes their lies.
     pub fn corrupt_as(&mut self, id: ReplicaId, kind: Adversary) {
-        let configuration = &self.nodes[id.index()].origin.configuration;
+        let configuration = self.nodes[id.index()].origin.latest();
         let me = Principal::Replica(id);
         let keys = Keychain::fast(configuration.scope(), configuration.public_keys(), me);
         let seed = self.random.number();

@@ -5,17 +5,9 @@ use super::keys::{self, Holder};
 use super::{Cluster, Setup};
 use crate::client::{RequestId, SubmitRefused};
 use crate::crypto::{Principal, PublicKey};
-use crate::group::{ClientId, Configuration, ReplicaId};
-use crate::membership::{Reconfigure, Succession};
+use crate::group::{ClientId, ReplicaId};
+use crate::membership::{Chain, Reconfigure};
 use crate::service::Service;
-
-/// What a replica's process was started with: it begins with the same for ever.
-#[derive(Clone, Debug)]
-pub(super) struct Origin {
-    pub(super) configuration: Configuration,
-    /// None for the genesis.
-    pub(super) succession: Option<Succession>,
-}
 
 impl Setup {
     /// Gives the group an operator, who may have members replaced.
@@ -74,27 +66,37 @@ impl<S: Service + Clone> Cluster<S> {
     /// Starts a newcomer, with an empty disk, in a place that was given away, once some replica knows of
     /// it. Whoever had the place is gone. Says whether there was a place to take.
     pub fn replace(&mut self, id: ReplicaId) -> bool {
-        let known = self.nodes[id.index()].origin.configuration.number;
-        let correct = self.replica_ids().filter(|other| *other != id && self.is_correct(*other));
-        let replicas = correct.filter_map(|other| self.nodes[other.index()].replica.as_ref());
-        let latest = replicas.max_by_key(|replica| replica.configuration().number);
-        let Some((configuration, succession)) = latest
-            .and_then(|latest| Some((latest.configuration().clone(), latest.successions().last()?.clone())))
-        else {
-            return false;
-        };
-        if configuration.number <= known || !succession.reconfigure.replaces(id) {
+        let known = self.nodes[id.index()].origin.latest().number;
+        let origin = self.chain_beside(id);
+        let given = origin.last().is_some_and(|succession| succession.reconfigure.replaces(id));
+        if origin.latest().number <= known || !given {
             return false;
         }
         self.crash(id);
         self.liars.remove(id);
-        let origin = Origin { configuration, succession: Some(succession) };
         self.nodes[id.index()].forget(origin);
         self.nodes[id.index()].strayed = false;
         self.start(id.index());
         self.note(&[5, id.0.into()]);
         self.drive(id.index());
         true
+    }
+
+    /// The longest chain that any correct replica but `id` can show.
+    ///
+    /// # Panics
+    /// When what it shows is no chain.
+    #[must_use]
+    pub fn chain_beside(&self, id: ReplicaId) -> Chain {
+        let correct = self.replica_ids().filter(|other| *other != id && self.is_correct(*other));
+        let replicas = correct.filter_map(|other| self.nodes[other.index()].replica.as_ref());
+        let latest = replicas.max_by_key(|replica| replica.configuration().number);
+        let mut chain = Chain::new(self.setup.configuration.clone());
+        for succession in latest.map_or(&[][..], |latest| latest.successions()) {
+            let keys = keys::silent(self.setup.real_keys, chain.latest());
+            chain.extend_by(succession.clone(), &keys).expect("whoever is correct proves all of it");
+        }
+        chain
     }
 
     /// A place's liar goes over to the next configuration with it. One that was replaced does not: it has

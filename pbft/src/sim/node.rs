@@ -7,10 +7,10 @@ use std::time::Duration;
 use super::adversary::Adversary;
 use super::clock::Clock;
 use super::disk::Disk;
-use super::membership::Origin;
 use super::{Cluster, Event, Executed, Witness, keys};
 use crate::crypto::{Keychain, NewKey, Principal};
 use crate::group::{Configuration, ReplicaId};
+use crate::membership::Chain;
 use crate::replica::Replica;
 use crate::service::Service;
 use crate::time::Instant;
@@ -29,9 +29,10 @@ pub(super) struct Node<S> {
     pub(super) syncing: bool,
     pub(super) wake: Option<Instant>,
     pub(super) seen: Rc<RefCell<Vec<Executed>>>,
-    pub(super) origin: Origin,
     /// The number of the configuration in which it heard all NEW-KEYs last.
     pub(super) met: u64,
+    /// What its process was started with: it begins with the same for ever.
+    pub(super) origin: Chain,
     /// The next operation goes wrong.
     pub(super) strays: Rc<Cell<bool>>,
     /// It went wrong, without lying.
@@ -45,17 +46,17 @@ const KEY_GRACE: Duration = Duration::from_millis(50);
 
 impl<S: Service + Clone> Node<S> {
     /// A place with an empty disk, where nothing runs yet.
-    pub(super) fn new(id: ReplicaId, origin: Origin, sync_time: (Duration, Duration)) -> Self {
+    pub(super) fn new(id: ReplicaId, origin: Chain, sync_time: (Duration, Duration)) -> Self {
         Self {
             id,
             replica: None,
-            disk: Disk::new(&origin.configuration, id, sync_time),
+            disk: Disk::new(origin.latest(), id, sync_time),
             clock: Clock::default(),
             life: 0,
             syncing: false,
             wake: None,
             seen: Rc::default(),
-            met: origin.configuration.number,
+            met: origin.latest().number,
             origin,
             strays: Rc::default(),
             strayed: false,
@@ -65,7 +66,7 @@ impl<S: Service + Clone> Node<S> {
 
     /// What a replica's statements are made in.
     pub(super) fn configuration(&self) -> &Configuration {
-        self.replica.as_ref().map_or(&self.origin.configuration, Replica::configuration)
+        self.replica.as_ref().map_or(self.origin.latest(), Replica::configuration)
     }
 
     fn witness(&self, service: &S) -> Witness<S> {
@@ -74,7 +75,7 @@ impl<S: Service + Clone> Node<S> {
     }
 
     /// Loses its disk and all memory; whoever starts there next has never run before.
-    pub(super) fn forget(&mut self, origin: Origin) {
+    pub(super) fn forget(&mut self, origin: Chain) {
         *self = Self {
             life: self.life + 1,
             clock: self.clock,
@@ -144,18 +145,18 @@ impl<S: Service + Clone> Cluster<S> {
     /// When its journal cannot be replayed: it wrote it itself.
     pub(super) fn start(&mut self, node: usize) {
         let id = self.nodes[node].id;
-        let Origin { configuration, succession } = self.nodes[node].origin.clone();
-        let keys = self.begin(Principal::Replica(id), &configuration);
-        self.nodes[node].met = configuration.number;
+        let origin = self.nodes[node].origin.clone();
+        let keys = self.begin(Principal::Replica(id), origin.latest());
+        self.nodes[node].met = origin.latest().number;
         let (settings, place) = (self.setup.settings.clone(), &mut self.nodes[node]);
         let witness = place.witness(&self.service);
-        place.replica = Some(match succession {
-            _ if !place.disk.is_empty() => {
-                Replica::recover(configuration, id, keys, witness, settings, place.disk.records())
-                    .expect("a replica reads what it wrote")
-            }
-            Some(succession) => Replica::join(configuration, succession, id, keys, witness, settings),
-            None => Replica::new(configuration, id, keys, witness, settings),
+        place.replica = Some(if !place.disk.is_empty() {
+            Replica::recover(&origin, id, keys, witness, settings, place.disk.records())
+                .expect("a replica reads what it wrote")
+        } else if origin.last().is_some() {
+            Replica::join(&origin, id, keys, witness, settings)
+        } else {
+            Replica::new(origin.latest().clone(), id, keys, witness, settings)
         });
     }
 

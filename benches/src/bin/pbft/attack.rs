@@ -15,11 +15,9 @@ use std::{
 use bytes::Bytes;
 use quorate_pbft::{
     Action, ClientId, Incarnation, Replica, ReplicaId, Sequence, Settings, Timestamp, View,
-    crypto::{Authenticator, Digest, Domain, Identity, Keychain, Kind, Principal, SeedRng, TAG_BYTES},
-    message::{
-        Checkpoint, Commit, Content, Message, PrePrepare, Prepare, Proof, Request, Unverified, ViewChange,
-        state_statement, wire,
-    },
+    crypto::{Authenticator, Digest, Identity, Keychain, Principal, SeedRng, TAG_BYTES},
+    message::{Commit, Content, Message, PrePrepare, Prepare, Proof, Request, Unverified, ViewChange, wire},
+    sim::prove,
 };
 use tokio::{
     sync::mpsc,
@@ -350,12 +348,8 @@ impl Liar {
         }
     }
 
-    fn prove(&self, to: Principal, mut body: Message) -> Unverified<Message> {
-        let keychain = self.replica.keychain();
-        if let Message::Checkpoint(Checkpoint { sequence, state, vote, .. }) = &mut body {
-            *vote = keychain.sign(Domain::new(Kind::Checkpoint, 0), &state_statement(*sequence, state));
-        }
-        body.proven_by(keychain, to)
+    fn prove(&self, to: Principal, body: Message) -> Unverified<Message> {
+        prove(self.replica.keychain(), to, body)
     }
 
     /// What is sent unasked, once in a millisecond.

@@ -76,6 +76,16 @@ impl Sources {
         self.0.get(&id).is_some_and(|source| source.lied)
     }
 
+    /// How long to wait for an answer: longer than the best of those who can be asked took, or than all of
+    /// them were given in vain. On a slow way every answer would come too late for ever. One who does not
+    /// answer makes nobody wait for it as long as another one does.
+    pub(super) fn patience(&self, me: ReplicaId, voters: Voters, timeout: Duration) -> Duration {
+        let asked = voters.iter().filter(|id| *id != me && !self.has_lied(*id));
+        let known = asked.map(|id| self.0.get(&id).map_or_else(Default::default, |it| (it.missed, it.lag)));
+        let (missed, lag) = known.min().unwrap_or_default();
+        timeout.max(2 * lag).saturating_mul(1 << missed.min(DOUBLINGS_MAX))
+    }
+
     /// It did not answer in time. The more often that happens, the less it is asked.
     pub(super) fn missed(&mut self, id: ReplicaId, now: Instant, timeout: Duration) {
         let source = self.0.entry(id).or_default();
