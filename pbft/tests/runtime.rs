@@ -550,7 +550,9 @@ async fn a_laggard_finds_its_way_to_a_group_in_which_it_knows_nobody() {
     cluster.replace(&client, &mut chain, 3, &[0, 1, 2, 3]).await;
     let late = cluster.client(1);
     assert_eq!(add(&late, 1).await, 6);
-    assert_eq!(late.status().borrow().successions, chain.successions());
+    let mut status = late.status();
+    let seen = timeout(PATIENCE, status.wait_for(|status| status.successions.len() == 4)).await;
+    assert_eq!(seen.unwrap().unwrap().successions, chain.successions());
 }
 
 #[tokio::test]
