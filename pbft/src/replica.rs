@@ -56,6 +56,8 @@ mod decision;
 mod durable;
 mod execution;
 #[cfg(feature = "sim")]
+mod fingerprint;
+#[cfg(feature = "sim")]
 mod footprint;
 mod health;
 mod learning;
