@@ -6,13 +6,14 @@ use bytes::Bytes;
 use tokio::{
     net::TcpStream,
     sync::{Notify, watch},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
     AddressBook, Backoff, TransportSettings,
     connection::{self, Ended, Outgoing, Reader},
     frame::{Frame, GREETING_BYTES_MAX, Hello, Refusal},
+    patience::Patience,
 };
 use crate::{
     crypto::{KeyRefused, Keychain, NewKey, Principal},
@@ -37,10 +38,12 @@ pub(super) trait Dialler {
     ) -> Result<(), Refusal>;
 
     fn on_new_key(&self, new_key: NewKey) -> Result<(), Refusal>;
-    fn on_message(&self, message: Unverified<Message>);
+    /// Takes a message, and says whether it was of use.
+    fn on_message(&self, message: Unverified<Message>) -> bool;
 
-    /// All messages that one read brought were taken.
-    fn on_read(&self);
+    /// All messages that one read brought were taken; whether nothing more is read for a while, because they
+    /// came to nothing.
+    fn on_read(&self, restrained: bool);
 
     fn check_hello(&self, hello: &Hello) -> Result<(), Refusal>;
 
@@ -83,7 +86,14 @@ async fn serve<D: Dialler>(dialler: &D, peer: ReplicaId, stream: TcpStream) -> b
     outgoing.put_bytes(&dialler.hello());
     outgoing.flush();
     let joined = Notify::new();
-    let mut reader = Dialled { dialler, outgoing: &outgoing, peer, greeted: false, joined: &joined };
+    let mut reader = Dialled {
+        dialler,
+        outgoing: &outgoing,
+        peer,
+        greeted: false,
+        patience: Patience::new(Instant::now()),
+        joined: &joined,
+    };
     let late = async {
         let limit = dialler.transport().greeting_timeout;
         if timeout(limit, joined.notified()).await.is_ok() {
@@ -105,6 +115,7 @@ struct Dialled<'a, D> {
     outgoing: &'a Rc<Outgoing>,
     peer: ReplicaId,
     greeted: bool,
+    patience: Patience,
     joined: &'a Notify,
 }
 
@@ -126,15 +137,19 @@ impl<D: Dialler> Reader for Dialled<'_, D> {
                 self.dialler.on_new_key(new_key)
             }
             Frame::Message(message) if self.greeted => {
-                self.dialler.on_message(message);
+                let (own, units) = (message.sender == peer, Patience::weigh(&message));
+                let of_use = self.dialler.on_message(message);
+                self.patience.note(units, of_use || !own);
                 Ok(())
             }
             _ => Err(Refusal::Greeting),
         }
     }
 
-    fn on_read(&mut self) {
-        self.dialler.on_read();
+    fn on_read(&mut self) -> Option<Instant> {
+        let later = self.patience.pause(Instant::now());
+        self.dialler.on_read(later.is_some());
+        later
     }
 
     fn frame_bytes_max(&self) -> usize {
