@@ -160,9 +160,10 @@ pub struct Replica<S> {
     /// Promises that wait for the journal.
     outbox: Outbox,
     retransmission: Retransmission,
-    /// What each replica may still vouch for, and want, and show without a proof, for now.
+    /// What each replica may still vouch for, want, leave, and show without a proof, for now.
     vouch_allowances: Vec<Allowance>,
     want_allowances: Vec<Allowance>,
+    leave_allowances: Vec<Allowance>,
     succession_allowances: Vec<Allowance>,
 
     /// What is to be done, in order.
@@ -171,6 +172,8 @@ pub struct Replica<S> {
     now: Instant,
     /// How often a message was put aside, and why.
     ignored: BTreeMap<Ignored, u64>,
+    /// How often nothing came of a message, whatever the reason.
+    wasted: u64,
     /// Who was accused of what: at most as many as there are replicas and kinds.
     accused: BTreeSet<(ReplicaId, &'static str)>,
 }
@@ -225,10 +228,12 @@ impl<S: Service> Replica<S> {
             retransmission: Retransmission::new(&group, &settings),
             vouch_allowances: vec![Allowance::default(); group.n() as usize],
             want_allowances: vec![Allowance::default(); group.n() as usize],
+            leave_allowances: vec![Allowance::default(); group.n() as usize],
             succession_allowances: vec![Allowance::default(); group.n() as usize],
             actions: VecDeque::new(),
             now: Instant::default(),
             ignored: BTreeMap::new(),
+            wasted: 0,
             accused: BTreeSet::new(),
             configuration,
             group,
@@ -295,6 +300,13 @@ impl<S: Service> Replica<S> {
     /// How often messages were put aside, by reason.
     pub fn ignored(&self) -> impl Iterator<Item = (Ignored, u64)> {
         self.ignored.iter().map(|(reason, count)| (*reason, *count))
+    }
+
+    /// How often nothing came of a message: it was put aside, whatever the reason, or told once more of
+    /// somebody what is known. A driver that sees it grow with each message of a peer may read less from it.
+    #[must_use]
+    pub fn wasted(&self) -> u64 {
+        self.wasted
     }
 
     /// The group's configuration.
@@ -485,11 +497,14 @@ impl<S: Service> Replica<S> {
     fn testify(&mut self, evidence: Evidence) {
         if evidence.culprit().is_none_or(|culprit| self.accused.insert((culprit, evidence.kind()))) {
             self.actions.push_back(Action::Evidence(evidence));
+        } else {
+            self.wasted += 1;
         }
     }
 
     fn put_aside(&mut self, reason: Ignored) {
         *self.ignored.entry(reason).or_default() += 1;
+        self.wasted += 1;
     }
 
     /// Ends every step. Here a replica goes over to the next configuration, and nowhere within a step: what

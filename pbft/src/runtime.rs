@@ -72,6 +72,7 @@ mod disk;
 mod frame;
 mod identities;
 mod link;
+mod patience;
 mod routes;
 mod serve;
 

@@ -281,6 +281,7 @@ fn what_a_liar_does_again_is_not_said_again() {
         backup.hear_view_change(view_change(3, view, |body| body.prepared = vec![claim(1, view, 7)]));
     }
     assert_eq!(backup.evidence(), [(3, "wrong-view-change")]);
+    assert_eq!(backup.0.wasted(), 98, "but the first");
 }
 
 #[test]
@@ -294,6 +295,25 @@ fn storm_of_view_changes_from_one_replica_moves_nobody() {
     // A second one does, to the lower of the two views.
     backup.hear_view_change(plain(0, 5));
     assert_eq!((backup.0.view(), backup.0.is_changing()), (View(5), true));
+}
+
+#[test]
+fn storm_of_view_changes_is_a_waste_until_the_next_period() {
+    let mut backup = Backup::new();
+    for view in 1..=8 {
+        backup.hear_view_change(plain(3, view));
+    }
+    assert_eq!((backup.0.wasted(), backup.ignored()), (0, vec![]));
+    for view in 9..=100 {
+        backup.hear_view_change(plain(3, view));
+    }
+    assert_eq!((backup.0.wasted(), backup.ignored()), (92, vec![Ignored::TooOften]));
+    // Another one's are taken meanwhile, and its own later on.
+    backup.hear_view_change(plain(0, 7));
+    assert_eq!(backup.0.view(), View(7));
+    let later = Instant(1) + Settings::default().view_timeout;
+    backup.0.handle_message(later, as_message(plain(3, 101), Message::ViewChange));
+    assert_eq!(backup.0.wasted(), 92);
 }
 
 #[test]

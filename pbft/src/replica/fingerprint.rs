@@ -48,14 +48,18 @@ impl<S: fmt::Debug> fmt::Debug for Fingerprint<'_, S> {
             retransmission,
             vouch_allowances,
             want_allowances,
+            leave_allowances,
+            succession_allowances,
             actions,
             now: _,
             ignored: _,
+            wasted: _,
             accused: _,
         } = self.0;
         let order = (view, views, log, admission, vouching, marks, last_proposed);
         let state = (execution, checkpoints, transfer, health, reads_from);
-        let outside = (outbox, retransmission, vouch_allowances, want_allowances, actions);
+        let allowances = (vouch_allowances, want_allowances, leave_allowances, succession_allowances);
+        let outside = (outbox, retransmission, allowances, actions);
         write!(f, "{me:?} {} {succeeding:?} {order:?} {state:?} {outside:?}", configuration.number)
     }
 }

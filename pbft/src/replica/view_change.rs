@@ -49,6 +49,9 @@ use crate::time::Instant;
 
 /// How many view time-outs a request may wait while others are executed.
 const PATIENCE: u32 = 8;
+/// VIEW-CHANGEs that one replica may send in a view time-out, for each member. A correct one leaves a view
+/// when its timer runs out, once in that time, or when a correct other's did.
+const VIEW_CHANGES_PER_MEMBER: u32 = 2;
 /// Bytes of batches that one replica is sent in a status period because it wants them.
 const BODY_BYTES_PER_PERIOD: u32 = 8 << 20;
 /// What the smallest of them counts for: so many of them are sent at most.
@@ -303,6 +306,10 @@ impl<S: Service> Replica<S> {
         }
         if self.views.received.get(&from).is_some_and(|known| known.body.view >= view) {
             return self.put_aside(Ignored::Repeated);
+        }
+        let most = VIEW_CHANGES_PER_MEMBER * self.group.n();
+        if !self.leave_allowances[from.index()].take(self.now, self.settings.view_timeout, 1, most) {
+            return self.put_aside(Ignored::TooOften); // a correct one says it again
         }
         if let Some(stable) = message.body.stable.clone().filter(|stable| stable.sequence > self.log.low()) {
             self.learn(stable);

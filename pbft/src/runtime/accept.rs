@@ -6,13 +6,14 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::Notify,
     task::spawn_local,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
     connection::{self, Ended, Outgoing, Reader},
     dial::{Dialler as _, accept_key},
     frame::{self, Frame, GREETING_BYTES_MAX, Refusal},
+    patience::Patience,
     serve::Shared,
 };
 use crate::{
@@ -58,6 +59,7 @@ async fn came_in<S: Service>(shared: Rc<Shared<S>>, stream: TcpStream) {
         nonce,
         greeted: false,
         principals: BTreeSet::new(),
+        patience: Patience::new(Instant::now()),
         joined: &joined,
     };
     let late = async {
@@ -87,6 +89,7 @@ struct CameIn<'a, S> {
     greeted: bool,
     /// Who has joined: one replica, or any number of clients.
     principals: BTreeSet<Principal>,
+    patience: Patience,
     joined: &'a Notify,
 }
 
@@ -152,7 +155,10 @@ impl<S: Service> Reader for CameIn<'_, S> {
                 if !may_relay && !self.principals.contains(&message.sender) {
                     return Err(Refusal::Unproven);
                 }
-                self.shared.on_message(message);
+                // What a correct replica relays may be a faulty client's.
+                let (own, units) = (self.principals.contains(&message.sender), Patience::weigh(&message));
+                let of_use = self.shared.on_message(message);
+                self.patience.note(units, of_use || !own);
                 Ok(())
             }
             Frame::Hello(_) => Err(Refusal::Greeting),
@@ -160,8 +166,10 @@ impl<S: Service> Reader for CameIn<'_, S> {
         }
     }
 
-    fn on_read(&mut self) {
-        self.shared.on_read();
+    fn on_read(&mut self) -> Option<Instant> {
+        let later = self.patience.pause(Instant::now());
+        self.shared.on_read(later.is_some());
+        later
     }
 
     fn frame_bytes_max(&self) -> usize {

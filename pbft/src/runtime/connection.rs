@@ -15,6 +15,7 @@ use tokio::{
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::Notify,
+    time::{Instant, sleep_until},
 };
 
 use super::frame::{self, Frame, GREETING_BYTES_MAX, Refusal};
@@ -198,8 +199,8 @@ pub(super) trait Reader {
     /// Takes a frame.
     fn on_frame(&mut self, frame: Frame) -> Result<(), Refusal>;
 
-    /// All frames that one read brought were taken.
-    fn on_read(&mut self);
+    /// All frames that one read brought were taken. Nothing more is read until the time that it gives.
+    fn on_read(&mut self) -> Option<Instant>;
 
     /// The longest frame that is taken now.
     fn frame_bytes_max(&self) -> usize {
@@ -237,7 +238,9 @@ async fn keep_reading(mut incoming: OwnedReadHalf, reader: &mut impl Reader) -> 
                 Err(refusal) => return Ended::Refused(refusal),
             }
         }
-        reader.on_read();
+        if let Some(later) = reader.on_read() {
+            sleep_until(later).await;
+        }
         // Other tasks of this thread, above all the state machine's, get their turn.
         tokio::task::yield_now().await;
     }
@@ -247,7 +250,10 @@ async fn keep_reading(mut incoming: OwnedReadHalf, reader: &mut impl Reader) -> 
 mod tests {
     use std::net::Ipv4Addr;
 
-    use tokio::{io::AsyncReadExt as _, net::TcpListener};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
 
     use super::*;
 
@@ -273,7 +279,9 @@ mod tests {
             Ok(())
         }
 
-        fn on_read(&mut self) {}
+        fn on_read(&mut self) -> Option<Instant> {
+            None
+        }
     }
 
     #[tokio::test]
@@ -302,6 +310,46 @@ mod tests {
         assert!(matches!(tokio::time::timeout(limit, ended).await, Ok(Ended::Closed)));
         assert_eq!(outgoing.state.borrow().bytes, 0);
         assert!(outgoing.state.borrow().pieces.is_empty());
+    }
+
+    /// Pauses after each read, and has had enough after a few.
+    struct Impatient {
+        later: Instant,
+        reads: u32,
+    }
+
+    impl Reader for Impatient {
+        fn on_frame(&mut self, _: Frame) -> Result<(), Refusal> {
+            assert!(Instant::now() >= self.later, "read in spite of the pause");
+            if self.reads < 5 { Ok(()) } else { Err(Refusal::Greeting) }
+        }
+
+        fn on_read(&mut self) -> Option<Instant> {
+            self.reads += 1;
+            self.later = Instant::now() + std::time::Duration::from_millis(20);
+            Some(self.later)
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_read_during_a_pause() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let mut flood = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let (outgoing, incoming) = Outgoing::new(stream, 10 * PIECE_BYTES);
+        let mut reader = Impatient { later: Instant::now(), reads: 0 };
+        let hello = [&54u32.to_le_bytes()[..], &[1], b"QPBF", &[2], &[0; 48]].concat();
+        let flooding = async { while flood.write_all(&hello).await.is_ok() {} };
+        let ended = async {
+            tokio::select! {
+                ended = run(&outgoing, incoming, &mut reader) => ended,
+                () = flooding => unreachable!("the connection outlives its reader"),
+            }
+        };
+        let limit = std::time::Duration::from_secs(10);
+        let ended = tokio::time::timeout(limit, ended).await;
+        assert!(matches!(ended, Ok(Ended::Refused(Refusal::Greeting))), "{ended:?}");
+        assert_eq!(reader.reads, 5);
     }
 
     #[tokio::test]

@@ -6,13 +6,14 @@ use bytes::Bytes;
 use tokio::{
     net::TcpStream,
     sync::{Notify, watch},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
     AddressBook, Backoff, TransportSettings,
     connection::{self, Ended, Outgoing, Reader},
     frame::{self, Frame, GREETING_BYTES_MAX, Hello, Refusal, SUCCESSION_BYTES_MAX},
+    patience::Patience,
 };
 use crate::{
     crypto::{KeyRefused, Keychain, NewKey, Principal},
@@ -37,7 +38,8 @@ pub(super) trait Dialler {
     ) -> Result<(), Refusal>;
 
     fn on_new_key(&self, new_key: NewKey) -> Result<(), Refusal>;
-    fn on_message(&self, message: Unverified<Message>);
+    /// Takes a message, and says whether it was of use.
+    fn on_message(&self, message: Unverified<Message>) -> bool;
 
     /// The number of the configuration here.
     fn configuration(&self) -> u64;
@@ -45,8 +47,9 @@ pub(super) trait Dialler {
     /// What asks for the way to later ones; none where members can't be replaced.
     fn configured(&self) -> Option<Unverified<Message>>;
 
-    /// All messages that one read brought were taken.
-    fn on_read(&self);
+    /// All messages that one read brought were taken; whether nothing more is read for a while, because they
+    /// came to nothing.
+    fn on_read(&self, restrained: bool);
 
     fn check_hello(&self, hello: &Hello) -> Result<(), Refusal>;
 
@@ -89,8 +92,15 @@ async fn serve<D: Dialler>(dialler: &D, peer: ReplicaId, stream: TcpStream) -> b
     outgoing.put_bytes(&dialler.hello());
     outgoing.flush();
     let joined = Notify::new();
-    let (held, greeted) = (None, false);
-    let mut reader = Dialled { dialler, outgoing: &outgoing, peer, held, greeted, joined: &joined };
+    let mut reader = Dialled {
+        dialler,
+        outgoing: &outgoing,
+        peer,
+        held: None,
+        greeted: false,
+        patience: Patience::new(Instant::now()),
+        joined: &joined,
+    };
     let late = async {
         let limit = dialler.transport().greeting_timeout;
         if timeout(limit, joined.notified()).await.is_ok() {
@@ -113,6 +123,7 @@ struct Dialled<'a, D> {
     peer: ReplicaId,
     held: Option<Held>,
     greeted: bool,
+    patience: Patience,
     joined: &'a Notify,
 }
 
@@ -177,7 +188,9 @@ impl<D: Dialler> Reader for Dialled<'_, D> {
                 if message.proof == Proof::Nothing && !is_own(&message, self.peer) {
                     return Err(Refusal::Unproven);
                 }
-                self.dialler.on_message(message);
+                let (own, units) = (is_own(&message, self.peer), Patience::weigh(&message));
+                let of_use = self.dialler.on_message(message);
+                self.patience.note(units, of_use || !own);
                 Ok(())
             }
             Frame::Message(message) => self.follow(message),
@@ -185,8 +198,10 @@ impl<D: Dialler> Reader for Dialled<'_, D> {
         }
     }
 
-    fn on_read(&mut self) {
-        self.dialler.on_read();
+    fn on_read(&mut self) -> Option<Instant> {
+        let later = self.patience.pause(Instant::now());
+        self.dialler.on_read(later.is_some());
+        later
     }
 
     fn frame_bytes_max(&self) -> usize {

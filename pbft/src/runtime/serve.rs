@@ -181,6 +181,9 @@ pub struct ReplicaStatus {
     pub refused: BTreeMap<&'static str, u64>,
     /// Times that something was dropped because a peer didn't take it.
     pub dropped: u64,
+    /// Times that a connection was not read for a while, because most of what came over it came to nothing:
+    /// somebody floods.
+    pub restrained: u64,
     /// Bytes of the journal on the disk.
     pub journal_bytes: u64,
     /// What it has to say about others, in the order in which it was found, since it started.
@@ -331,6 +334,7 @@ pub(super) struct Inner<S> {
     pub(super) incoming: usize,
     refused: BTreeMap<&'static str, u64>,
     dropped: u64,
+    restrained: u64,
     evidence: Arc<[Evidence]>,
     #[cfg(feature = "sim")]
     twist: Option<Twist>,
@@ -363,6 +367,7 @@ impl<S: Service> Shared<S> {
             incoming: 0,
             refused: BTreeMap::new(),
             dropped: 0,
+            restrained: 0,
             evidence: Arc::default(),
             #[cfg(feature = "sim")]
             twist: None,
@@ -504,6 +509,7 @@ impl<S: Service> Inner<S> {
             ignored: replica.ignored().collect(),
             refused: self.refused.clone(),
             dropped: self.dropped,
+            restrained: self.restrained,
             journal_bytes: self.disk.as_ref().map_or(0, |disk| disk.progress().borrow().bytes),
             evidence: Arc::clone(&self.evidence),
         };
@@ -553,8 +559,11 @@ impl<S: Service> Dialler for Shared<S> {
         accept_key(self.inner.borrow_mut().replica.keychain_mut(), &new_key).map(drop)
     }
 
-    fn on_message(&self, message: Unverified<Message>) {
-        self.inner.borrow_mut().replica.handle_message(self.clock.now(), message);
+    fn on_message(&self, message: Unverified<Message>) -> bool {
+        let replica = &mut self.inner.borrow_mut().replica;
+        let before = replica.wasted();
+        replica.handle_message(self.clock.now(), message);
+        replica.wasted() == before
     }
 
     fn configuration(&self) -> u64 {
@@ -566,7 +575,8 @@ impl<S: Service> Dialler for Shared<S> {
         replica.configuration().operator.is_some().then(|| replica.configured())
     }
 
-    fn on_read(&self) {
+    fn on_read(&self, restrained: bool) {
+        self.inner.borrow_mut().restrained += u64::from(restrained);
         self.fed.notify_one();
     }
 

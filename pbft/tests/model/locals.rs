@@ -13,6 +13,7 @@ use quorate_pbft::{
     Action, Configuration, Context, Instant, JournalPosition, Record, Replica, ReplicaId, Sequence, Service,
     Settings, State, View,
     crypto::{Digest, DigestAlgorithm, Keychain, Principal},
+    membership::Chain,
     message::{Message, Unverified},
     mutation::{self, Mutation},
 };
@@ -342,11 +343,11 @@ impl Locals {
                 if life.journal.is_empty() {
                     life.replica = self.born(me).replica;
                 } else {
-                    let (configuration, keys) =
-                        (self.configuration.clone(), self.keys(Principal::Replica(me)));
+                    let chain = Chain::new(self.configuration.clone());
+                    let keys = self.keys(Principal::Replica(me));
                     let (settings, records) = (self.settings.clone(), life.journal.clone());
-                    let recovered = self
-                        .in_error(|| Replica::recover(configuration, me, keys, Notebook, settings, records));
+                    let recovered =
+                        self.in_error(|| Replica::recover(&chain, me, keys, Notebook, settings, records));
                     life.replica = recovered.expect("a replica reads what it wrote");
                 }
             }

@@ -48,6 +48,17 @@ impl Process {
         Ok(stdin.flush()?)
     }
 
+    /// What the kernel accounts to it so far, all its threads included.
+    pub(crate) fn cpu(&self) -> Outcome<Duration> {
+        let mut total = 0;
+        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            // Nanoseconds on a processor come first: proc(5), /proc/pid/schedstat.
+            let stat = fs::read_to_string(task?.path().join("schedstat"))?;
+            total += stat.split(' ').next().ok_or("schedstat is empty")?.parse::<u64>()?;
+        }
+        Ok(Duration::from_nanos(total))
+    }
+
     /// Closes its input, which tells it to end, and waits for that.
     pub(crate) fn finish(mut self) -> Outcome<()> {
         drop(self.stdin.take());
@@ -66,15 +77,7 @@ impl Drop for Process {
 
 /// What the kernel accounts to the processes so far, all their threads included.
 pub(crate) fn cpu(processes: &[Process]) -> Outcome<Duration> {
-    let mut total = 0;
-    for process in processes {
-        for task in fs::read_dir(format!("/proc/{}/task", process.child.id()))? {
-            // Nanoseconds on a processor come first: proc(5), /proc/pid/schedstat.
-            let stat = fs::read_to_string(task?.path().join("schedstat"))?;
-            total += stat.split(' ').next().ok_or("schedstat is empty")?.parse::<u64>()?;
-        }
-    }
-    Ok(Duration::from_nanos(total))
+    processes.iter().map(Process::cpu).sum()
 }
 
 /// Waits until the parent closes our input: it is done, or dead.

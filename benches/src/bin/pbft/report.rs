@@ -29,6 +29,9 @@ pub(crate) struct Row {
     /// Of the rate without faults.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) share: Option<f64>,
+    /// Of the CPU of all processes, what the faulty ones took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) faulty_cpu: Option<f64>,
 }
 
 /// Prints rows as they come.
@@ -49,7 +52,7 @@ impl Report {
         }
         if !std::mem::replace(&mut self.begun, true) {
             println!(
-                "{:<46}{:>8}{:>13}{:>7}{:>11}{:>11}{:>9}{:>9}{:>8}{:>11}{:>7}",
+                "{:<46}{:>8}{:>13}{:>7}{:>11}{:>11}{:>9}{:>9}{:>8}{:>11}{:>7}{:>12}",
                 "",
                 "clients",
                 "outstanding",
@@ -60,13 +63,15 @@ impl Report {
                 "p99 µs",
                 "gap ms",
                 "set-up ms",
-                "share"
+                "share",
+                "faulty CPU"
             );
         }
         let number =
             |value: Option<f64>, digits: usize| value.map_or("-".into(), |it| format!("{it:.digits$}"));
+        let percent = |part: Option<f64>| part.map_or("-".into(), |part| format!("{:.0} %", 100.0 * part));
         println!(
-            "{:<46}{:>8}{:>13}{:>7}{:>11.0}{:>11}{:>9}{:>9}{:>8}{:>11}{:>7}",
+            "{:<46}{:>8}{:>13}{:>7}{:>11.0}{:>11}{:>9}{:>9}{:>8}{:>11}{:>7}{:>12}",
             row.name,
             row.clients,
             row.outstanding.map_or("open".into(), |it| it.to_string()),
@@ -77,7 +82,8 @@ impl Report {
             row.p99_us,
             number(row.gap_ms, 0),
             number(row.setup_ms, 0),
-            row.share.map_or("-".into(), |share| format!("{:.0} %", 100.0 * share)),
+            percent(row.share),
+            percent(row.faulty_cpu),
         );
         Ok(())
     }

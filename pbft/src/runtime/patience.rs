@@ -1,0 +1,119 @@
+//! How much that helps nobody is read from one connection.
+//!
+//! A message that is put aside has cost its receiver a read, a decoding and a check by then. A peer that sends
+//! nothing else could take a replica's whole processor, however little it can do to the order. So a connection
+//! over which more comes to nothing than is of use is read at a bounded rate; the rest waits with its sender,
+//! whom TCP holds back. Correct peers stay far below the bound: what comes twice, or too late, is a small
+//! share of what they send.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::message::{Message, Proof, Unverified};
+
+const PERIOD: Duration = Duration::from_millis(100);
+/// Units that may come to nothing in a period beside as many as were of use.
+const WASTED_MAX: u64 = 256;
+/// A message is one unit, and one more for each of these.
+const UNIT_BYTES: usize = 4 << 10;
+/// Units of a signature: its check takes as long as that of so many tags, and more.
+const SIGNATURE_UNITS: u64 = 32;
+
+/// What came over a connection since a period began.
+#[derive(Debug)]
+pub(super) struct Patience {
+    began: Instant,
+    useful: u64,
+    wasted: u64,
+}
+
+impl Patience {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { began: now, useful: 0, wasted: 0 }
+    }
+
+    /// What a message costs whoever takes it in, in units.
+    pub(super) fn weigh(message: &Unverified<Message>) -> u64 {
+        let signature = if matches!(message.proof, Proof::Signature(_)) { SIGNATURE_UNITS } else { 0 };
+        1 + (message.bytes.len() / UNIT_BYTES) as u64 + signature
+    }
+
+    /// Notes a message that was weighed.
+    pub(super) fn note(&mut self, units: u64, of_use: bool) {
+        *(if of_use { &mut self.useful } else { &mut self.wasted }) += units;
+    }
+
+    /// Until when nothing more is to be read.
+    pub(super) fn pause(&mut self, now: Instant) -> Option<Instant> {
+        // Most connections never waste that much: the clock tells nothing about them.
+        if self.wasted <= WASTED_MAX {
+            return None;
+        }
+        let end = self.began + PERIOD;
+        if now >= end {
+            *self = Self::new(now);
+            return None;
+        }
+        let pauses = self.wasted > self.useful.saturating_add(WASTED_MAX);
+        if pauses {
+            *self = Self::new(end);
+        }
+        pauses.then_some(end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_to_nothing_is_read_at_a_bounded_rate() {
+        let start = Instant::now();
+        let mut patience = Patience::new(start);
+        for _ in 0..WASTED_MAX {
+            patience.note(1, false);
+            assert_eq!(patience.pause(start), None);
+        }
+        patience.note(1, false);
+        assert_eq!(patience.pause(start), Some(start + PERIOD));
+        patience.note(1, false);
+        assert_eq!(patience.pause(start + PERIOD), None, "another period");
+    }
+
+    #[test]
+    fn what_is_long_or_signed_counts_for_more() {
+        use crate::{
+            crypto::{Authenticator, Principal, Signature},
+            group::{ReplicaId, View},
+            message::ViewChange,
+        };
+        let weigh = |length, proof| {
+            let (prepared, pre_prepared) = Default::default();
+            let body = ViewChange { view: View(1), stable: None, prepared, pre_prepared, marks: vec![] };
+            let sender = Principal::Replica(ReplicaId(0));
+            let bytes = vec![0; length].into();
+            Patience::weigh(&Unverified { sender, body: Message::ViewChange(body), bytes, proof })
+        };
+        let tags = || Proof::Authenticator(Authenticator([0; 64][..].into()));
+        assert_eq!(weigh(100, tags()), 1);
+        assert_eq!(weigh(10 * UNIT_BYTES, tags()), 11);
+        assert_eq!(weigh(100, Proof::Signature(Signature([0; 256][..].into()))), 1 + SIGNATURE_UNITS);
+    }
+
+    #[test]
+    fn who_is_of_use_is_read_on() {
+        let start = Instant::now();
+        let mut patience = Patience::new(start);
+        for _ in 0..10 * WASTED_MAX {
+            patience.note(1, true);
+            patience.note(1, false);
+            assert_eq!(patience.pause(start), None);
+        }
+        // Use of long ago does not count for ever.
+        let later = start + PERIOD;
+        assert_eq!(patience.pause(later), None);
+        (0..=WASTED_MAX).for_each(|_| patience.note(1, false));
+        assert_eq!(patience.pause(later), Some(later + PERIOD));
+    }
+}
