@@ -79,6 +79,12 @@ pub enum Mutation {
     KeepEveryVote,
     /// A certificate lacks one of its signatures.
     ShortCertificate,
+    /// A batch is accepted though operations that it names are not here.
+    AcceptWithoutOperations,
+    /// Operations are taken without comparing them with the digests that name them.
+    TrustOperations,
+    /// The journal keeps batches without the operations that they name.
+    ForgetOperations,
 }
 
 #[cfg(feature = "sim")]

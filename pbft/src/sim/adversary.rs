@@ -24,6 +24,7 @@ mod checkpoints;
 mod equivocation;
 mod flood;
 mod half_truths;
+mod operations;
 mod pages;
 mod plot;
 mod replay;
@@ -84,11 +85,13 @@ pub enum Adversary {
     StuffedBatches,
     /// Now and then forgets everything, and begins again under its old key.
     Amnesia,
+    /// Brings wrong operations, or none, to whoever lacks those that a batch names.
+    WrongOperations,
 }
 
 impl Adversary {
     /// Every kind.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Silence,
         Self::Equivocation,
         Self::WrongResults,
@@ -108,6 +111,7 @@ impl Adversary {
         Self::WrongTime,
         Self::StuffedBatches,
         Self::Amnesia,
+        Self::WrongOperations,
     ];
 
     /// Its name, as people write it.
@@ -133,6 +137,7 @@ impl Adversary {
             Self::WrongTime => "wrong time",
             Self::StuffedBatches => "stuffed batches",
             Self::Amnesia => "amnesia",
+            Self::WrongOperations => "wrong operations",
         }
     }
 
@@ -157,6 +162,7 @@ impl Adversary {
             Self::WrongTime => Box::new(time::WrongTime::default()),
             Self::StuffedBatches => Box::new(stuffing::StuffedBatches::default()),
             Self::Amnesia => Box::new(amnesia::Amnesia),
+            Self::WrongOperations => Box::new(operations::WrongOperations),
         }
     }
 }
