@@ -3,7 +3,10 @@
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use quorate_pbft::{Configuration, message::wire};
+use quorate_pbft::{
+    Configuration,
+    message::{Message, wire},
+};
 
 fuzz_target!(|data: &[u8]| {
     let Some((selector, data)) = data.split_first() else { return };
@@ -13,10 +16,17 @@ fuzz_target!(|data: &[u8]| {
             if let Ok(message) = wire::decode(bytes) {
                 let again = wire::decode(wire::encode(&message)).expect("what was encoded decodes");
                 assert_eq!(message, again);
-                let body = wire::encode_body(&message.body);
-                let again = wire::decode_body(message.body.kind() as u32, body);
+                let bytes = wire::encode_body(&message.body);
+                let mut body = message.body;
+                let again = wire::decode_body(body.kind() as u32, bytes);
+                // What a request names is beside its bytes.
+                if let Message::Request(request) = &mut body
+                    && !request.named.is_empty()
+                {
+                    request.operations.clear();
+                }
                 // A batch keeps the bytes it came in, whatever carries it.
-                assert_eq!(again.as_ref(), Ok(&message.body));
+                assert_eq!(again, Ok(body));
             }
         }
         1 => {

@@ -3,7 +3,8 @@
 //! The rules, as events (TOCS 4.2, with many operations in flight):
 //!
 //! * *upon submitted operations*: give them the next timestamps, bundle them, send the bundle to
-//!   the primary. Reads go to all replicas at once.
+//!   the primary. Reads go to all replicas at once, and so do large operations, beside a request that
+//!   names them (TOCS 5.1).
 //! * *upon 2f+1 matching answers*, one of them with the result itself: that is the outcome.
 //! * *when answers are late*: send the identical bundle, tagged anew, to all replicas; wait twice
 //!   as long, with jitter.
@@ -28,21 +29,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::crypto::{Digest, Domain, Keychain, Kind, Principal, Signature};
+use crate::crypto::{Domain, Keychain, Kind, Principal, Signature};
 use crate::group::{
     ClientId, Configuration, Group, Incarnation, ReplicaId, Sequence, Timestamp, View, Voters,
 };
-use crate::history::root_of;
 use crate::membership::{Reconfigure, Succession};
 use crate::message::{
-    Answer, Busy, Content, Ending, Leaf, Message, Proof, Reply, Request, Seal, Unverified, root_statement,
-    wire,
+    Answer, Busy, Content, Ending, Message, Proof, Reply, Request, Unverified, operation_digest, wire,
 };
 use crate::mutation::{self, Mutation};
 use crate::receipt::Receipt;
 use crate::replica::outcome_digest;
 use crate::time::Instant;
 
+mod seals;
 mod succession;
 mod tally;
 
@@ -59,6 +59,9 @@ pub struct ClientSettings {
     pub read_timeout: Duration,
     /// Operations in one bundle.
     pub bundle_operations_max: u32,
+    /// The longest operation, in bytes, that travels in its request and in the primary's batch. Longer
+    /// ones are sent to all replicas, and the batch names them by their digests (TOCS 5.1).
+    pub inline_bytes_max: usize,
     /// Seed of the jitter. Any value will do; different ones spread the load of many clients.
     pub seed: u64,
 }
@@ -70,6 +73,7 @@ impl Default for ClientSettings {
             retry_max: Duration::from_secs(2),
             read_timeout: Duration::from_millis(50),
             bundle_operations_max: 256,
+            inline_bytes_max: 8192,
             seed: 0,
         }
     }
@@ -443,10 +447,12 @@ impl Client {
     fn send_unsent(&mut self) {
         let limits = self.configuration.limits.clone();
         let most = self.settings.bundle_operations_max.min(limits.batch_operations_max) as usize;
+        let inline = self.settings.inline_bytes_max;
         while let Some(first) = self.unsent.pop_front() {
             let operation = self.operation_mut(first).expect("what is unsent has no answer");
             let (options, reading, alone) = (operation.options, operation.reading, operation.reconfigure);
             let mut bytes = operation.bytes.len();
+            let is_large = bytes > inline;
             operation.bundle = first;
             let mut operations = vec![operation.bytes.clone()];
             while let Some(next) = self.unsent.front().copied() {
@@ -454,6 +460,7 @@ impl Client {
                 let operation = self.operation_mut(next).expect("what is unsent has no answer");
                 let alike = operation.options == options
                     && operation.reading == reading
+                    && (operation.bytes.len() > inline) == is_large
                     && !(alone || operation.reconfigure);
                 bytes += operation.bytes.len();
                 if !follows || !alike || bytes > limits.batch_bytes_max as usize {
@@ -463,24 +470,27 @@ impl Client {
                 operations.push(operation.bytes.clone());
                 self.unsent.pop_front();
             }
-            self.send_bundle(first, operations, options, (reading, alone));
+            let named = is_large && !reading;
+            self.send_bundle(first, (operations, named), options, (reading, alone));
         }
     }
 
     fn send_bundle(
         &mut self,
         first: Timestamp,
-        operations: Vec<Bytes>,
+        (operations, named): (Vec<Bytes>, bool),
         options: Options,
         (reading, reconfigure): (bool, bool),
     ) {
         // Replicas take turns at sending full results, so none carries the load of all.
         let replier = ReplicaId(u32::try_from(first.0 % u64::from(self.group.n())).expect("below n"));
+        let scope = self.keychain.scope();
         let request = Request {
             client: self.me,
             incarnation: self.incarnation,
             floor: self.floor,
             first,
+            named: operations.iter().filter(|_| named).map(|one| operation_digest(scope, one)).collect(),
             operations,
             read_only: reading,
             receipt: options.receipt && !reading,
@@ -509,10 +519,11 @@ impl Client {
         } else {
             Proof::Authenticator(self.keychain.authenticator(domain, &bytes))
         };
+        let named = !bundle.request.named.is_empty();
         let body = Message::Request(bundle.request.clone());
         let message = Unverified { sender: Principal::Client(self.me), body, bytes, proof };
         let to = self.primary();
-        self.actions.push_back(match to_all {
+        self.actions.push_back(match to_all || named {
             true => ClientAction::Broadcast { message },
             false => ClientAction::Send { to, message },
         });
@@ -710,84 +721,6 @@ impl Client {
             let waiting: Vec<_> = waiting.map(|(first, _)| *first).collect();
             waiting.into_iter().for_each(|first| self.transmit(first, true));
         }
-    }
-
-    fn on_seal(&mut self, from: ReplicaId, seal: Seal) {
-        let Seal { incarnation, sequence, size, root, signature, paths, .. } = seal;
-        let statement = root_statement(sequence, size, &root);
-        let domain = Domain::new(Kind::Seal, 0);
-        let signer = Principal::Replica(from);
-        if incarnation != self.incarnation
-            || self.keychain.verify(signer, domain, &statement, &signature).is_err()
-        {
-            self.ignored += 1;
-            return;
-        }
-        for path in paths {
-            let Some(operation) = self.operation_mut(path.timestamp) else { continue };
-            if !operation.options.receipt {
-                continue;
-            }
-            operation.seals.retain(|sealed| sealed.signer != from);
-            operation.seals.push(Sealed {
-                signer: from,
-                sequence,
-                size,
-                root,
-                position: path.position,
-                path: path.path,
-                signature: signature.clone(),
-            });
-            self.settle(path.timestamp);
-        }
-    }
-
-    /// The receipt for what was agreed on, once 2f+1 signed one root that the leaf leads to.
-    fn receipt(&mut self, timestamp: Timestamp, verdict: &Verdict) -> Option<Receipt> {
-        let (scope, quorum) = (*self.keychain.scope(), self.group.quorum() as usize);
-        let (client, incarnation) = (self.me, self.incarnation);
-        let (group, configuration) = (self.configuration.group, self.configuration.number);
-        let operation = self.operation_mut(timestamp)?;
-        let digest: Digest = scope.digest(Domain::new(Kind::Operation, 0), &[&operation.bytes]);
-        let leaf = Leaf {
-            sequence: verdict.sequence,
-            client,
-            incarnation,
-            timestamp,
-            ending: verdict.ending,
-            operation: digest,
-            result: verdict.digest,
-        };
-        let leads = |sealed: &&Sealed| {
-            sealed.position == verdict.position
-                && root_of(&scope, leaf.digest(&scope), sealed.position, sealed.size, &sealed.path)
-                    == Some(sealed.root)
-        };
-        let candidates: Vec<_> = operation.seals.iter().filter(leads).collect();
-        for one in &candidates {
-            let alike = |other: &&&Sealed| {
-                (other.sequence, other.size, other.root) == (one.sequence, one.size, one.root)
-            };
-            let mut signatures: Vec<_> = candidates
-                .iter()
-                .filter(alike)
-                .map(|sealed| (sealed.signer, sealed.signature.clone()))
-                .collect();
-            if signatures.len() >= quorum {
-                signatures.sort_by_key(|(signer, _)| *signer);
-                return Some(Receipt {
-                    group,
-                    configuration,
-                    leaf,
-                    position: one.position,
-                    size: one.size,
-                    sequence: one.sequence,
-                    path: one.path.clone(),
-                    signatures,
-                });
-            }
-        }
-        None
     }
 
     /// The highest view that f+1 replicas speak of, or a later one: one of them is correct.

@@ -17,10 +17,12 @@ use crate::membership::Succession;
 use crate::service::Branch;
 
 mod proof;
+mod separate;
 pub mod wire;
 
 pub(crate) use proof::Signatures;
 pub use proof::{Form, Proof, Refused, Unverified, Verified};
+pub(crate) use separate::operation_digest;
 
 /// Any message of the protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,8 +151,12 @@ pub struct Request {
     pub floor: Timestamp,
     /// The timestamp of the first operation; the others follow densely.
     pub first: Timestamp,
-    /// What to execute; at least one.
+    /// What to execute; at least one. Where they are named, all of them or none: a PRE-PREPARE comes
+    /// without them.
     pub operations: Vec<Bytes>,
+    /// The digests of the operations in [`Kind::Operation`], in the place of large ones, which travel
+    /// beside the request's bytes and stay out of batches; empty when the operations are in its bytes.
+    pub named: Vec<Digest>,
     /// Asks for an answer without ordering.
     pub read_only: bool,
     /// Asks for a [`Seal`] beside the reply.
@@ -159,19 +165,6 @@ pub struct Request {
     pub reconfigure: bool,
     /// The replica that sends full results; the others send digests of large ones (TOCS 5.1).
     pub replier: ReplicaId,
-}
-
-impl Request {
-    /// The timestamps with their operations.
-    pub fn iter(&self) -> impl Iterator<Item = (Timestamp, &Bytes)> {
-        (0..).map(|offset| self.first.plus(offset)).zip(&self.operations)
-    }
-
-    /// The timestamp after the last operation's.
-    #[must_use]
-    pub fn end(&self) -> Timestamp {
-        self.first.plus(self.operations.len() as u64)
-    }
 }
 
 /// The order of one batch, proposed by the primary.

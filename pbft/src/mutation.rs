@@ -81,6 +81,12 @@ pub enum Mutation {
     ShortCertificate,
     /// The grace of a session key that was refreshed never ends.
     AcceptOldEpoch,
+    /// A batch is accepted though operations that it names are not here.
+    AcceptWithoutOperations,
+    /// Operations are taken without comparing them with the digests that name them.
+    TrustOperations,
+    /// The journal keeps batches without the operations that they name.
+    ForgetOperations,
 }
 
 #[cfg(feature = "sim")]

@@ -9,7 +9,8 @@
 //!   between the watermarks*: as primary, order all that waits in one batch; write it down, then
 //!   send PRE-PREPARE.
 //! * *upon a PRE-PREPARE of the view's primary* for a free place between the watermarks: once all its
-//!   requests are authentic, write it down, then send PREPARE.
+//!   requests are authentic, and all operations that they name are here (`separate` has the rules), write
+//!   it down, then send PREPARE.
 //! * *upon 2f matching PREPAREs of backups and the PRE-PREPARE*: write that down, then send COMMIT.
 //! * *upon 2f+1 matching COMMITs*, one's own among them: execute in order, and reply.
 //! * *upon executing a multiple of K*: write down the state's digest, then send CHECKPOINT.
@@ -67,6 +68,7 @@ mod normal;
 mod past;
 mod record;
 mod recovery;
+mod separate;
 mod settings;
 mod status;
 mod succession;
@@ -96,6 +98,7 @@ use execution::Execution;
 use health::Health;
 use log::Log;
 use marks::Marks;
+use separate::Late;
 use status::Retransmission;
 use succession::Succeeding;
 use transfer::Transfer;
@@ -145,6 +148,8 @@ pub struct Replica<S> {
     vouching: Vouching,
     /// Clients that have to sign.
     marks: Marks,
+    /// Clients whose operations did not come in time.
+    late: Late,
     /// As primary: the last sequence number that was given to a batch.
     last_proposed: Sequence,
 
@@ -219,6 +224,7 @@ impl<S: Service> Replica<S> {
             last_proposed: configuration.start,
             vouching: Vouching::default(),
             marks: Marks::default(),
+            late: Late::default(),
             execution: Execution::new(&configuration, service),
             checkpoints: Checkpoints::new(&configuration),
             transfer: Transfer::default(),
@@ -474,6 +480,7 @@ impl<S: Service> Replica<S> {
 
     /// Sends a PRE-PREPARE to all, whose batch has this digest.
     fn broadcast_proposal(&mut self, pre_prepare: PrePrepare, digest: &Digest) {
+        let pre_prepare = pre_prepare.in_brief();
         let domain = Domain::new(Kind::PrePrepare, pre_prepare.view.0);
         let tags = self.keychain.authenticator(domain, &placed(pre_prepare.sequence, digest));
         let body = Message::PrePrepare(pre_prepare);

@@ -15,7 +15,7 @@
 //! can do; [`script`] runs stories in text files.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -24,9 +24,9 @@ use bytes::Bytes;
 use crate::client::{Client, ClientAction, ClientSettings, Options, Outcome, RequestId, SubmitRefused};
 use crate::crypto::{Authenticator, Domain, Kind, Principal, TAG_BYTES};
 use crate::evidence::Evidence;
-use crate::group::{ClientId, Incarnation, ReplicaId, Sequence};
+use crate::group::{ClientId, Incarnation, ReplicaId, Sequence, Timestamp};
 use crate::membership::Chain;
-use crate::message::{Message, Proof, Unverified, wire};
+use crate::message::{Message, Proof, Request, Unverified, wire};
 use crate::replica::{Action, JournalPosition, Record, Replica};
 use crate::service::{Context, NotReadOnly, Service, State};
 use crate::time::Instant;
@@ -121,6 +121,9 @@ struct Host {
     wake: Option<Instant>,
     /// Its tags for these replicas are wrong, whatever it sends.
     spoils: Vec<Principal>,
+    /// It sends these replicas no request that names its operations before it asks once more: the latest
+    /// such request.
+    withholds: BTreeMap<Principal, (Incarnation, Timestamp)>,
 }
 
 #[derive(Debug)]
@@ -259,8 +262,8 @@ impl<S: Service + Clone> Cluster<S> {
         }
         for index in 0..u32::try_from(cluster.setup.configuration.clients.len()).expect("few") {
             let client = cluster.fresh_client(ClientId(index), Incarnation(1));
-            let (orders, spoils) = Default::default();
-            cluster.hosts.push(Host { client, met: 0, orders, life: 0, wake: None, spoils });
+            let (orders, spoils, withholds) = Default::default();
+            cluster.hosts.push(Host { client, met: 0, orders, life: 0, wake: None, spoils, withholds });
         }
         for node in 0..cluster.nodes.len() {
             cluster.drive(node);
@@ -397,6 +400,13 @@ impl<S: Service + Clone> Cluster<S> {
         self.hosts[client.index()].spoils = replicas.to_vec();
     }
 
+    /// Makes a client lie from now on: it sends its large operations to all but these replicas, until it has
+    /// to ask once more.
+    pub fn withhold(&mut self, client: ClientId, replicas: impl IntoIterator<Item = ReplicaId>) {
+        let before_all = |id| (Principal::Replica(id), (Incarnation(0), Timestamp(0)));
+        self.hosts[client.index()].withholds = replicas.into_iter().map(before_all).collect();
+    }
+
     /// Sends a message of somebody's own making, as a faulty client or replica might.
     pub fn inject(&mut self, from: Principal, to: Principal, message: Unverified<Message>) {
         if let Principal::Replica(id) = from {
@@ -410,9 +420,9 @@ impl<S: Service + Clone> Cluster<S> {
     pub fn restart_client(&mut self, id: ClientId, incarnation: Incarnation) {
         let client = self.fresh_client(id, incarnation);
         let host = &mut self.hosts[id.index()];
-        let spoils = std::mem::take(&mut host.spoils);
-        let (met, orders) = (client.configuration().number, BTreeSet::new());
-        *host = Host { client, met, orders, life: host.life + 1, wake: None, spoils };
+        let (spoils, withholds) = (std::mem::take(&mut host.spoils), std::mem::take(&mut host.withholds));
+        let (met, orders, life) = (client.configuration().number, BTreeSet::new(), host.life + 1);
+        *host = Host { client, met, orders, life, wake: None, spoils, withholds };
         self.note(&[3, id.0.into(), incarnation.0]);
     }
 
@@ -666,7 +676,16 @@ impl<S: Service + Clone> Cluster<S> {
         match from {
             Principal::Replica(id) if self.is_liar(from) => self.lie(id, to, message),
             Principal::Client(id) => {
-                let proof = spoiled(message.proof, &self.hosts[id.index()].spoils);
+                let Host { spoils, withholds, .. } = &mut self.hosts[id.index()];
+                if let Message::Request(Request { incarnation, first, named, .. }) = &message.body
+                    && !named.is_empty()
+                    && let Some(latest) = withholds.get_mut(&to)
+                    && *latest < (*incarnation, *first)
+                {
+                    *latest = (*incarnation, *first);
+                    return;
+                }
+                let proof = spoiled(message.proof, spoils);
                 self.post(from, to, Unverified { proof, ..message }, Duration::ZERO);
             }
             Principal::Replica(_) => self.post(from, to, message, Duration::ZERO),

@@ -72,6 +72,11 @@ impl Run {
             let id = (u32::try_from(first).expect("small") + offset * (1 + f / 2)) % n;
             cluster.corrupt_as(ReplicaId(id), *liar);
         }
+        if random.chance(400) {
+            let side = random.number();
+            let some: Vec<_> = cluster.replica_ids().filter(|id| side >> id.0 & 1 == 1).collect();
+            cluster.withhold(ClientId(0), some);
+        }
         Self { cluster, random, names: 0, submitted: 0, answered: 0 }
     }
 
@@ -80,6 +85,9 @@ impl Run {
         let mut operation = BytesMut::new();
         operation.put_u64(self.names);
         self.names += 1;
+        if self.random.chance(300) {
+            operation.put_bytes(b'.', 1500); // beside its request
+        }
         if self.cluster.submit(client, operation.freeze(), Options::default()).is_ok() {
             self.submitted += 1;
         }
@@ -397,6 +405,15 @@ fn wrong_state_that_was_fetched_without_a_look_is_noticed() {
 }
 
 #[test]
+fn wrong_operation_that_was_taken_without_a_look_is_noticed() {
+    let wrong = |seed| {
+        let run = || Run::new(1, &[Adversary::WrongOperations], seed).whole();
+        mutation::with(Mutation::TrustOperations, run).is_err()
+    };
+    assert!((0..40).any(wrong), "no seed has a wrong operation brought to anybody");
+}
+
+#[test]
 fn certificate_that_convinces_nobody_is_noticed() {
     let unsound = |seed| {
         let run = || Run::new(1, &[Adversary::Silence], seed).whole();
@@ -456,6 +473,7 @@ fn flood_with_requests() -> Cluster<Ledger> {
             incarnation: Incarnation(incarnation),
             floor: Timestamp::FIRST,
             first: Timestamp::FIRST,
+            named: Vec::new(),
             operations: vec![Bytes::copy_from_slice(&incarnation.to_be_bytes())],
             read_only: false,
             receipt: false,
@@ -541,6 +559,7 @@ fn batches_that_are_too_large_are_not_kept_by_who_has_left_the_view() {
             incarnation: Incarnation(1),
             floor: Timestamp::FIRST,
             first: Timestamp::FIRST,
+            named: Vec::new(),
             operations: vec![Bytes::from(vec![7; 1 << 20])],
             read_only: false,
             receipt: false,

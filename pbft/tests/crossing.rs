@@ -70,7 +70,18 @@ fn request(operation: Bytes, first: u64, (reconfigure, read_only): (bool, bool))
     let (client, incarnation) = (ClientId(0), Incarnation(1));
     let (floor, first, replier) = (Timestamp(first), Timestamp(first), ReplicaId(0));
     let operations = vec![operation];
-    Request { client, incarnation, floor, first, operations, read_only, receipt: false, reconfigure, replier }
+    Request {
+        client,
+        incarnation,
+        floor,
+        first,
+        operations,
+        named: Vec::new(),
+        read_only,
+        receipt: false,
+        reconfigure,
+        replier,
+    }
 }
 
 /// Four replicas of the genesis whose messages arrive as a test wants it.

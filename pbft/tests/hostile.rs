@@ -49,6 +49,7 @@ fn request(operations: Vec<Bytes>, read_only: bool) -> Request {
         incarnation: Incarnation(1),
         floor: Timestamp::FIRST,
         first: Timestamp::FIRST,
+        named: Vec::new(),
         operations,
         read_only,
         receipt: false,

@@ -167,6 +167,18 @@ fn serving_while_diverged_is_noticed() {
     story_notices(Mutation::ServeDiverged, "diverged");
 }
 
+#[test]
+fn accepting_a_batch_without_its_operations_is_noticed() {
+    story_notices(Mutation::AcceptWithoutOperations, "big_request_missing");
+    seeds_notice(Mutation::AcceptWithoutOperations);
+}
+
+#[test]
+fn forgetting_operations_in_a_crash_is_noticed() {
+    story_notices(Mutation::ForgetOperations, "big_request_everybody_crashes");
+    seeds_notice(Mutation::ForgetOperations);
+}
+
 /// The table in `MUTATIONS.md` has a line for each mistake, and each test that it names is there and makes it.
 #[test]
 fn every_mistake_has_a_test() {

@@ -71,4 +71,9 @@ scripts! {
     view_change_doubt,
     view_change_fetched,
     replacement,
+    big_request,
+    big_request_missing,
+    big_request_of_nobody,
+    big_request_everybody_crashes,
+    big_request_view_change,
 }

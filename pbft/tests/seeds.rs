@@ -32,6 +32,7 @@ fn agree_and_lose_nothing_under_faults(seeds: std::ops::Range<u64>) {
     let kinds: Vec<_> = sum.faults.by_kind().map(|(kind, _)| kind).collect();
     let all = [
         "changes of the weather",
+        "clients that withhold operations",
         "crashes",
         "cuts",
         "duplicated messages",

@@ -243,6 +243,7 @@ fn request(proof: impl FnOnce(&[u8]) -> Proof) -> Unverified<Request> {
         incarnation: Incarnation(1),
         floor: Timestamp::FIRST,
         first: Timestamp::FIRST,
+        named: Vec::new(),
         operations: vec![Bytes::from("12345678")],
         read_only: false,
         receipt: false,

@@ -7,6 +7,7 @@ use super::{
 };
 use crate::crypto::{Authenticator, Digest, Domain, Keychain, Kind, Principal, Signature, Tag, TagRefused};
 use crate::group::{Configuration, ReplicaId, quorum_of};
+use crate::mutation::{self, Mutation};
 
 /// What stands behind a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +73,9 @@ pub enum Refused {
     /// A signature on it or in it is wrong.
     #[error("{0:?} is not signed by whom it names")]
     Signature(Kind),
+    /// Operations beside it are not those that it names.
+    #[error("{0:?} does not come with the operations that it names")]
+    Operations(Kind),
 }
 
 impl<M> Verified<M> {
@@ -129,7 +133,7 @@ impl Unverified<Message> {
     ///
     /// # Errors
     /// Says which of them failed.
-    pub fn verify(self, keychain: &Keychain) -> Result<Verified<Message>, Refused> {
+    pub fn verify(mut self, keychain: &Keychain) -> Result<Verified<Message>, Refused> {
         let (kind, sender) = (self.body.kind(), self.sender);
         let domain = Domain::new(kind, self.body.view().0);
         match (&self.body, sender) {
@@ -185,7 +189,17 @@ impl Unverified<Message> {
         if !signed {
             return Err(Refused::Signature(kind));
         }
-        if let Message::PrePrepare(pre_prepare) = &self.body {
+        let as_named = match &self.body {
+            Message::Request(request) => request.is_as_named(keychain.scope()),
+            Message::Body(body) => body.batch.is_as_named(keychain.scope()),
+            _ => true,
+        };
+        if !as_named && !mutation::is_on(Mutation::TrustOperations) {
+            return Err(Refused::Operations(kind));
+        }
+        if let Message::PrePrepare(pre_prepare) = &mut self.body {
+            // Nothing that comes with it is proven beside its bytes.
+            pre_prepare.batch = pre_prepare.batch.in_brief();
             let requests = (0..).zip(pre_prepare.batch.requests.iter());
             let doubted = requests.filter(|(_, request)| !request.is_authentic(keychain));
             doubts.extend(doubted.map(|(index, _)| index));
@@ -341,8 +355,8 @@ impl Message {
 }
 
 impl Unverified<Request> {
-    /// The bytes that the request takes up in a batch, at most. The primary fills batches by it and
-    /// backups measure their bytes: a bound that were too low would set them at odds for good.
+    /// The bytes that the request takes up in a batch and beside it, at most. The primary fills batches by
+    /// it and backups measure their bytes: a bound that were too low would set them at odds for good.
     pub(crate) fn batched_bytes(&self) -> usize {
         // Four tags with three lengths and a client's index.
         const FRAMING: usize = 24;
@@ -351,7 +365,7 @@ impl Unverified<Request> {
             Proof::Signature(signature) => signature.0.len(),
             Proof::Tag(_) | Proof::Nothing => 0,
         };
-        self.bytes.len() + proof + FRAMING
+        self.bytes.len() + self.body.beside_bytes() + proof + FRAMING
     }
 
     /// Whether everybody can check it, so that nobody has to vouch for it.
@@ -364,8 +378,13 @@ impl Unverified<Request> {
     pub(crate) fn is_padded(&self) -> bool {
         const FIELDS: usize = 64;
         const FRAMING: usize = 6;
-        let operations: usize = self.body.operations.iter().map(|operation| operation.len() + FRAMING).sum();
-        self.bytes.len() > FIELDS + operations
+        let Request { named, operations, .. } = &self.body;
+        let within: usize = if named.is_empty() {
+            operations.iter().map(|operation| operation.len() + FRAMING).sum()
+        } else {
+            32 * named.len() + FRAMING
+        };
+        self.bytes.len() > FIELDS + within
     }
 
     /// Whether a request that came inside a batch carries a valid tag or signature of its client.

@@ -8,17 +8,15 @@
 //! but decoding those gives the same message; what is digested, tagged or signed always travels as
 //! the bytes it was made over.
 
-use std::sync::Arc;
-
 use bytes::{BufMut as _, Bytes, BytesMut};
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint};
 use thiserror::Error;
 
 use super::{
-    Answer, Batch, Body, Busy, Certificate, Checkpoint, Claim, Commit, Committed, Configured, Content, Data,
-    Doubt, Ending, Fetch, LeafPath, Message, MetaData, NewView, Page, PageCursor, PrePrepare, Prepare, Proof,
-    Reply, Request, Seal, Space, Status, Unverified, ViewChange, Vouch, Want,
+    Answer, Body, Busy, Certificate, Checkpoint, Claim, Commit, Committed, Configured, Content, Data, Doubt,
+    Ending, Fetch, LeafPath, Message, MetaData, NewView, Page, PageCursor, PrePrepare, Prepare, Proof, Reply,
+    Request, Seal, Space, Status, Unverified, ViewChange, Vouch, Want,
 };
 use crate::{
     crypto::{
@@ -32,9 +30,13 @@ use crate::{
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated from proto/wire.proto")]
 mod generated;
 use generated as pb;
+mod batch;
 mod record;
 mod succession;
 
+pub(crate) use batch::BATCH_FIELDS_BYTES;
+pub use batch::{batch, decode_batch};
+use batch::{operations_out, whole};
 pub use record::{decode_record, encode_record};
 pub use succession::{decode_succession, encode_succession};
 use succession::{succession_in, succession_out};
@@ -103,7 +105,12 @@ pub fn encode_into(out: &mut BytesMut, message: &Unverified<Message>) {
         Proof::Signature(signature) => (7, &signature.0[..]),
         Proof::Nothing => (NOTHING, &[][..]),
     };
-    out.reserve(ENVELOPE_FIELDS_BYTES + message.bytes.len() + proof.len());
+    let beside = match &message.body {
+        Message::Request(request) => request.beside(),
+        _ => &[],
+    };
+    let beside_bytes: usize = beside.iter().map(|operation| operation.len() + 6).sum();
+    out.reserve(ENVELOPE_FIELDS_BYTES + message.bytes.len() + proof.len() + beside_bytes);
     put_number(out, 1, u64::from(from_client));
     put_number(out, 2, u64::from(sender));
     put_number(out, 3, u64::from(message.body.kind() as u32));
@@ -115,10 +122,13 @@ pub fn encode_into(out: &mut BytesMut, message: &Unverified<Message>) {
     } else {
         put_bytes(out, field, proof);
     }
+    beside.iter().for_each(|operation| put_bytes(out, OPERATIONS, operation));
 }
 
 /// The field that says that nothing proves a message.
 const NOTHING: u32 = 8;
+/// The field of operations that a request names.
+const OPERATIONS: u32 = 9;
 /// Bytes of an envelope beside its body and its proof, at most: keys, two numbers and two lengths.
 const ENVELOPE_FIELDS_BYTES: usize = 32;
 
@@ -148,12 +158,18 @@ pub fn decode(bytes: Bytes) -> Result<Unverified<Message>, Malformed> {
         pb::envelope::Proof::Signature(signature) => Proof::Signature(signature_in(signature)?),
         pb::envelope::Proof::Nothing(_) => Proof::Nothing,
     };
-    Ok(Unverified {
-        sender: principal_in(envelope.from_client, envelope.sender),
-        body: decode_body(envelope.kind, envelope.body.clone())?,
-        bytes: envelope.body,
-        proof,
-    })
+    let mut body = decode_body(envelope.kind, envelope.body.clone())?;
+    let (mut none, length) = (Vec::new(), envelope.operations.len());
+    let (beside, limit) = match &mut body {
+        Message::Request(Request { operations, named, .. }) if !named.is_empty() => (operations, named.len()),
+        _ => (&mut none, 0),
+    };
+    if length != limit {
+        return Err(Malformed::Length { field: "operations beside the body", length, limit });
+    }
+    *beside = envelope.operations;
+    let sender = principal_in(envelope.from_client, envelope.sender);
+    Ok(Unverified { sender, body, bytes: envelope.body, proof })
 }
 
 /// The bytes of a message's body: what its proof is made over.
@@ -211,7 +227,8 @@ pub fn encode_body(message: &Message) -> Bytes {
         }
         Message::Succession(body) => encode_succession(body),
         Message::Body(Body { sequence, batch }) => {
-            pb::Body { sequence: sequence.0, batch: batch.bytes.clone() }.encode_to_vec().into()
+            let operations = operations_out(batch);
+            pb::Body { sequence: sequence.0, batch: batch.bytes.clone(), operations }.encode_to_vec().into()
         }
     }
 }
@@ -239,62 +256,21 @@ pub fn encode_new_view(body: &NewView) -> Bytes {
     pb::NewView { view: body.view.0, view_changes }.encode_to_vec().into()
 }
 
-/// The bytes of a request's body.
+/// The bytes of a request's body. Operations that it names are not in them.
 pub fn encode_request(request: &Request) -> Bytes {
     let body = pb::Request {
         client: request.client.0,
         incarnation: request.incarnation.0,
         floor: request.floor.0,
         first: request.first.0,
-        operations: request.operations.clone(),
+        operations: if request.named.is_empty() { request.operations.clone() } else { Vec::new() },
         read_only: request.read_only,
         receipt: request.receipt,
         replier: request.replier.0,
         reconfigure: request.reconfigure,
+        named: request.named.iter().flat_map(|digest| digest.0).collect(),
     };
     body.encode_to_vec().into()
-}
-
-/// Bytes of a batch beside its requests, at most: the time and the seal flag.
-pub(crate) const BATCH_FIELDS_BYTES: usize = 16;
-
-/// Makes a batch and its bytes.
-pub fn batch(time: u64, seal: bool, requests: Arc<[Unverified<Request>]>) -> Batch {
-    let relayed = requests.iter().map(|request| pb::RelayedRequest {
-        client: request.body.client.0,
-        body: request.bytes.clone(),
-        proof: match &request.proof {
-            Proof::Authenticator(tags) => Some(pb::relayed_request::Proof::Authenticator(tags.0.clone())),
-            Proof::Signature(signature) => Some(pb::relayed_request::Proof::Signature(signature.0.clone())),
-            Proof::Tag(_) | Proof::Nothing => None, // void: requests carry one of the others
-        },
-    });
-    let body = pb::Batch { time, seal, requests: relayed.collect() };
-    Batch { bytes: body.encode_to_vec().into(), time, seal, requests }
-}
-
-/// Reads the bytes of a batch.
-///
-/// # Errors
-/// When the bytes are no batch.
-pub fn decode_batch(bytes: Bytes) -> Result<Batch, Malformed> {
-    let body = read::<pb::Batch>("batch", bytes.clone())?;
-    at_most("requests", body.requests.len(), ELEMENTS_MAX)?;
-    let requests = body.requests.into_iter().map(|relayed| {
-        let request = request_in(relayed.body.clone())?;
-        // One client's tags must never stand for another's words.
-        if request.client != ClientId(relayed.client) {
-            return Err(Malformed::Unknown { field: "client of a batch's request", value: relayed.client });
-        }
-        let proof = match relayed.proof.ok_or(Malformed::Missing { field: "proof of a batch's request" })? {
-            pb::relayed_request::Proof::Authenticator(tags) => Proof::Authenticator(authenticator(tags)?),
-            pb::relayed_request::Proof::Signature(signed) => Proof::Signature(signature_in(signed)?),
-        };
-        let sender = Principal::Client(request.client);
-        Ok(Unverified { sender, body: request, bytes: relayed.body, proof })
-    });
-    let requests = requests.collect::<Result<_, Malformed>>()?;
-    Ok(Batch { bytes, time: body.time, seal: body.seal, requests })
 }
 
 /// A NEW-KEY as it travels.
@@ -319,7 +295,8 @@ pub fn decode_new_key(bytes: Bytes) -> Result<NewKey, Malformed> {
     })
 }
 
-/// Reads what [`encode_body`] wrote; `kind` is the number of its [`Kind`].
+/// Reads what [`encode_body`] wrote; `kind` is the number of its [`Kind`]. A request that names its
+/// operations is without them.
 ///
 /// # Errors
 /// When the bytes are no such body.
@@ -413,8 +390,9 @@ pub fn decode_body(kind: u32, bytes: Bytes) -> Result<Message, Malformed> {
         }
         SUCCESSION => Message::Succession(decode_succession(bytes)?),
         BODY => {
-            let pb::Body { sequence, batch } = read("body", bytes)?;
-            Message::Body(Body { sequence: Sequence(sequence), batch: decode_batch(batch)? })
+            let pb::Body { sequence, batch, operations } = read("body", bytes)?;
+            let batch = whole(decode_batch(batch)?, operations)?;
+            Message::Body(Body { sequence: Sequence(sequence), batch })
         }
         value => return Err(Malformed::Unknown { field: "kind", value }),
     })
@@ -422,11 +400,15 @@ pub fn decode_body(kind: u32, bytes: Bytes) -> Result<Message, Malformed> {
 
 fn request_in(bytes: Bytes) -> Result<Request, Malformed> {
     let body = read::<pb::Request>("request", bytes)?;
-    if body.operations.is_empty() {
+    // In its bytes or beside them, but not both.
+    if body.operations.is_empty() == body.named.is_empty() {
         return Err(Malformed::Missing { field: "operations" });
     }
     at_most("operations", body.operations.len(), ELEMENTS_MAX)?;
+    at_most("named", body.named.len(), ELEMENTS_MAX * 32)?;
+    let named = body.named.chunks(32).map(|digest| digest_in("named", digest));
     Ok(Request {
+        named: named.collect::<Result<_, _>>()?,
         client: ClientId(body.client),
         incarnation: Incarnation(body.incarnation),
         floor: Timestamp(body.floor),

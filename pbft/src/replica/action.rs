@@ -194,6 +194,8 @@ pub enum Ignored {
     OldIncarnation,
     /// More came from one sender than it may send in that time.
     TooOften,
+    /// A batch names operations that are not here.
+    Incomplete,
     /// It asks for, or answers to, something that is not (any more) here.
     Stale,
     /// This replica has halted ([`Misbehaviour::Split`]).
@@ -202,7 +204,7 @@ pub enum Ignored {
 
 impl Ignored {
     /// Every reason.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Unproven,
         Self::NotForUs,
         Self::WrongView,
@@ -215,6 +217,7 @@ impl Ignored {
         Self::OutsideClientWindow,
         Self::OldIncarnation,
         Self::TooOften,
+        Self::Incomplete,
         Self::Stale,
         Self::Halted,
     ];

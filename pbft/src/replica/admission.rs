@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use super::table::{Known, Table};
 use super::{Ignored, Replica};
+use bytes::Bytes;
+
 use crate::crypto::{Digest, Principal};
 use crate::group::{ClientId, Incarnation, Limits, Sequence, Timestamp, View};
 use crate::message::{Answer, Batch, Busy, Content, Message, Reply, Request, Seal, Unverified};
@@ -126,7 +128,7 @@ impl Admission {
             lane.taken[bit / 64] &= !(1 << (bit % 64));
         }
         lane.floor = lane.floor.max(request.floor);
-        for (timestamp, _) in request.iter() {
+        for timestamp in request.timestamps() {
             if timestamp >= lane.floor && timestamp.0 - lane.floor.0 < window {
                 let bit = usize::try_from(timestamp.0 % window).expect("below the window");
                 lane.taken[bit / 64] |= 1 << (bit % 64);
@@ -138,7 +140,7 @@ impl Admission {
     fn enqueue(&mut self, request: Unverified<Request>, unvouched: Option<Digest>) -> bool {
         let Request { client, incarnation, .. } = request.body;
         self.take(&request.body);
-        if !request.body.iter().all(|(timestamp, _)| self.is_taken(client, incarnation, timestamp)) {
+        if !request.body.timestamps().all(|timestamp| self.is_taken(client, incarnation, timestamp)) {
             return false;
         }
         let lane = &mut self.clients[client.index()];
@@ -156,7 +158,7 @@ impl Admission {
         let client = *self.turns.front()?;
         let lane = &mut self.clients[client.index()];
         let first = lane.waiting.front().expect("whoever has a turn has a request");
-        if first.request.batched_bytes() > bytes || first.request.body.operations.len() > operations {
+        if first.request.batched_bytes() > bytes || first.request.body.count() > operations {
             return None;
         }
         self.turns.pop_front();
@@ -194,6 +196,14 @@ impl Admission {
         self.expected().or_else(|| Some(&first()?.request))
     }
 
+    /// The operations that a request names, if it waits here with them.
+    pub(super) fn operations_of(&self, request: &Unverified<Request>) -> Option<Vec<Bytes>> {
+        let mut waiting = self.clients.get(request.body.client.index())?.waiting.iter();
+        let first = request.body.first;
+        let found = waiting.find(|one| one.request.body.first == first && one.request.bytes == request.bytes);
+        found.map(|one| one.request.body.operations.clone())
+    }
+
     /// Whether a client's request waits.
     pub(super) fn waits(&self, client: ClientId, first: Timestamp) -> bool {
         let mut waiting = self.clients[client.index()].waiting.iter();
@@ -223,8 +233,14 @@ impl Admission {
         is_due
     }
 
-    /// Drops a client's waiting requests that are done with.
-    fn prune(&mut self, client: ClientId, is_open: impl Fn(&Request) -> bool) {
+    /// Drops waiting requests of these clients that are done with.
+    fn prune(&mut self, clients: impl IntoIterator<Item = ClientId>, is_open: impl Fn(&Request) -> bool) {
+        clients.into_iter().for_each(|client| self.prune_lane(client, &is_open));
+        let lanes = &self.clients;
+        self.turns.retain(|client| !lanes[client.index()].waiting.is_empty());
+    }
+
+    fn prune_lane(&mut self, client: ClientId, is_open: impl Fn(&Request) -> bool) {
         let Some(lane) = self.clients.get_mut(client.index()) else { return };
         if lane.waiting.is_empty() {
             return;
@@ -236,9 +252,6 @@ impl Admission {
             stays
         });
         lane.waiting_bytes = lane.waiting.iter().map(|one| one.request.batched_bytes()).sum();
-        if lane.waiting.is_empty() {
-            self.turns.retain(|other| *other != client);
-        }
     }
 
     pub(super) fn keep_seal(&mut self, seal: &Seal) {
@@ -269,7 +282,7 @@ impl Admission {
 /// Whether something that a request asks for can still be executed.
 fn is_open(table: &Table, request: &Request) -> bool {
     let Request { client, incarnation, floor, .. } = *request;
-    request.iter().any(|(timestamp, _)| table.look(client, incarnation, floor, timestamp) == Known::New)
+    request.timestamps().any(|timestamp| table.look(client, incarnation, floor, timestamp) == Known::New)
 }
 
 impl<S: Service> Replica<S> {
@@ -296,7 +309,7 @@ impl<S: Service> Replica<S> {
         }
         let leads = self.is_leading();
         let (mut answers, mut open, mut fresh, mut seals) = (Vec::new(), false, false, Vec::new());
-        for (timestamp, _) in request.body.iter() {
+        for timestamp in request.body.timestamps() {
             match self.execution.table().look(client, incarnation, floor, timestamp) {
                 Known::Closed => return self.put_aside(Ignored::OldIncarnation),
                 Known::OutsideWindow => return self.put_aside(Ignored::OutsideClientWindow),
@@ -344,6 +357,10 @@ impl<S: Service> Replica<S> {
             return;
         }
         let fresh = fresh && self.enqueue(request.clone());
+        // Its client sends it to all, and asks nobody for help yet.
+        if fresh && !request.body.named.is_empty() && !request.is_signed() {
+            return self.operations_came(client);
+        }
         // What was passed on once is passed on again now and then: two replicas that take each other
         // for the primary would else send it round for ever.
         if fresh || self.admission.may_relay(client, self.now, self.settings.status_period) {
@@ -399,23 +416,21 @@ impl<S: Service> Replica<S> {
         let table = self.execution.table();
         let clients = batch.requests.iter().map(|request| request.body.client);
         let clients: BTreeSet<_> = clients.collect();
-        for client in clients {
-            self.admission.prune(client, |request| is_open(table, request));
-        }
+        self.admission.prune(clients, |request| is_open(table, request));
     }
 
     /// Another state took the place of the own one: drops all that was answered in it.
     pub(super) fn prune_all_requests(&mut self) {
         let table = self.execution.table();
-        for client in (0..).map(ClientId).take(self.configuration.clients.len()) {
-            self.admission.prune(client, |request| is_open(table, request));
-        }
+        let clients = (0..).map(ClientId).take(self.configuration.clients.len());
+        self.admission.prune(clients, |request| is_open(table, request));
     }
 
     /// Begins a view's bookkeeping: what the view has a place for is taken, the rest waits. What the
     /// `former` view had a place for and this one has not, comes back. As backup, passes all of it on
     /// to the new primary, as far as `RELAY_BYTES` go: clients ask again by themselves.
     pub(super) fn sort_requests(&mut self, former: Option<View>) {
+        self.late.forget();
         let mut waiting = self.admission.take_all();
         for (sequence, slot) in self.log.slots() {
             match &slot.proposal {
@@ -433,8 +448,9 @@ impl<S: Service> Replica<S> {
         let mut bytes_left = RELAY_BYTES;
         for request in waiting {
             let Request { client, incarnation, .. } = request.body;
-            let taken = |(timestamp, _)| self.admission.is_taken(client, incarnation, timestamp);
-            let done = !is_open(self.execution.table(), &request.body) || request.body.iter().all(taken);
+            let taken = |timestamp| self.admission.is_taken(client, incarnation, timestamp);
+            let done =
+                !is_open(self.execution.table(), &request.body) || request.body.timestamps().all(taken);
             let is_void = self.marks.binds(client) && !request.is_signed();
             if done || is_void || !self.enqueue(request.clone()) {
                 continue;
@@ -503,21 +519,21 @@ impl<S: Service> Replica<S> {
             return Err("number of bytes of a request beside its operations");
         }
         let request = &request.body;
-        let operations = &request.operations;
+        let (operations, count) = (&request.operations, request.count());
         if request.client.index() >= self.configuration.clients.len() {
             return Err("client");
         }
         let most = limits.client_window.min(limits.batch_operations_max) as usize;
-        if operations.is_empty() || operations.len() > most {
+        if count == 0 || count > most {
             return Err("number of operations of a request");
         }
-        if request.reconfigure && (operations.len() > 1 || request.read_only) {
+        if request.reconfigure && (count > 1 || request.read_only) {
             return Err("number of operations of a request to reconfigure");
         }
         if operations.iter().any(|operation| operation.len() > limits.operation_bytes_max as usize) {
             return Err("number of bytes of an operation");
         }
-        let bytes: usize = operations.iter().map(bytes::Bytes::len).sum();
+        let bytes: usize = operations.iter().map(Bytes::len).sum();
         if bytes > limits.batch_bytes_max as usize {
             return Err("number of bytes of a request");
         }

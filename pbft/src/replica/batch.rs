@@ -40,7 +40,7 @@ impl<S: Service> Replica<S> {
         let mut requests = Vec::new();
         while let Some(request) = self.admission.next(bytes, operations) {
             bytes = bytes.min(room).saturating_sub(request.batched_bytes());
-            operations -= request.body.operations.len();
+            operations -= request.body.count();
             requests.push(request);
         }
         let time = self.execution.next_time(self.unix_now());

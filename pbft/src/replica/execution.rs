@@ -9,7 +9,7 @@ use crate::crypto::{Digest, Domain, Keychain, Kind, Scope};
 use crate::group::{ClientId, Configuration, Incarnation, Limits, Sequence, Timestamp};
 use crate::history::History;
 use crate::membership::{Reconfigure, ReconfigureRefused};
-use crate::message::{Batch, Ending, Leaf, Request};
+use crate::message::{Batch, Ending, Leaf, Request, operation_digest};
 use crate::mutation::{self, Mutation};
 use crate::service::{Context, Service, Snapshot, State};
 
@@ -128,8 +128,10 @@ impl<S: Service> Execution<S> {
                 continue;
             }
             self.table.admit(request.client, request.incarnation, request.floor);
-            for (timestamp, operation) in request.iter() {
-                if self.execute_once(request, timestamp, operation, members) {
+            assert!(request.is_whole(), "whoever accepts a batch has all that it names");
+            for (offset, (timestamp, operation)) in request.iter().enumerate() {
+                let named = request.named.get(offset).copied();
+                if self.execute_once(request, (timestamp, operation, named), members) {
                     let Request { client, incarnation, .. } = *request;
                     fresh.push(Fresh { client, incarnation, timestamp, request: index });
                 }
@@ -137,12 +139,12 @@ impl<S: Service> Execution<S> {
         }
     }
 
-    /// Executes an operation unless it was executed before, or may not be.
+    /// Executes an operation unless it was executed before, or may not be. Its digest is known where its
+    /// request names it.
     fn execute_once(
         &mut self,
         request: &Request,
-        timestamp: Timestamp,
-        operation: &Bytes,
+        (timestamp, operation, named): (Timestamp, &Bytes, Option<Digest>),
         members: (&Configuration, &Keychain),
     ) -> bool {
         let Request { client, incarnation, floor, .. } = *request;
@@ -165,7 +167,7 @@ impl<S: Service> Execution<S> {
                 incarnation,
                 timestamp,
                 ending,
-                operation: self.scope.digest(Domain::new(Kind::Operation, 0), &[operation]),
+                operation: named.unwrap_or_else(|| operation_digest(&self.scope, operation)),
                 result: digest,
             };
             position = self.history.append(leaf.digest(&self.scope));

@@ -37,6 +37,7 @@ impl<S: fmt::Debug> fmt::Debug for Fingerprint<'_, S> {
             log,
             admission,
             vouching,
+            late,
             marks,
             last_proposed,
             execution,
@@ -56,7 +57,7 @@ impl<S: fmt::Debug> fmt::Debug for Fingerprint<'_, S> {
             wasted: _,
             accused: _,
         } = self.0;
-        let order = (view, views, log, admission, vouching, marks, last_proposed);
+        let order = (view, views, log, admission, vouching, late, marks, last_proposed);
         let state = (execution, checkpoints, transfer, health, reads_from);
         let allowances = (vouch_allowances, want_allowances, leave_allowances, succession_allowances);
         let outside = (outbox, retransmission, allowances, actions);

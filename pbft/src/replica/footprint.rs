@@ -23,11 +23,12 @@ impl Held {
     }
 }
 
-/// The bytes of the largest request in a batch: its operations, their framing, its fields and tags.
+/// The bytes of the largest request in a batch: its operations, their framing and digests, its fields and
+/// tags.
 pub(super) fn request_bytes_max(configuration: &Configuration) -> u64 {
     let limits = &configuration.limits;
     let tags = u64::from(configuration.n()) * crate::crypto::TAG_BYTES as u64;
-    u64::from(limits.batch_bytes_max) + 6 * u64::from(limits.batch_operations_max) + tags + 128
+    u64::from(limits.batch_bytes_max) + (6 + 32) * u64::from(limits.batch_operations_max) + tags + 128
 }
 
 /// The bytes of the largest batch: one large request alone may take more than `batch_bytes_max`.
@@ -52,6 +53,7 @@ impl<S: Service> Replica<S> {
         held.extend(self.succeeding.footprint(configuration));
         held.extend(self.vouching.footprint(n, configuration.clients.len() as u64));
         held.push(self.marks.footprint(configuration.clients.len() as u64));
+        held.push(self.late.footprint(configuration.clients.len() as u64));
         // One for each replica and kind of evidence: eight that are somebody's word, seven that are proven.
         held.push(Held::new("accusations", self.accused.len(), n * 15));
         // Three promises for each place, one for each checkpoint, two for each view: of the window

@@ -25,7 +25,8 @@ pub(super) struct Log {
 pub(super) struct Slot {
     /// The batch that counts here; set once in a view.
     pub(super) proposal: Option<Proposal>,
-    /// A pre-prepare that holds requests which are not authentic here.
+    /// A pre-prepare that holds requests which are not authentic here, or names operations that are not
+    /// here.
     pub(super) doubted: Option<Doubted>,
     /// What backups cannot check of the batch here: of each the first word.
     pub(super) doubts: BTreeMap<ReplicaId, Doubt>,
@@ -366,7 +367,7 @@ impl Log {
         }
         let batches_max = window * (super::CLAIMS_PER_PLACE_MAX as u64 + 4);
         let doubts = self.slots.iter().map(|slot| slot.doubts.len()).sum();
-        let bytes = batches.iter().map(|batch| batch.bytes.len()).sum();
+        let bytes = batches.iter().map(|batch| batch.weight()).sum();
         vec![
             Held::new("slots", self.slots.len(), window),
             Held::new("votes in slots", votes, 3 * n * window),

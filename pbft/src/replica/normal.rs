@@ -4,6 +4,7 @@ use super::durable::Then;
 use super::execution::Fresh;
 use super::log::{Learned, Proposal, Vote};
 use super::record::Record;
+use super::separate::lacks_operations;
 use super::{Action, Ignored, Misbehaviour, Replica};
 use crate::crypto::{Digest, Principal};
 use crate::group::{ClientId, ReplicaId, Sequence, View};
@@ -29,7 +30,7 @@ impl<S: Service> Replica<S> {
         if !self.is_ours(from, &message) {
             return;
         }
-        let PrePrepare { view, sequence, ref batch } = message;
+        let PrePrepare { view, sequence, .. } = message;
         let slot = self.log.slot(sequence).expect("checked to be between the watermarks");
         if let Some(first) = slot.proposed().filter(|first| *first != digest) {
             let (primary, second) = (from, digest);
@@ -41,11 +42,13 @@ impl<S: Service> Replica<S> {
             return self.overhear(message, digest);
         }
         if sequence <= self.views.decided() {
-            return self.on_chosen(from, sequence, digest, message.batch);
+            return self.on_chosen(from, sequence, digest, self.with_operations(message).batch);
         }
         if !self.log.is_free(sequence) {
             return self.put_aside(Ignored::Repeated);
         }
+        let message = self.with_operations(message);
+        let batch = &message.batch;
         if let Err(field) = self.check_limits(batch) {
             return self.accuse(Misbehaviour::OversizedBatch { primary: from, sequence, field });
         }
@@ -62,8 +65,8 @@ impl<S: Service> Replica<S> {
             return self.put_aside(Ignored::Unproven);
         }
         let doubts = self.unproven(batch, doubts);
-        if !doubts.is_empty() {
-            return self.doubt(message, digest, doubts);
+        if !doubts.is_empty() || lacks_operations(batch) {
+            return self.keep_back(message, digest, doubts);
         }
         self.accept(message, digest);
     }
@@ -100,12 +103,12 @@ impl<S: Service> Replica<S> {
         batch.digest(self.keychain.scope())
     }
 
-    /// Names the limit that a batch breaks.
-    fn check_limits(&self, batch: &Batch) -> Result<(), &'static str> {
+    /// Names the limit that a batch breaks, as far as it is here.
+    pub(super) fn check_limits(&self, batch: &Batch) -> Result<(), &'static str> {
         let limits = &self.configuration.limits;
         let mut operations = 0;
         for request in batch.requests.iter() {
-            operations += request.body.operations.len();
+            operations += request.body.count();
             self.check_request(request)?;
         }
         if operations > limits.batch_operations_max as usize {
@@ -116,7 +119,7 @@ impl<S: Service> Replica<S> {
             [request] => wire::BATCH_FIELDS_BYTES + request.batched_bytes(),
             _ => 0,
         };
-        if batch.bytes.len() > alone.max(limits.batch_bytes_max as usize) {
+        if batch.weight() > alone.max(limits.batch_bytes_max as usize) {
             return Err("number of bytes");
         }
         Ok(())
@@ -132,6 +135,10 @@ impl<S: Service> Replica<S> {
             let primary = self.group.primary(message.view);
             return self.accuse(Misbehaviour::OversizedBatch { primary, sequence, field });
         }
+        let message = self.with_operations(message);
+        if !message.batch.is_whole() {
+            return self.put_aside(Ignored::Incomplete);
+        }
         let slot = self.log.slot_mut(sequence).expect("checked to be between the watermarks");
         slot.proposal = Some(Proposal { pre_prepare: message, digest });
         self.check_committed(sequence);
@@ -142,7 +149,9 @@ impl<S: Service> Replica<S> {
     pub(super) fn accept(&mut self, pre_prepare: PrePrepare, digest: Digest) {
         let PrePrepare { view, sequence, .. } = pre_prepare;
         self.bind(pre_prepare.clone(), digest);
-        let position = self.append(Record::PrePrepared(pre_prepare), None);
+        let forgets = mutation::is_on(Mutation::ForgetOperations);
+        let record = if forgets { pre_prepare.in_brief() } else { pre_prepare };
+        let position = self.append(Record::PrePrepared(record), None);
         self.log.slot_mut(sequence).expect("just bound").note_position(position);
         self.once_durable(Then::SendProposal(view, sequence));
         self.check_prepared(sequence);

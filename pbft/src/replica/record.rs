@@ -20,8 +20,8 @@ impl JournalPosition {
 /// One record of the journal. Order is meaning: a record is durable only when all before it are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
-    /// The primary proposed, or a backup accepted, this batch. It holds every body, and the word
-    /// of whoever accepted it that the requests are authentic.
+    /// The primary proposed, or a backup accepted, this batch. It holds every operation, those too that
+    /// requests name, and the word of whoever accepted it that the requests are authentic.
     PrePrepared(PrePrepare),
     /// There was a prepared certificate: the promise behind a COMMIT.
     Prepared {
@@ -98,8 +98,8 @@ impl Record {
     /// The bytes that the record takes up in a journal, about.
     pub(super) fn weight(&self) -> u64 {
         64 + match self {
-            Self::PrePrepared(pre_prepare) => pre_prepare.batch.bytes.len() as u64,
-            Self::Learned { batch, .. } => batch.bytes.len() as u64,
+            Self::PrePrepared(pre_prepare) => pre_prepare.batch.weight() as u64,
+            Self::Learned { batch, .. } => batch.weight() as u64,
             Self::ViewChange(message) => message.bytes.len() as u64,
             Self::NewView(message) => message.bytes.len() as u64,
             Self::Succession(_) => SUCCESSION_BYTES,

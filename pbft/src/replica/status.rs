@@ -77,6 +77,7 @@ impl<S: Service> Replica<S> {
             self.retransmission.due = self.now + self.retransmission.idle;
             return;
         }
+        self.ask_for_operations();
         let waits = self.waits();
         let pace = &mut self.retransmission;
         let moved = std::mem::take(&mut pace.moved);
@@ -201,7 +202,7 @@ impl<S: Service> Replica<S> {
         let (view, digest) = (proposal.pre_prepare.view, proposal.digest);
         let (promised, prepared) = (slot.proposal_durable, slot.prepared_durable);
         let lacks_batch = promised && self.is_primary() && has == Progress::Empty as u8;
-        let pre_prepare = lacks_batch.then(|| proposal.pre_prepare.clone());
+        let pre_prepare = lacks_batch.then(|| proposal.pre_prepare.clone().in_brief());
         let to = Principal::Replica(to);
         let votes = !self.is_primary() || sequence <= self.views.decided();
         if promised && votes && has < Progress::Prepared as u8 {

@@ -527,7 +527,9 @@ impl<S: Service> Replica<S> {
         let view = self.view;
         match self.views.chosen.get(&sequence) {
             Some(chosen) if *chosen == digest => {
-                if self.log.is_free(sequence) {
+                if !batch.is_whole() {
+                    self.put_aside(Ignored::Incomplete); // asked for like those that do not come
+                } else if self.log.is_free(sequence) {
                     self.accept(PrePrepare { view, sequence, batch }, digest);
                 } else {
                     self.put_aside(Ignored::Repeated);
@@ -550,7 +552,7 @@ impl<S: Service> Replica<S> {
         let Some(batch) = self.known_batch(sequence, &digest) else {
             return self.put_aside(Ignored::Stale);
         };
-        let weight = u32::try_from(batch.bytes.len()).unwrap_or(u32::MAX).max(BODY_WEIGHT_MIN);
+        let weight = u32::try_from(batch.weight()).unwrap_or(u32::MAX).max(BODY_WEIGHT_MIN);
         let (now, period) = (self.now, self.settings.status_period);
         if !self.want_allowances[from.index()].take(now, period, weight, BODY_BYTES_PER_PERIOD) {
             return self.put_aside(Ignored::TooOften); // asked for again when it is still missing
@@ -568,7 +570,7 @@ impl<S: Service> Replica<S> {
         }
         if !self.is_changing() && self.unbound().contains(&(sequence, digest)) {
             self.accept(PrePrepare { view: self.view, sequence, batch }, digest);
-        } else if !attested {
+        } else if !self.complete(sequence, &digest, batch) && !attested {
             self.put_aside(Ignored::Stale);
         }
     }

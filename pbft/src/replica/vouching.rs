@@ -23,12 +23,14 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::log::Slot;
-use super::{Action, Ignored, Replica};
+use super::separate::lacks_operations;
+use super::{Action, Ignored, Misbehaviour, Replica};
 use crate::crypto::{Digest, Domain, Kind};
 use crate::group::{ClientId, ReplicaId, Sequence, Voters};
 use crate::message::{Batch, Doubt, Message, PrePrepare, Request, Unverified, Vouch};
 use crate::mutation::{self, Mutation};
 use crate::service::Service;
+use crate::time::Instant;
 
 /// Requests of one client that one replica's word is remembered for: the latest. A client's burst may
 /// be longer; whoever waits for one of them waits for all.
@@ -48,13 +50,17 @@ pub(super) struct Vouching {
     outgoing: Vec<(ClientId, Digest)>,
 }
 
-/// A pre-prepare that is kept back.
+/// A pre-prepare that is kept back: requests of it are in doubt, or operations that it names are not here.
 #[derive(Clone, Debug)]
 pub(super) struct Doubted {
     pub(super) pre_prepare: PrePrepare,
     pub(super) digest: Digest,
     /// Its requests that are not authentic here yet, by index.
     requests: Vec<(u32, Digest)>,
+    /// When it came.
+    pub(super) since: Instant,
+    /// Whether somebody was asked for its operations.
+    pub(super) asked: bool,
 }
 
 impl Vouching {
@@ -203,8 +209,9 @@ impl<S: Service> Replica<S> {
         doubts
     }
 
-    /// Keeps a pre-prepare back because of requests that are not authentic here.
-    pub(super) fn doubt(&mut self, pre_prepare: PrePrepare, digest: Digest, doubts: Vec<u32>) {
+    /// Keeps a pre-prepare back because of requests that are not authentic here, or of operations that are
+    /// not here.
+    pub(super) fn keep_back(&mut self, pre_prepare: PrePrepare, digest: Digest, doubts: Vec<u32>) {
         let sequence = pre_prepare.sequence;
         let slot = self.log.slot(sequence).expect("between the watermarks");
         if slot.doubted.is_some() {
@@ -213,19 +220,20 @@ impl<S: Service> Replica<S> {
         let batch = &pre_prepare.batch.requests;
         let request = |index: u32| Some((index, self.request_digest(batch.get(index as usize)?)));
         let requests = doubts.into_iter().filter_map(request).collect();
-        let doubted = Doubted { pre_prepare, digest, requests };
+        let doubted = Doubted { pre_prepare, digest, requests, since: self.now, asked: false };
         self.log.slot_mut(sequence).expect("found above").doubted = Some(doubted);
         self.views.proposed(sequence);
         self.settle_doubts(sequence);
         if let Some(doubt) = self.own_doubt(sequence) {
             self.broadcast(Message::Doubt(doubt));
-            self.start_view_timer();
         }
+        self.ask_if_late(sequence);
+        self.start_view_timer();
     }
 
-    /// What this replica says about a place whose pre-prepare it keeps back.
+    /// What this replica says about a place whose pre-prepare it keeps back because of its requests.
     pub(super) fn own_doubt(&self, sequence: Sequence) -> Option<Doubt> {
-        let doubted = self.log.slot(sequence)?.doubted.as_ref()?;
+        let doubted = self.log.slot(sequence)?.doubted.as_ref().filter(|one| !one.requests.is_empty())?;
         let count = doubted.pre_prepare.batch.requests.len();
         let mut checked = vec![0xff; count.div_ceil(8)];
         for (index, _) in &doubted.requests {
@@ -277,7 +285,8 @@ impl<S: Service> Replica<S> {
         self.is_weak_quorum(voters)
     }
 
-    /// Accepts a pre-prepare that was kept back as soon as all its requests are authentic.
+    /// Accepts a pre-prepare that was kept back as soon as all its requests are authentic, and all that it
+    /// names is here.
     pub(super) fn settle_doubts(&mut self, sequence: Sequence) {
         if self.is_changing() {
             return; // nothing is promised in a view that was left
@@ -287,13 +296,22 @@ impl<S: Service> Replica<S> {
         let proposed = (&doubted.pre_prepare.batch, &doubted.digest);
         let is_open = |(index, request): &&(u32, Digest)| !self.is_settled(slot, proposed, (*index, request));
         let open: Vec<_> = doubted.requests.iter().filter(is_open).copied().collect();
+        let pre_prepare = self.with_operations(doubted.pre_prepare.clone());
+        let is_done = open.is_empty() && !lacks_operations(&pre_prepare.batch);
+        let reason = if open.is_empty() { Ignored::Incomplete } else { Ignored::Doubted };
         let slot = self.log.slot_mut(sequence).expect("found above");
-        if open.is_empty() {
-            let Doubted { pre_prepare, digest, .. } = slot.doubted.take().expect("found above");
-            return self.accept(pre_prepare, digest);
+        let doubted = slot.doubted.as_mut().expect("found above");
+        (doubted.requests, doubted.pre_prepare) = (open, pre_prepare);
+        if !is_done {
+            return self.put_aside(reason);
         }
-        slot.doubted.as_mut().expect("found above").requests = open;
-        self.put_aside(Ignored::Doubted);
+        let Doubted { pre_prepare, digest, .. } = slot.doubted.take().expect("found above");
+        // What it names was not here when the rest of it was looked at.
+        if let Err(field) = self.check_limits(&pre_prepare.batch) {
+            let primary = self.group.primary(pre_prepare.view);
+            return self.accuse(Misbehaviour::OversizedBatch { primary, sequence, field });
+        }
+        self.accept(pre_prepare, digest);
     }
 
     pub(super) fn settle_all_doubts(&mut self) {

@@ -25,6 +25,7 @@ mod epochs;
 mod equivocation;
 mod flood;
 mod half_truths;
+mod operations;
 mod pages;
 mod plot;
 mod replay;
@@ -87,11 +88,13 @@ pub enum Adversary {
     Amnesia,
     /// Says again what others said under session keys that may have been refreshed since.
     OldEpochs,
+    /// Brings wrong operations, or none, to whoever lacks those that a batch names.
+    WrongOperations,
 }
 
 impl Adversary {
     /// Every kind.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Silence,
         Self::Equivocation,
         Self::WrongResults,
@@ -112,6 +115,7 @@ impl Adversary {
         Self::StuffedBatches,
         Self::Amnesia,
         Self::OldEpochs,
+        Self::WrongOperations,
     ];
 
     /// Its name, as people write it.
@@ -138,6 +142,7 @@ impl Adversary {
             Self::StuffedBatches => "stuffed batches",
             Self::Amnesia => "amnesia",
             Self::OldEpochs => "old epochs",
+            Self::WrongOperations => "wrong operations",
         }
     }
 
@@ -163,6 +168,7 @@ impl Adversary {
             Self::StuffedBatches => Box::new(stuffing::StuffedBatches::default()),
             Self::Amnesia => Box::new(amnesia::Amnesia),
             Self::OldEpochs => Box::new(epochs::OldEpochs::default()),
+            Self::WrongOperations => Box::new(operations::WrongOperations),
         }
     }
 }

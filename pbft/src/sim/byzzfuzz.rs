@@ -17,6 +17,8 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+
 use super::random::Random;
 use super::run::{self, Failed, Report};
 use super::schedule::{Draw, Schedule, Scheme, Step};
@@ -279,7 +281,10 @@ fn change(mut message: Message, before: Option<&Message>, random: &mut Random) -
         Message::Fetch(m) => number(&mut m.sequence.0),
         Message::MetaData(m) => number(&mut m.sequence.0),
         Message::Data(m) => number(&mut m.sequence.0),
-        Message::Body(m) => number(&mut m.sequence.0),
+        Message::Body(m) => match field {
+            0 => number(&mut m.sequence.0),
+            _ => m.batch = m.batch.with(|request| Some(vec![Bytes::new(); request.body.count()])),
+        },
         Message::Want(m) => digest(&mut m.digest),
         Message::Committed(m) => match field {
             0 => number(&mut m.sequence.0),

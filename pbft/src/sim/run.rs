@@ -311,6 +311,10 @@ impl Run {
                 faults.add("slow disks", u64::from(*most > SLOW));
                 self.cluster.set_disk(*replica, (*least, *most));
             }
+            Step::Withhold { client, replicas } => {
+                faults.add("clients that withhold operations", 1);
+                self.cluster.withhold(*client, replicas.iter().copied());
+            }
             Step::Lie(id) => {
                 faults.add("liars", u64::from(self.cluster.is_correct(*id)));
                 self.cluster.corrupt(*id);

@@ -8,6 +8,8 @@
 //! weather delay=100us..7000us loss=30 duplication=12     losses and duplicates per mille
 //! disk 2 20us..90000us           the time that a sync of this replica's disk takes from now on
 //! clock 1 leap=1500000us ticks=1020000   leaps ahead, and counts so many ticks in a million from now on
+//! withhold c0 1,2                client 0 sends its large operations to all but these from now on, until it asks
+//!                                once more
 //! lie 3                          this replica lies from now on; the seed decides how
 //! refresh                        everybody's session keys are refreshed
 //! submit c0 17 size=56           client 0 submits the operation 17; ends in `receipt` when it wants one
@@ -132,7 +134,7 @@ impl Terms {
         setup.client_settings = ClientSettings {
             retry_max: Duration::from_secs(1),
             bundle_operations_max: self.bundle,
-            ..ClientSettings::default()
+            ..setup.client_settings
         };
         if self.real_keys { setup.with_real_keys() } else { setup }
     }
@@ -191,6 +193,13 @@ pub enum Step {
         least: Duration,
         /// … to so long.
         most: Duration,
+    },
+    /// A client sends its large operations to all but these replicas from now on, until it asks once more.
+    Withhold {
+        /// Who.
+        client: ClientId,
+        /// From whom.
+        replicas: Vec<ReplicaId>,
     },
     /// A replica lies from now on.
     Lie(ReplicaId),

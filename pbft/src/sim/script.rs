@@ -9,7 +9,8 @@
 //! ```text
 //! group f=1 clients=1 k=4 l=8 …   begins; further: in-flight, batch, window, history, snapshot,
 //!                                 view-timeout, journal, operator
-//! request C name…                 submits operations in one bundle; a read ends in `all?`
+//! request C name…                 submits operations in one bundle; a read ends in `all?`, and `name*2000`
+//!                                 has so many bytes
 //! receipt C name                  submits an operation and asks for a receipt
 //! settle                          what is under way happens; no timer fires
 //! advance MS                      so much time passes, timers and all
@@ -17,7 +18,8 @@
 //! cut A B / mend                  nothing gets from A to B (`cC` is a client) / all cuts are gone
 //! crash R / restart R             R may be `*`
 //! bundle C t=T name… [floor=F] [incarnation=I] [to=R] [spoil=R]   a request of the client's own
-//!                                 making; `spoil` makes its tags for those replicas invalid
+//!                                 making; `spoil` makes its tags for those replicas invalid, and `named`
+//!                                 sends its operations beside it
 //! lie A B n=N [page=P]            made-up digests, or a page, of the state at checkpoint N from A to B
 //! fetch A B n=N                   A asks B for the digests of the state at checkpoint N
 //! slow A B MS                     what gets from A to B takes so much longer
@@ -44,7 +46,7 @@ use crate::crypto::{Digest, Keychain, Principal};
 use crate::group::{ClientId, Incarnation, ReplicaId, Sequence, Timestamp, View};
 use crate::message::{
     Claim, Commit, Content, Data, Ending, Fetch, Message, MetaData, Page, PageCursor, PrePrepare, Prepare,
-    Request, Space, Vouch, wire,
+    Request, Space, Vouch, operation_digest, wire,
 };
 use crate::service::{Branch, LEVELS};
 
@@ -285,12 +287,14 @@ fn principals(cluster: &Cluster<Ledger>, word: &str) -> Option<Vec<Principal>> {
     ids.collect()
 }
 
-/// An operation that the ledger takes: its name as a number, and then as text.
+/// An operation that the ledger takes: its name as a number, and then as text. `name*2000` has so many bytes.
 fn operation(name: &str) -> Bytes {
+    let (name, size) = name.split_once('*').unwrap_or((name, ""));
     let mut bytes = BytesMut::new();
     let number = name.bytes().fold(0u64, |number, byte| number.wrapping_mul(31) + u64::from(byte));
     bytes.put_u64(number);
     bytes.put_slice(name.as_bytes());
+    bytes.resize(bytes.len().max(size.parse().unwrap_or(0)), b'.');
     bytes.freeze()
 }
 
@@ -310,16 +314,20 @@ fn submit(cluster: &mut Cluster<Ledger>, client: &str, names: &[&str], receipt: 
 fn bundle(cluster: &mut Cluster<Ledger>, client: &str, words: &[&str]) -> Option<()> {
     let client = ClientId(client.parse().ok()?);
     let value = |key: &str| words.iter().find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
-    let names: Vec<_> = words.iter().filter(|word| !word.contains('=')).collect();
+    let is_named = words.contains(&"named");
+    let names: Vec<_> = words.iter().filter(|word| !word.contains('=') && **word != "named").collect();
     let first = Timestamp(value("t")?.parse().ok()?);
     let floor = value("floor").map_or(Some(1), |floor| floor.parse().ok())?;
     let incarnation = value("incarnation").map_or(Some(1), |number| number.parse().ok())?;
+    let scope = cluster.setup.configuration.scope();
+    let operations: Vec<_> = names.iter().map(|name| operation(name)).collect();
     let request = Request {
         client,
         incarnation: Incarnation(incarnation),
         floor: Timestamp(floor),
         first,
-        operations: names.iter().map(|name| operation(name)).collect(),
+        named: operations.iter().filter(|_| is_named).map(|one| operation_digest(&scope, one)).collect(),
+        operations,
         read_only: false,
         receipt: false,
         replier: ReplicaId(0),
@@ -519,13 +527,16 @@ fn describe(message: &Message) -> String {
                 } else {
                     ""
                 };
-                format!("t={t} floor={}{how}", m.floor)
+                let beside: usize = m.operations.iter().filter(|_| !m.named.is_empty()).map(Bytes::len).sum();
+                let beside = if beside > 0 { format!(" beside it {beside} bytes") } else { String::new() };
+                format!("t={t} floor={}{how}{beside}", m.floor)
             }
         }
         Message::PrePrepare(m) => {
             let requests = m.batch.requests.iter().map(|request| {
                 let last = request.body.end().0 - 1;
-                format!("c{}:{}-{last}", request.body.client, request.body.first)
+                let named = if request.body.named.is_empty() { "" } else { " named" };
+                format!("c{}:{}-{last}{named}", request.body.client, request.body.first)
             });
             let requests: Vec<_> = requests.collect();
             let seal = if m.batch.seal { " seal" } else { "" };
@@ -604,7 +615,7 @@ fn describe(message: &Message) -> String {
                 replaced.join(",")
             )
         }
-        Message::Body(m) => format!("n={} of {} bytes", m.sequence, m.batch.bytes.len()),
+        Message::Body(m) => format!("n={} of {} bytes", m.sequence, m.batch.weight()),
     };
     format!("{kind} {fields}").trim_end().to_owned()
 }

@@ -491,6 +491,7 @@ impl Pest {
             incarnation: Incarnation(1),
             floor: first,
             first,
+            named: Vec::new(),
             operations: vec![operation],
             read_only: false,
             receipt: false,

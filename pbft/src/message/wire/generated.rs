@@ -11,6 +11,9 @@ pub struct Envelope {
     pub kind: u32,
     #[prost(bytes = "bytes", tag = "4")]
     pub body: ::prost::bytes::Bytes,
+    /// Of a Request that names its operations: those. The proof covers their digests.
+    #[prost(bytes = "bytes", repeated, tag = "9")]
+    pub operations: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
     #[prost(oneof = "envelope::Proof", tags = "5, 6, 7, 8")]
     pub proof: ::core::option::Option<envelope::Proof>,
 }
@@ -42,6 +45,7 @@ pub struct Request {
     pub floor: u64,
     #[prost(uint64, tag = "4")]
     pub first: u64,
+    /// In a request that names none.
     #[prost(bytes = "bytes", repeated, tag = "5")]
     pub operations: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
     #[prost(bool, tag = "6")]
@@ -52,6 +56,9 @@ pub struct Request {
     pub replier: u32,
     #[prost(bool, tag = "9")]
     pub reconfigure: bool,
+    /// Digests of 32 bytes, one after the other, of operations that travel beside the request.
+    #[prost(bytes = "bytes", tag = "10")]
+    pub named: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PrePrepare {
@@ -299,6 +306,9 @@ pub struct Body {
     /// A Batch.
     #[prost(bytes = "bytes", tag = "2")]
     pub batch: ::prost::bytes::Bytes,
+    /// What its requests name, in order.
+    #[prost(bytes = "bytes", repeated, tag = "3")]
+    pub operations: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Seal {
@@ -426,7 +436,7 @@ pub mod record {
     #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Record {
         #[prost(message, tag = "1")]
-        PrePrepared(super::PrePrepare),
+        PrePrepared(super::PrePrepared),
         /// View, sequence and digest of a prepared certificate.
         #[prost(message, tag = "2")]
         Prepared(super::Prepare),
@@ -454,6 +464,20 @@ pub mod record {
         #[prost(message, tag = "13")]
         Marks(super::Marks),
     }
+}
+/// A pre-prepare that was accepted, with all that it orders.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PrePrepared {
+    #[prost(uint64, tag = "1")]
+    pub view: u64,
+    #[prost(uint64, tag = "2")]
+    pub sequence: u64,
+    /// A Batch.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub batch: ::prost::bytes::Bytes,
+    /// What its requests name, in order.
+    #[prost(bytes = "bytes", repeated, tag = "4")]
+    pub operations: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SignedNewView {

@@ -5,13 +5,13 @@ use prost::Message as _;
 
 use super::{
     Malformed, certificate_in, certificate_out, clients_in, clients_out, decode_batch, digest_in, digest_out,
-    new_view_in, page_out, pages_in, pb, pre_prepare_in, pre_prepare_out, read, signature_in, signed_out,
-    signed_view_change_in, signed_view_change_out, succession_in, succession_out,
+    new_view_in, operations_out, page_out, pages_in, pb, read, signature_in, signed_out,
+    signed_view_change_in, signed_view_change_out, succession_in, succession_out, whole,
 };
 use crate::{
     crypto::{Digest, Principal},
     group::{ReplicaId, Sequence, View},
-    message::{Proof, Unverified},
+    message::{PrePrepare, Proof, Unverified},
     replica::Record,
 };
 
@@ -21,7 +21,12 @@ pub fn encode_record(record: &Record) -> Bytes {
     let state_at =
         |sequence: Sequence, state: &Digest| pb::StateAt { sequence: sequence.0, state: digest_out(state) };
     let kind = match record {
-        Record::PrePrepared(body) => Kind::PrePrepared(pre_prepare_out(body)),
+        Record::PrePrepared(PrePrepare { view, sequence, batch }) => Kind::PrePrepared(pb::PrePrepared {
+            view: view.0,
+            sequence: sequence.0,
+            batch: batch.bytes.clone(),
+            operations: operations_out(batch),
+        }),
         Record::Prepared { view, sequence, digest } => {
             let digest = digest_out(digest);
             Kind::Prepared(pb::Prepare { view: view.0, sequence: sequence.0, digest })
@@ -33,7 +38,8 @@ pub fn encode_record(record: &Record) -> Bytes {
         Record::Checkpoint { sequence, state } => Kind::Checkpoint(state_at(*sequence, state)),
         Record::Stable(certificate) => Kind::Stable(certificate_out(certificate)),
         Record::Learned { sequence, batch } => {
-            Kind::Learned(pb::Body { sequence: sequence.0, batch: batch.bytes.clone() })
+            let operations = operations_out(batch);
+            Kind::Learned(pb::Body { sequence: sequence.0, batch: batch.bytes.clone(), operations })
         }
         Record::ViewChange(own) => Kind::ViewChange(signed_view_change_out(own)),
         Record::NewView(message) => {
@@ -65,7 +71,11 @@ pub fn decode_record(bytes: Bytes) -> Result<Record, Malformed> {
     use pb::record::Record as Kind;
     let body = read::<pb::Record>("record", bytes)?;
     Ok(match body.record.ok_or(Malformed::Missing { field: "record" })? {
-        Kind::PrePrepared(body) => Record::PrePrepared(pre_prepare_in(body)?),
+        Kind::PrePrepared(body) => Record::PrePrepared(PrePrepare {
+            view: View(body.view),
+            sequence: Sequence(body.sequence),
+            batch: whole(decode_batch(body.batch)?, body.operations)?,
+        }),
         Kind::Prepared(body) => Record::Prepared {
             view: View(body.view),
             sequence: Sequence(body.sequence),
@@ -81,7 +91,8 @@ pub fn decode_record(bytes: Bytes) -> Result<Record, Malformed> {
         }
         Kind::Stable(body) => Record::Stable(certificate_in(body)?),
         Kind::Learned(body) => {
-            Record::Learned { sequence: Sequence(body.sequence), batch: decode_batch(body.batch)? }
+            let batch = whole(decode_batch(body.batch)?, body.operations)?;
+            Record::Learned { sequence: Sequence(body.sequence), batch }
         }
         Kind::ViewChange(body) => Record::ViewChange(signed_view_change_in(body)?),
         Kind::NewView(body) => Record::NewView(Unverified {

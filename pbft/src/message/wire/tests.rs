@@ -2,6 +2,7 @@ use proptest::{collection::vec, prelude::*};
 
 use super::*;
 use crate::membership::{Reconfigure, Succession};
+use crate::message::Batch;
 use crate::replica::Record;
 
 fn bytes(max: usize) -> impl Strategy<Value = Bytes> {
@@ -14,13 +15,16 @@ fn digest() -> impl Strategy<Value = Digest> {
 
 fn request() -> impl Strategy<Value = Request> {
     let numbers = (any::<u32>(), any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>());
-    (numbers, vec(bytes(40), 1..4), any::<bool>(), any::<bool>()).prop_map(
-        |((client, incarnation, floor, first, replier), operations, read_only, receipt)| Request {
+    let operations = vec((bytes(40), digest()), 1..4);
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+    (numbers, operations, flags).prop_map(
+        |((client, incarnation, floor, first, replier), operations, (read_only, receipt, named))| Request {
+            named: operations.iter().filter(|_| named).map(|(_, digest)| *digest).collect(),
+            operations: operations.into_iter().map(|(operation, _)| operation).collect(),
             client: ClientId(client),
             incarnation: Incarnation(incarnation),
             floor: Timestamp(floor),
             first: Timestamp(first),
-            operations,
             read_only,
             receipt,
             replier: ReplicaId(replier),
@@ -139,7 +143,7 @@ fn message() -> impl Strategy<Value = Message> {
         .prop_map(|(timestamp, position, path)| LeafPath { timestamp: Timestamp(timestamp), position, path });
     prop_oneof![
         request().prop_map(Message::Request),
-        pre_prepare().prop_map(Message::PrePrepare),
+        pre_prepare().prop_map(|whole| Message::PrePrepare(whole.in_brief())),
         slot.clone().prop_map(|(view, sequence, digest)| {
             Message::Prepare(Prepare { view: View(view), sequence: Sequence(sequence), digest })
         }),

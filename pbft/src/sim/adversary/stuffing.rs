@@ -28,8 +28,8 @@ impl StuffedBatches {
         let old = self.heard.get(usize::try_from(some).expect("a small number")).cloned();
         let made_up = self.heard.back().filter(|_| voice.random.chance(300)).map(|last| make_up(last, voice));
         let room = voice.setup.configuration.limits.batch_operations_max as usize;
-        let taken: usize = requests.iter().map(|request| request.body.operations.len()).sum();
-        let fits = |one: &Unverified<Request>| taken + one.body.operations.len() <= room;
+        let taken: usize = requests.iter().map(|request| request.body.count()).sum();
+        let fits = |one: &Unverified<Request>| taken + one.body.count() <= room;
         requests.extend(made_up.or(old).filter(fits));
         wire::batch(batch.time, batch.seal, requests.into())
     }
@@ -40,7 +40,8 @@ fn make_up(like: &Unverified<Request>, voice: &mut Voice<'_>) -> Unverified<Requ
     let mut operation = BytesMut::new();
     operation.put_u64(voice.random.number());
     operation.put_slice(b"made up");
-    let body = Request { first: like.body.end(), operations: vec![operation.freeze()], ..like.body.clone() };
+    let (first, operations, named) = (like.body.end(), vec![operation.freeze()], Vec::new());
+    let body = Request { first, operations, named, ..like.body.clone() };
     let (sender, bytes, proof) = (like.sender, wire::encode_request(&body), like.proof.clone());
     Unverified { sender, body, bytes, proof }
 }

@@ -28,6 +28,7 @@ pub(super) fn faults(seed: u64, operations: u64) -> Schedule {
     draw.disks();
     draw.clocks();
     draw.liars();
+    draw.withhold();
     while draw.operations < operations {
         if draw.random.chance(600) {
             draw.work();
@@ -143,6 +144,15 @@ impl Draw {
         }
     }
 
+    /// A client sends its large operations to some replicas only.
+    fn withhold(&mut self) {
+        if self.random.chance(200) {
+            let (client, one, side) = (self.some_client(), self.some_replica(), self.random.number());
+            let replicas = self.replicas().filter(|id| *id == one || side >> id.0 & 1 == 1).collect();
+            self.steps.push(Step::Withhold { client, replicas });
+        }
+    }
+
     /// In the end the group has to do without f replicas: those that are faulty, and others.
     fn away(&mut self) {
         if self.random.chance(300) {
@@ -156,7 +166,9 @@ impl Draw {
         let client = self.some_client();
         for _ in 0..self.random.below(8) {
             let name = self.name();
-            let size = usize::try_from(self.random.below(100)).expect("small");
+            // Some travel beside their requests.
+            let most = if self.random.chance(200) { 3000 } else { 100 };
+            let size = usize::try_from(self.random.below(most)).expect("small");
             let receipt = self.terms.history && self.random.chance(100);
             self.steps.push(Step::Submit { client, name, size, receipt });
             self.operations += 1;

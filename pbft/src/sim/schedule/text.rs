@@ -90,6 +90,7 @@ impl fmt::Display for Step {
             Self::Disk { replica, least, most } => {
                 write!(f, "disk {replica} {}..{}", Micros(*least), Micros(*most))
             }
+            Self::Withhold { client, replicas } => write!(f, "withhold c{client} {}", List(replicas)),
             Self::Lie(id) => write!(f, "lie {id}"),
             Self::Refresh => write!(f, "refresh"),
             Self::Strike(Fault::Network { round, side }) => {
@@ -227,6 +228,7 @@ fn step(terms: &Terms, line: &str) -> Option<Step> {
             let (least, most) = range(time)?;
             Step::Disk { replica: replica(id)?, least, most }
         }
+        ("withhold", [who, from]) => Step::Withhold { client: client(who)?, replicas: list(from)? },
         ("lie", [id]) => Step::Lie(replica(id)?),
         ("refresh", []) => Step::Refresh,
         ("strike", ["network", words @ ..]) => Step::Strike(Fault::Network {

@@ -1,0 +1,146 @@
+//! Batches that name operations instead of holding them (TOCS 5.1, "separate request transmission").
+//!
+//! Clients send large operations to all replicas themselves, and the primary orders their digests. The
+//! rules, as events:
+//!
+//! * *upon a tagged request that names its operations*, as backup, for the first time: keep it. Upon the
+//!   same again: its client is late, so vouch for it and relay it, as any other.
+//! * *upon a pre-prepare that names operations which are not here*: keep it back. Accept it as soon as they
+//!   come.
+//! * *when they have not come for a status period*: ask the primary for the batch, and then everybody. Who
+//!   made a batch wait so long is not waited for again soon: the primary is asked at once.
+//!
+//! Whoever accepts a batch has all of it, and writes all of it down. So whoever prepares it can bring it into
+//! later views and to whoever lacks it, like any other batch (condition A2).
+//!
+//! A faulty client that sends its operations to the primary alone costs others a wait now and then. One that
+//! sends them to nobody is not ordered, and a primary that orders what nobody has is left like one
+//! that orders nothing.
+
+use std::collections::BTreeMap;
+
+use super::Replica;
+use crate::crypto::{Digest, Principal};
+use crate::group::{ClientId, Sequence};
+use crate::message::{Batch, Message, PrePrepare, Want};
+use crate::mutation::{self, Mutation};
+use crate::service::Service;
+
+/// Requests of a late client that have to come in time before it is waited for again: a busy machine makes
+/// correct ones late, too, and to be asked for a batch makes it no less busy.
+const IN_TIME_MIN: u32 = 64;
+
+/// Clients whose operations had to be asked for in this view, and how many of their requests have to come in
+/// time now; at most all of them.
+#[derive(Debug, Default)]
+pub(super) struct Late(BTreeMap<ClientId, u32>);
+
+impl Late {
+    /// A client's operations came before anybody ordered them.
+    pub(super) fn in_time(&mut self, client: ClientId) {
+        if let Some(left) = self.0.get_mut(&client) {
+            *left -= 1;
+            if *left == 0 {
+                self.0.remove(&client);
+            }
+        }
+    }
+
+    /// A view begins.
+    pub(super) fn forget(&mut self) {
+        self.0.clear();
+    }
+
+    #[cfg(feature = "sim")]
+    pub(super) fn footprint(&self, clients: u64) -> super::footprint::Held {
+        super::footprint::Held::new("clients whose operations came late", self.0.len(), clients)
+    }
+}
+
+/// Whether a batch must not be accepted because it names operations that are not here.
+pub(super) fn lacks_operations(batch: &Batch) -> bool {
+    !batch.is_whole() && !mutation::is_on(Mutation::AcceptWithoutOperations)
+}
+
+impl<S: Service> Replica<S> {
+    /// A pre-prepare with the operations that it names, as far as their clients sent them here.
+    pub(super) fn with_operations(&self, mut message: PrePrepare) -> PrePrepare {
+        message.batch = message.batch.with(|request| {
+            if request.body.is_whole() { None } else { self.admission.operations_of(request) }
+        });
+        message
+    }
+
+    /// Places whose pre-prepare is kept back because it names operations that are not here.
+    fn incomplete(&self) -> Vec<Sequence> {
+        let lacks = |sequence: &Sequence| {
+            let kept = self.log.slot(*sequence).and_then(|slot| slot.doubted.as_ref());
+            kept.is_some_and(|kept| !kept.pre_prepare.batch.is_whole())
+        };
+        self.log.doubted().filter(lacks).collect()
+    }
+
+    /// A client's operations came: perhaps a pre-prepare waits for them.
+    pub(super) fn operations_came(&mut self, client: ClientId) {
+        let incomplete = self.incomplete();
+        if incomplete.is_empty() {
+            self.late.in_time(client);
+        }
+        for sequence in incomplete {
+            self.settle_doubts(sequence);
+        }
+    }
+
+    /// A batch was brought that was asked for: says whether a pre-prepare waits for it.
+    pub(super) fn complete(&mut self, sequence: Sequence, digest: &Digest, batch: Batch) -> bool {
+        let slot = self.log.slot_mut(sequence);
+        let kept = slot.and_then(|slot| slot.doubted.as_mut()).filter(|kept| kept.digest == *digest);
+        let Some(kept) = kept.filter(|kept| !kept.pre_prepare.batch.is_whole()) else { return false };
+        kept.pre_prepare.batch = batch;
+        self.settle_doubts(sequence);
+        true
+    }
+
+    /// Asks for the operations of a pre-prepare that came just now, if one of their clients is known to be
+    /// late.
+    pub(super) fn ask_if_late(&mut self, sequence: Sequence) {
+        let Some(kept) = self.log.slot(sequence).and_then(|slot| slot.doubted.as_ref()) else { return };
+        let lacking = kept.pre_prepare.batch.requests.iter().filter(|request| !request.body.is_whole());
+        let mut clients = lacking.map(|request| request.body.client).peekable();
+        if clients.peek().is_none() {
+            return;
+        }
+        if clients.any(|client| self.late.0.contains_key(&client)) {
+            self.ask_for(sequence);
+        }
+        self.retransmission.wake(self.now);
+    }
+
+    /// Asks for operations that should have come by now.
+    pub(super) fn ask_for_operations(&mut self) {
+        if self.is_changing() {
+            return;
+        }
+        for sequence in self.incomplete() {
+            let Some(kept) = self.log.slot(sequence).and_then(|slot| slot.doubted.as_ref()) else { continue };
+            if self.now.since(kept.since) < self.settings.status_period {
+                continue; // they may be on their way
+            }
+            let lacking = kept.pre_prepare.batch.requests.iter().filter(|request| !request.body.is_whole());
+            self.late.0.extend(lacking.map(|request| (request.body.client, IN_TIME_MIN)));
+            self.ask_for(sequence);
+        }
+    }
+
+    /// The primary first: it has them, or is faulty.
+    fn ask_for(&mut self, sequence: Sequence) {
+        let slot = self.log.slot_mut(sequence);
+        let Some(kept) = slot.and_then(|slot| slot.doubted.as_mut()) else { return };
+        let want = Message::Want(Want { sequence, digest: kept.digest });
+        if std::mem::replace(&mut kept.asked, true) {
+            return self.broadcast(want);
+        }
+        let primary = self.group.primary(kept.pre_prepare.view);
+        self.send(Principal::Replica(primary), want);
+    }
+}
