@@ -73,7 +73,7 @@ impl Default for ClientSettings {
             retry_max: Duration::from_secs(2),
             read_timeout: Duration::from_millis(50),
             bundle_operations_max: 256,
-            inline_bytes_max: 8192,
+            inline_bytes_max: 1024,
             seed: 0,
         }
     }

@@ -340,7 +340,10 @@ impl Inner {
                     }
                 }
                 ClientAction::Broadcast { message } => {
-                    for connected in self.replicas.iter().flatten() {
+                    // The primary last: large operations are with the backups before it orders them.
+                    let primary = member.client.primary().index();
+                    let (before, from) = self.replicas.split_at(primary.min(self.replicas.len()));
+                    for connected in from.iter().skip(1).chain(before).chain(from.first()).flatten() {
                         connected.send(&message, &mut self.dirty);
                     }
                 }

@@ -134,7 +134,7 @@ impl Terms {
         setup.client_settings = ClientSettings {
             retry_max: Duration::from_secs(1),
             bundle_operations_max: self.bundle,
-            ..setup.client_settings
+            ..ClientSettings::default()
         };
         if self.real_keys { setup.with_real_keys() } else { setup }
     }

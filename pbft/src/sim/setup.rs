@@ -46,8 +46,7 @@ impl Setup {
                 )
             },
             settings: Settings::default(),
-            // Low, so that runs with small operations have large ones among them.
-            client_settings: ClientSettings { inline_bytes_max: 1024, ..ClientSettings::default() },
+            client_settings: ClientSettings::default(),
             weather: Weather::calm(),
             sync: (Duration::from_micros(100), Duration::from_micros(100)),
             through_wire: false,

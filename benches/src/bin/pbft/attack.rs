@@ -209,15 +209,17 @@ pub(crate) fn replica(directory: &Path, index: u32, faults: &str) -> Outcome<()>
     keychain.renew(peer::epoch()?, seed()?);
     let others: Vec<_> = addresses()?.into_iter().filter(|(other, _)| *other != id).collect();
     let settings = Settings { journal: false, unix_at_zero: 1000 * peer::epoch()?, ..Settings::default() };
+    let faults = Faults::named(faults);
+    let storm = if faults.storms { storm(&keychain) } else { VecDeque::new() };
     let liar = Liar {
         peer: Peer::new(configuration.clone()),
         replica: Replica::new(configuration, id, keychain, group::Empty, settings),
         others: others.iter().map(|(other, _)| Principal::Replica(*other)).collect(),
-        faults: Faults::named(faults),
+        faults,
         other: BTreeMap::new(),
         late: VecDeque::new(),
         start: Instant::now(),
-        storm: 1,
+        storm,
     };
     let work = async move {
         let (events_in, events) = mpsc::unbounded_channel();
@@ -233,6 +235,16 @@ pub(crate) fn replica(directory: &Path, index: u32, faults: &str) -> Outcome<()>
     until_told(work, &runtime)
 }
 
+/// Enough VIEW-CHANGEs for one in each millisecond.
+fn storm(keychain: &Keychain) -> VecDeque<Bytes> {
+    let sign = |view| {
+        let (prepared, pre_prepared) = Default::default();
+        let body = ViewChange { view: View(view), stable: None, prepared, pre_prepared, marks: vec![] };
+        peer::message_frame(&prove(keychain, keychain.me(), Message::ViewChange(body)))
+    };
+    (2..10_000).map(sign).collect()
+}
+
 struct Liar {
     peer: Peer,
     replica: Replica<group::Empty>,
@@ -243,8 +255,9 @@ struct Liar {
     /// PRE-PREPAREs of a slow primary, and when they go out.
     late: VecDeque<(Instant, Principal, Unverified<Message>)>,
     start: Instant,
-    /// The view that the storm has come to.
-    storm: u64,
+    /// VIEW-CHANGEs that are left, each for a higher view than those before. They were signed before the
+    /// start: their maker's work is not what is measured.
+    storm: VecDeque<Bytes>,
 }
 
 impl Liar {
@@ -362,13 +375,8 @@ impl Liar {
 
     /// What is sent unasked, once in a millisecond.
     fn trouble(&mut self) {
-        if self.faults.storms {
-            self.storm += 1;
-            let (prepared, pre_prepared) = Default::default();
-            let body =
-                ViewChange { view: View(self.storm), stable: None, prepared, pre_prepared, marks: vec![] };
-            let message = self.prove(self.others[0], Message::ViewChange(body));
-            self.others.iter().for_each(|to| self.peer.send(*to, &message));
+        if let Some(frame) = self.storm.pop_front() {
+            self.others.iter().for_each(|to| self.peer.send_frame(*to, frame.clone()));
         }
         if self.faults.floods {
             let vote = Prepare { view: View(0), sequence: Sequence(1), digest: Digest([9; 32]) };
