@@ -510,8 +510,13 @@ impl<S: Service> Replica<S> {
     }
 
     fn put_aside(&mut self, reason: Ignored) {
-        *self.ignored.entry(reason).or_default() += 1;
+        self.count(reason);
         self.wasted += 1;
+    }
+
+    /// Counts what came to nothing so far, and may come to something yet.
+    fn count(&mut self, reason: Ignored) {
+        *self.ignored.entry(reason).or_default() += 1;
     }
 
     /// Ends every step. Here a replica goes over to the next configuration, and nowhere within a step: what

@@ -198,10 +198,20 @@ impl Admission {
 
     /// The operations that a request names, if it waits here with them.
     pub(super) fn operations_of(&self, request: &Unverified<Request>) -> Option<Vec<Bytes>> {
+        Some(self.find(request)?.body.operations.clone())
+    }
+
+    /// Whether all that a request names is in it, or waits here.
+    pub(super) fn has_operations_of(&self, request: &Unverified<Request>) -> bool {
+        request.body.is_whole() || self.find(request).is_some()
+    }
+
+    fn find(&self, request: &Unverified<Request>) -> Option<&Unverified<Request>> {
         let mut waiting = self.clients.get(request.body.client.index())?.waiting.iter();
-        let first = request.body.first;
-        let found = waiting.find(|one| one.request.body.first == first && one.request.bytes == request.bytes);
-        found.map(|one| one.request.body.operations.clone())
+        let is_it = |one: &&Waiting| {
+            one.request.body.first == request.body.first && one.request.bytes == request.bytes
+        };
+        waiting.find(is_it).map(|one| &one.request)
     }
 
     /// Whether a client's request waits.

@@ -87,7 +87,12 @@ impl<S: Service> Replica<S> {
             self.late.in_time(client);
         }
         for sequence in incomplete {
-            self.settle_doubts(sequence);
+            // The last one that lacked decides: a batch is not gone through anew for each of them.
+            let kept = self.log.slot(sequence).and_then(|slot| slot.doubted.as_ref());
+            let is_here = |request| self.admission.has_operations_of(request);
+            if kept.is_some_and(|kept| kept.pre_prepare.batch.requests.iter().all(is_here)) {
+                self.settle_doubts(sequence);
+            }
         }
     }
 

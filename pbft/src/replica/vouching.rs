@@ -303,7 +303,7 @@ impl<S: Service> Replica<S> {
         let doubted = slot.doubted.as_mut().expect("found above");
         (doubted.requests, doubted.pre_prepare) = (open, pre_prepare);
         if !is_done {
-            return self.put_aside(reason);
+            return self.count(reason);
         }
         let Doubted { pre_prepare, digest, .. } = slot.doubted.take().expect("found above");
         // What it names was not here when the rest of it was looked at.
