@@ -511,7 +511,7 @@ impl<S: Service> Replica<S> {
 
     fn put_aside(&mut self, reason: Ignored) {
         self.count(reason);
-        self.wasted += 1;
+        self.wasted += u64::from(reason.is_waste());
     }
 
     /// Counts what came to nothing so far, and may come to something yet.

@@ -6,7 +6,9 @@ use quorate_pbft::{
     Action, ClientId, Configuration, Evidence, Ignored, Instant, Replica, ReplicaId, Sequence, Settings,
     View,
     crypto::{Digest, Domain, Keychain, Kind, Principal, Signature},
-    message::{Certificate, Claim, Message, NewView, Proof, Unverified, ViewChange, state_statement, wire},
+    message::{
+        Certificate, Claim, Message, NewView, Prepare, Proof, Unverified, ViewChange, state_statement, wire,
+    },
     mutation::{self, Mutation},
     sim::{Ledger, Setup},
 };
@@ -314,6 +316,20 @@ fn storm_of_view_changes_is_a_waste_until_the_next_period() {
     let later = Instant(1) + Settings::default().view_timeout;
     backup.0.handle_message(later, as_message(plain(3, 101), Message::ViewChange));
     assert_eq!(backup.0.wasted(), 92);
+}
+
+#[test]
+fn what_a_laggard_cannot_use_yet_is_no_waste() {
+    let mut backup = Backup::new();
+    let tell = |sequence, view| {
+        let vote = Prepare { view: View(view), sequence: Sequence(sequence), digest: Digest([9; 32]) };
+        Message::Prepare(vote).proven_by(&keys(replica(3)), replica(2))
+    };
+    backup.hear(tell(1 << 20, 0)).hear(tell(1, 7));
+    assert_eq!(backup.ignored(), [Ignored::WrongView, Ignored::OutsideWindow]);
+    assert_eq!(backup.0.wasted(), 0);
+    backup.hear(tell(1, 0)).hear(tell(1, 0));
+    assert_eq!(backup.0.wasted(), 1, "the second time");
 }
 
 #[test]

@@ -57,7 +57,7 @@ impl Request {
     }
 
     /// The bytes of those.
-    pub(super) fn beside_bytes(&self) -> usize {
+    pub(crate) fn beside_bytes(&self) -> usize {
         self.beside().iter().map(|operation| operation.len() + FRAMING).sum()
     }
 

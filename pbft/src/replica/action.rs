@@ -203,6 +203,28 @@ pub enum Ignored {
 }
 
 impl Ignored {
+    /// Whether nothing good can come of a message that is put aside for this reason, however far behind this
+    /// replica is: who lags is sent a great deal that it cannot use yet, between what brings it up.
+    pub(crate) fn is_waste(self) -> bool {
+        match self {
+            Self::Unproven
+            | Self::Repeated
+            | Self::Doubted
+            | Self::Unsigned
+            | Self::Oversized
+            | Self::OutsideClientWindow
+            | Self::OldIncarnation
+            | Self::TooOften => true,
+            Self::NotForUs
+            | Self::WrongView
+            | Self::OutsideWindow
+            | Self::TimeAhead
+            | Self::Incomplete
+            | Self::Stale
+            | Self::Halted => false,
+        }
+    }
+
     /// Every reason.
     pub const ALL: [Self; 15] = [
         Self::Unproven,

@@ -6,11 +6,11 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::table::{Known, Table};
-use super::{Ignored, Replica};
+use super::{Ignored, Replica, Settings};
 use bytes::Bytes;
 
 use crate::crypto::{Digest, Principal};
-use crate::group::{ClientId, Incarnation, Limits, Sequence, Timestamp, View};
+use crate::group::{ClientId, Configuration, Incarnation, Limits, Sequence, Timestamp, View};
 use crate::message::{Answer, Batch, Busy, Content, Message, Reply, Request, Seal, Unverified};
 use crate::mutation::{self, Mutation};
 use crate::service::Service;
@@ -295,6 +295,15 @@ fn is_open(table: &Table, request: &Request) -> bool {
     request.timestamps().any(|timestamp| table.look(client, incarnation, floor, timestamp) == Known::New)
 }
 
+/// How many bytes of one client's requests may wait. A primary's leave the queue when they get a place, a
+/// backup's when they are executed: it has room for all that may be on the way in between, so that it does not
+/// lack operations that the primary took.
+fn queue_bytes_max(configuration: &Configuration, settings: &Settings, leads: bool) -> usize {
+    let batches = usize::try_from(settings.batches_in_flight).unwrap_or(usize::MAX).saturating_add(1);
+    let on_the_way = batches.saturating_mul(configuration.limits.batch_bytes_max as usize);
+    settings.queue_bytes_max.saturating_add(if leads { 0 } else { on_the_way })
+}
+
 impl<S: Service> Replica<S> {
     /// A client asks, or somebody relays what it asked; `doubted` when the tag is wrong here.
     pub(super) fn on_request(&mut self, client: ClientId, request: Unverified<Request>, doubted: bool) {
@@ -367,9 +376,12 @@ impl<S: Service> Replica<S> {
             return;
         }
         let fresh = fresh && self.enqueue(request.clone());
-        // Its client sends it to all, and asks nobody for help yet.
-        if fresh && !request.body.named.is_empty() && !request.is_signed() {
-            return self.operations_came(client);
+        if fresh && !request.body.named.is_empty() {
+            self.operations_came(client);
+            // Its client sends it to all, and asks nobody for help yet.
+            if !request.is_signed() {
+                return;
+            }
         }
         // What was passed on once is passed on again now and then: two replicas that take each other
         // for the primary would else send it round for ever.
@@ -390,8 +402,8 @@ impl<S: Service> Replica<S> {
     fn enqueue(&mut self, request: Unverified<Request>) -> bool {
         let client = request.body.client;
         let lane = &self.admission.clients[client.index()];
-        let full = lane.waiting.len() >= self.settings.queue_requests_max
-            || lane.waiting_bytes >= self.settings.queue_bytes_max;
+        let bytes_max = queue_bytes_max(&self.configuration, &self.settings, self.is_leading());
+        let full = lane.waiting.len() >= self.settings.queue_requests_max || lane.waiting_bytes >= bytes_max;
         if full && !mutation::is_on(Mutation::QueueEverything) {
             self.refuse(&request.body, false);
             return false;
@@ -440,19 +452,16 @@ impl<S: Service> Replica<S> {
     /// `former` view had a place for and this one has not, comes back. As backup, passes all of it on
     /// to the new primary, as far as `RELAY_BYTES` go: clients ask again by themselves.
     pub(super) fn sort_requests(&mut self, former: Option<View>) {
-        self.late.forget();
         let mut waiting = self.admission.take_all();
         for (sequence, slot) in self.log.slots() {
-            match &slot.proposal {
-                Some(proposal) => {
-                    let requests = proposal.pre_prepare.batch.requests.iter();
-                    requests.for_each(|request| self.admission.take(&request.body));
-                }
-                None if sequence > self.execution.executed() => {
-                    let batch = former.and_then(|former| slot.past.batch_of(former));
-                    waiting.extend(batch.into_iter().flat_map(|batch| batch.requests.iter().cloned()));
-                }
-                None => {}
+            if let Some(proposal) = &slot.proposal {
+                let requests = proposal.pre_prepare.batch.requests.iter();
+                requests.for_each(|request| self.admission.take(&request.body));
+            }
+            // What the view chose instead may be another batch, or none.
+            if sequence > self.execution.executed() {
+                let batch = former.and_then(|former| slot.past.batch_of(former));
+                waiting.extend(batch.into_iter().flat_map(|batch| batch.requests.iter().cloned()));
             }
         }
         let mut bytes_left = RELAY_BYTES;
@@ -564,7 +573,8 @@ impl Admission {
     ) -> Vec<super::footprint::Held> {
         use super::footprint::{Held, request_bytes_max};
         let most = |of: fn(&Lane) -> usize| self.clients.iter().map(of).max().unwrap_or(0);
-        let bytes_max = settings.queue_bytes_max as u64 + request_bytes_max(configuration);
+        let bytes_max = queue_bytes_max(configuration, settings, false) as u64;
+        let bytes_max = bytes_max + request_bytes_max(configuration);
         vec![
             Held::new("turns", self.turns.len(), self.clients.len() as u64),
             Held::new(

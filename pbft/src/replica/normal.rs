@@ -131,11 +131,11 @@ impl<S: Service> Replica<S> {
         if !self.log.is_free(sequence) {
             return self.put_aside(Ignored::Repeated);
         }
+        let message = self.with_operations(message);
         if let Err(field) = self.check_limits(&message.batch) {
             let primary = self.group.primary(message.view);
             return self.accuse(Misbehaviour::OversizedBatch { primary, sequence, field });
         }
-        let message = self.with_operations(message);
         if !message.batch.is_whole() {
             return self.put_aside(Ignored::Incomplete);
         }
@@ -214,8 +214,8 @@ impl<S: Service> Replica<S> {
     /// and f+1 that accuse it are found where otherwise only its odd victim would. Once for each vote.
     fn show_conflict(&mut self, sequence: Sequence, other: ReplicaId) {
         let Some(slot) = self.log.slot(sequence) else { return };
-        let (Some(proposal), Some(word)) = (&slot.proposal, &slot.word) else { return };
-        let differs = slot.prepares.choice(other).is_some_and(|choice| choice != proposal.digest);
+        let (Some(proposed), Some(word)) = (slot.proposed(), &slot.word) else { return };
+        let differs = slot.prepares.choice(other).is_some_and(|choice| choice != proposed);
         let backup = other != self.me && Principal::Replica(other) != word.sender;
         if differs && backup && !mutation::is_on(Mutation::HideConflicts) {
             let message = word.clone().into_message(Message::PrePrepare);

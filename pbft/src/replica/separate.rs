@@ -27,28 +27,42 @@ use crate::mutation::{self, Mutation};
 use crate::service::Service;
 
 /// Requests of a late client that have to come in time before it is waited for again: a busy machine makes
-/// correct ones late, too, and to be asked for a batch makes it no less busy.
+/// correct ones late, too, and to be asked for a batch makes it no less busy. Twice as many each time that it
+/// is late again, up to [`STRIKES_MAX`]: who is late on purpose soon costs nobody a wait.
 const IN_TIME_MIN: u32 = 64;
+const STRIKES_MAX: u32 = 16;
 
-/// Clients whose operations had to be asked for in this view, and how many of their requests have to come in
-/// time now; at most all of them.
+/// Clients whose operations had to be asked for; at most all of them.
 #[derive(Debug, Default)]
-pub(super) struct Late(BTreeMap<ClientId, u32>);
+pub(super) struct Late(BTreeMap<ClientId, Probation>);
+
+#[derive(Debug, Default)]
+struct Probation {
+    /// How many requests have to come in time now; none when the client is waited for.
+    left: u32,
+    strikes: u32,
+}
 
 impl Late {
+    /// Whether a client is not waited for.
+    fn has(&self, client: ClientId) -> bool {
+        self.0.get(&client).is_some_and(|probation| probation.left > 0)
+    }
+
     /// A client's operations came before anybody ordered them.
     pub(super) fn in_time(&mut self, client: ClientId) {
-        if let Some(left) = self.0.get_mut(&client) {
-            *left -= 1;
-            if *left == 0 {
-                self.0.remove(&client);
-            }
+        if let Some(probation) = self.0.get_mut(&client) {
+            probation.left = probation.left.saturating_sub(1);
         }
     }
 
-    /// A view begins.
-    pub(super) fn forget(&mut self) {
-        self.0.clear();
+    /// A client's operations had to be asked for.
+    fn strike(&mut self, client: ClientId) {
+        let probation = self.0.entry(client).or_default();
+        if probation.left == 0 {
+            probation.left = IN_TIME_MIN << probation.strikes;
+            probation.strikes = (probation.strikes + 1).min(STRIKES_MAX);
+        }
     }
 
     #[cfg(feature = "sim")]
@@ -115,10 +129,11 @@ impl<S: Service> Replica<S> {
         if clients.peek().is_none() {
             return;
         }
-        if clients.any(|client| self.late.0.contains_key(&client)) {
+        if clients.any(|client| self.late.has(client)) {
             self.ask_for(sequence);
         }
-        self.retransmission.wake(self.now);
+        // However long nothing moved before: they are asked for well within a view time-out.
+        self.retransmission.hurry(self.now);
     }
 
     /// Asks for operations that should have come by now.
@@ -132,7 +147,7 @@ impl<S: Service> Replica<S> {
                 continue; // they may be on their way
             }
             let lacking = kept.pre_prepare.batch.requests.iter().filter(|request| !request.body.is_whole());
-            self.late.0.extend(lacking.map(|request| (request.body.client, IN_TIME_MIN)));
+            lacking.for_each(|request| self.late.strike(request.body.client));
             self.ask_for(sequence);
         }
     }
@@ -147,5 +162,36 @@ impl<S: Service> Replica<S> {
         }
         let primary = self.group.primary(kept.pre_prepare.view);
         self.send(Principal::Replica(primary), want);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_late_again_has_to_be_in_time_twice_as_often() {
+        let (mut late, client) = (Late::default(), ClientId(7));
+        for times in [64, 128, 256] {
+            assert!(!late.has(client));
+            late.strike(client);
+            late.strike(client); // for another request of the same batch
+            for _ in 0..times {
+                assert!(late.has(client));
+                late.in_time(client);
+            }
+        }
+        assert!(!late.has(client) && !late.has(ClientId(8)));
+    }
+
+    #[test]
+    fn strikes_do_not_overflow() {
+        let (mut late, client) = (Late::default(), ClientId(7));
+        for _ in 0..100 {
+            late.strike(client);
+            late.0.get_mut(&client).unwrap().left = 0;
+        }
+        late.strike(client);
+        assert_eq!(late.0[&client].left, IN_TIME_MIN << STRIKES_MAX);
     }
 }

@@ -17,7 +17,8 @@ pub struct Settings {
     pub batches_in_flight: u64,
     /// How many requests of one client may wait; more are answered `Busy`.
     pub queue_requests_max: usize,
-    /// The same, in bytes of its requests; one request is always taken.
+    /// The same, in bytes of its requests; one request is always taken. A backup has room for the batches
+    /// that are on their way beside.
     pub queue_bytes_max: usize,
     /// How long nothing may move before others are asked for what is missing. Doubles while
     /// nothing comes of it, up to `status_idle`.

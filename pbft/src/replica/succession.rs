@@ -31,6 +31,7 @@
 
 use std::collections::BTreeMap;
 
+use super::allowance::Allowance;
 use super::log::Log;
 use super::record::Record;
 use super::status::Retransmission;
@@ -210,6 +211,14 @@ impl<S: Service> Replica<S> {
             self.accused.retain(|(culprit, _)| culprit != replaced);
             self.transfer.forget(*replaced);
             self.succeeding.told.retain(|(who, _), _| *who != Principal::Replica(*replaced));
+            for allowances in [
+                &mut self.vouch_allowances,
+                &mut self.want_allowances,
+                &mut self.leave_allowances,
+                &mut self.succession_allowances,
+            ] {
+                allowances[replaced.index()] = Allowance::default();
+            }
         }
         self.outbox.forget_promises();
         self.retransmission = Retransmission::new(&self.group, &self.settings);

@@ -32,6 +32,7 @@
 //!   hold a batch that was prepared, and no later view could choose it (condition A2).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::decision::{Decision, decide, follows, is_well_formed, null_batch};
 use super::durable::Then;
@@ -299,6 +300,7 @@ impl<S: Service> Replica<S> {
         let view = message.body.view;
         self.compare_view_change(from, &message);
         if view < self.view || (view == self.view && !self.is_changing()) {
+            self.wasted += 1; // the sender is behind, not this replica
             return self.put_aside(Ignored::WrongView);
         }
         if !is_well_formed(&message.body, self.configuration.start, self.configuration.limits.window) {
@@ -308,7 +310,9 @@ impl<S: Service> Replica<S> {
             return self.put_aside(Ignored::Repeated);
         }
         let most = VIEW_CHANGES_PER_MEMBER * self.group.n();
-        if !self.leave_allowances[from.index()].take(self.now, self.settings.view_timeout, 1, most) {
+        // Others' time-outs may be shorter than the one here.
+        let period = self.settings.view_timeout.min(Duration::from_secs(1));
+        if !self.leave_allowances[from.index()].take(self.now, period, 1, most) {
             return self.put_aside(Ignored::TooOften); // a correct one says it again
         }
         if let Some(stable) = message.body.stable.clone().filter(|stable| stable.sequence > self.log.low()) {

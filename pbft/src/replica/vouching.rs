@@ -297,6 +297,12 @@ impl<S: Service> Replica<S> {
         let is_open = |(index, request): &&(u32, Digest)| !self.is_settled(slot, proposed, (*index, request));
         let open: Vec<_> = doubted.requests.iter().filter(is_open).copied().collect();
         let pre_prepare = self.with_operations(doubted.pre_prepare.clone());
+        // What it names was not here when the rest of it was looked at.
+        if let Err(field) = self.check_limits(&pre_prepare.batch) {
+            let primary = self.group.primary(pre_prepare.view);
+            self.log.slot_mut(sequence).expect("found above").doubted = None;
+            return self.accuse(Misbehaviour::OversizedBatch { primary, sequence, field });
+        }
         let is_done = open.is_empty() && !lacks_operations(&pre_prepare.batch);
         let reason = if open.is_empty() { Ignored::Incomplete } else { Ignored::Doubted };
         let slot = self.log.slot_mut(sequence).expect("found above");
@@ -306,11 +312,6 @@ impl<S: Service> Replica<S> {
             return self.count(reason);
         }
         let Doubted { pre_prepare, digest, .. } = slot.doubted.take().expect("found above");
-        // What it names was not here when the rest of it was looked at.
-        if let Err(field) = self.check_limits(&pre_prepare.batch) {
-            let primary = self.group.primary(pre_prepare.view);
-            return self.accuse(Misbehaviour::OversizedBatch { primary, sequence, field });
-        }
         self.accept(pre_prepare, digest);
     }
 

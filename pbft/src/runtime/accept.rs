@@ -60,6 +60,7 @@ async fn came_in<S: Service>(shared: Rc<Shared<S>>, stream: TcpStream) {
         greeted: false,
         principals: BTreeSet::new(),
         patience: Patience::new(Instant::now()),
+        shown: None,
         joined: &joined,
     };
     let late = async {
@@ -90,6 +91,8 @@ struct CameIn<'a, S> {
     /// Who has joined: one replica, or any number of clients.
     principals: BTreeSet<Principal>,
     patience: Patience,
+    /// What followed this configuration was shown.
+    shown: Option<u64>,
     joined: &'a Notify,
 }
 
@@ -119,13 +122,15 @@ impl<S: Service> CameIn<'_, S> {
     }
 
     /// Somebody knows an earlier configuration: it is shown what followed, a step at a time. Anybody may
-    /// ask, so one answer waits at most for whoever does not read.
-    fn show_the_way(&self, message: &Unverified<Message>) -> Result<(), Refusal> {
+    /// ask, so one answer waits at most for whoever does not read, and each leads on.
+    fn show_the_way(&mut self, message: &Unverified<Message>) -> Result<(), Refusal> {
         let Message::Configured(theirs) = &message.body else { return Err(Refusal::Unproven) };
         let inner = self.shared.inner.borrow();
-        if inner.replica.configuration().operator.is_none() || !self.outgoing.is_written() {
+        let climbs = self.shown.is_none_or(|shown| theirs.number > shown);
+        if inner.replica.configuration().operator.is_none() || !self.outgoing.is_written() || !climbs {
             return Err(Refusal::Unproven);
         }
+        self.shown = Some(theirs.number);
         let shown = inner.replica.way_from(theirs.number);
         self.outgoing.put(|out| frame::put_message(out, &shown));
         self.outgoing.flush();
@@ -158,7 +163,9 @@ impl<S: Service> Reader for CameIn<'_, S> {
                 // What a correct replica relays may be a faulty client's.
                 let (own, units) = (self.principals.contains(&message.sender), Patience::weigh(&message));
                 let of_use = self.shared.on_message(message);
-                self.patience.note(units, of_use || !own);
+                if own || of_use {
+                    self.patience.note(units, of_use);
+                }
                 Ok(())
             }
             Frame::Hello(_) => Err(Refusal::Greeting),

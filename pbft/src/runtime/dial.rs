@@ -190,7 +190,9 @@ impl<D: Dialler> Reader for Dialled<'_, D> {
                 }
                 let (own, units) = (is_own(&message, self.peer), Patience::weigh(&message));
                 let of_use = self.dialler.on_message(message);
-                self.patience.note(units, of_use || !own);
+                if own || of_use {
+                    self.patience.note(units, of_use);
+                }
                 Ok(())
             }
             Frame::Message(message) => self.follow(message),

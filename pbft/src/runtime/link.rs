@@ -509,6 +509,7 @@ impl Dialler for Shared {
     }
 
     fn on_end(&self, peer: ReplicaId, outgoing: &Rc<Outgoing>, refusal: Option<&Refusal>) {
+        self.read_at.set(None);
         let inner = &mut *self.inner.borrow_mut();
         if let Some(refusal) = refusal {
             tracing::debug!(%peer, %refusal, "connection refused");

@@ -36,7 +36,11 @@ impl Patience {
     /// What a message costs whoever takes it in, in units.
     pub(super) fn weigh(message: &Unverified<Message>) -> u64 {
         let signature = if matches!(message.proof, Proof::Signature(_)) { SIGNATURE_UNITS } else { 0 };
-        1 + (message.bytes.len() / UNIT_BYTES) as u64 + signature
+        let beside = match &message.body {
+            Message::Request(request) => request.beside_bytes(),
+            _ => 0,
+        };
+        1 + ((message.bytes.len() + beside) / UNIT_BYTES) as u64 + signature
     }
 
     /// Notes a message that was weighed.
@@ -83,22 +87,38 @@ mod tests {
 
     #[test]
     fn what_is_long_or_signed_counts_for_more() {
+        use bytes::Bytes;
+
         use crate::{
-            crypto::{Authenticator, Principal, Signature},
-            group::{ReplicaId, View},
-            message::ViewChange,
+            crypto::{Authenticator, Digest, Principal, Signature},
+            group::{ClientId, Incarnation, ReplicaId, Timestamp},
+            message::Request,
         };
-        let weigh = |length, proof| {
-            let (prepared, pre_prepared) = Default::default();
-            let body = ViewChange { view: View(1), stable: None, prepared, pre_prepared, marks: vec![] };
-            let sender = Principal::Replica(ReplicaId(0));
-            let bytes = vec![0; length].into();
-            Patience::weigh(&Unverified { sender, body: Message::ViewChange(body), bytes, proof })
+        let weigh = |length, beside, proof| {
+            let body = Request {
+                client: ClientId(0),
+                incarnation: Incarnation(1),
+                floor: Timestamp(1),
+                first: Timestamp(1),
+                named: vec![Digest([0; 32])],
+                operations: vec![Bytes::from(vec![0; beside])],
+                read_only: false,
+                receipt: false,
+                reconfigure: false,
+                replier: ReplicaId(0),
+            };
+            let (sender, bytes) = (Principal::Client(ClientId(0)), vec![0; length].into());
+            Patience::weigh(&Unverified { sender, body: Message::Request(body), bytes, proof })
         };
         let tags = || Proof::Authenticator(Authenticator([0; 64][..].into()));
-        assert_eq!(weigh(100, tags()), 1);
-        assert_eq!(weigh(10 * UNIT_BYTES, tags()), 11);
-        assert_eq!(weigh(100, Proof::Signature(Signature([0; 256][..].into()))), 1 + SIGNATURE_UNITS);
+        assert_eq!(weigh(100, 0, tags()), 1);
+        assert_eq!(weigh(10 * UNIT_BYTES, 0, tags()), 11);
+        assert_eq!(
+            weigh(100, 10 * UNIT_BYTES, tags()),
+            11,
+            "what comes beside a message is read, and hashed"
+        );
+        assert_eq!(weigh(100, 0, Proof::Signature(Signature([0; 256][..].into()))), 1 + SIGNATURE_UNITS);
     }
 
     #[test]
