@@ -8,11 +8,11 @@ use quorate::{
 };
 use quorate_dag::{Expression, Function, Limits, Value};
 use quorate_pbft::{
-    ClientId, Configuration, GroupId, Incarnation, ReplicaId, Sequence, Timestamp,
-    crypto::{Domain, Identity, Keychain, Kind, Principal, SeedRng},
+    ClientId, Incarnation, Sequence, Timestamp,
+    crypto::{Domain, Kind},
     history::History,
-    message::{Ending, Leaf, root_statement},
-    receipt::Receipt,
+    message::{Ending, Leaf},
+    receipt::Signers,
 };
 use std::{
     collections::BTreeMap,
@@ -24,24 +24,9 @@ use std::{
 const DIGITS_MAX: u32 = 100;
 
 /// Four replicas that add; they sign what they are told to.
-struct Set {
-    configuration: Configuration,
-    keychains: Vec<Keychain>,
-}
+struct Set(Signers);
 
 impl Set {
-    fn new() -> Self {
-        let mut rng = SeedRng::new([9; 32]);
-        let identities: Vec<_> = (0..4).map(|_| Identity::generate(&mut rng).expect("a key")).collect();
-        let keys = identities.iter().map(|identity| identity.public_key().clone()).collect();
-        let configuration = Configuration::genesis(GroupId([9; 16]), keys, vec![]);
-        let keychains = (0..).map(ReplicaId).zip(identities).map(|(id, identity)| {
-            let (scope, keys) = (configuration.scope(), configuration.public_keys());
-            Keychain::new(scope, keys, Principal::Replica(id), identity)
-        });
-        Self { keychains: keychains.collect(), configuration }
-    }
-
     /// The receipt of `left + right = sum`, the first operation of a history that these replicas sign when
     /// it has `size` of them, one a batch.
     fn receipt(&self, [left, right, sum]: [&str; 3], signers: [u32; 3], size: u64) -> ExpressionReceipt {
@@ -55,7 +40,7 @@ impl Set {
             right: &right_bytes,
         };
         let answer = Answer::Value(sum.to_bytes().into()).to_bytes();
-        let scope = self.configuration.scope();
+        let scope = self.0.configuration.scope();
         let digest = |kind, bytes: &[u8]| scope.digest(Domain::new(kind, 0), &[bytes]);
         let leaf = Leaf {
             sequence: Sequence(1),
@@ -71,22 +56,7 @@ impl Set {
         for later in 1..size {
             history.append(digest(Kind::Leaf, &later.to_be_bytes()));
         }
-        let statement = root_statement(Sequence(size), size, &history.root());
-        let sign = |index: u32| {
-            let keychain = &self.keychains[index as usize];
-            (ReplicaId(index), keychain.sign(Domain::new(Kind::Seal, 0), &statement))
-        };
-        let receipt = Receipt {
-            group: self.configuration.group,
-            configuration: 0,
-            leaf,
-            position,
-            size,
-            sequence: Sequence(size),
-            path: history.path(position).expect("it was appended"),
-            signatures: signers.map(sign).to_vec(),
-        }
-        .to_bytes();
+        let receipt = self.0.receipt((position, leaf), &history, Sequence(size), &signers).to_bytes();
         let request = Request {
             expression: format!("{left}+{right}"),
             parameters: BTreeMap::new(),
@@ -94,14 +64,14 @@ impl Set {
             receipt: true,
         };
         let plan = Expression::parse(&request.expression).expect("an expression").plan();
-        let genesis = hex::encode(&self.configuration.to_bytes());
+        let genesis = hex::encode(&self.0.configuration.to_bytes());
         let evidence = Evidence { value: &sum, set: "add-0", genesis: &genesis, receipt: &receipt };
         ExpressionReceipt::assemble(&request, &plan, DIGITS_MAX, &sum.to_string(), |_| Some(evidence))
             .expect("every operation is signed")
     }
 
     fn keys(&self) -> Keys {
-        let keys = self.configuration.replicas.iter().map(|key| hex::encode(&key.to_der()));
+        let keys = self.0.configuration.replicas.iter().map(|key| hex::encode(&key.to_der()));
         Keys { sets: [("add-0".to_owned(), keys.collect())].into() }
     }
 }
@@ -117,7 +87,7 @@ fn audit(folder: &Path, arguments: &[&str]) -> (i32, String, String) {
 
 #[test]
 fn two_receipts_that_contradict_each_other_name_who_lied() {
-    let set = Set::new();
+    let set = Set(Signers::new(9));
     let folder = tempfile::tempdir().expect("a temporary folder");
     let write = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).expect("written");
     // More than f replicas: 1 and 3 signed one history for each.

@@ -9,6 +9,9 @@
 //! receipts of a group have f+1 signers in common, so that two which contradict each other name
 //! at least one whose word can't be honest, by signatures that anybody can check.
 
+#[cfg(any(test, feature = "sim"))]
+mod signers;
+
 use bytes::{Buf, BufMut as _};
 use thiserror::Error;
 
@@ -21,6 +24,9 @@ use crate::{
     history::root_of,
     message::{Ending, Leaf, root_statement, wire::PATH_DIGESTS_MAX},
 };
+
+#[cfg(any(test, feature = "sim"))]
+pub use signers::Signers;
 
 /// The encoding that this version writes and reads.
 const FORMAT: u8 = 1;
@@ -363,43 +369,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{
-        crypto::{Identity, Keychain, SeedRng},
-        group::Permutation,
-        history::History,
-    };
+    use crate::history::History;
 
     const OPERATION: &[u8] = b"add(1,2)";
     const RESULT: &[u8] = b"3";
 
-    struct Fixture {
-        configuration: Configuration,
-        keychains: Vec<Keychain>,
-    }
-
-    static FIXTURE: LazyLock<Fixture> = LazyLock::new(|| {
-        let mut rng = SeedRng::new([8; 32]);
-        let identities: Vec<_> = (0..4).map(|_| Identity::generate(&mut rng).unwrap()).collect();
-        let configuration = Configuration {
-            permutation: Permutation::Identity,
-            ..Configuration::genesis(
-                GroupId([5; 16]),
-                identities.iter().map(|identity| identity.public_key().clone()).collect(),
-                vec![],
-            )
-        };
-        let keychain = |(index, identity): (u32, Identity)| {
-            let me = Principal::Replica(ReplicaId(index));
-            Keychain::new(configuration.scope(), configuration.public_keys(), me, identity)
-        };
-        let keychains = (0..).zip(identities).map(keychain).collect();
-        Fixture { configuration, keychains }
-    });
+    static SIGNERS: LazyLock<Signers> = LazyLock::new(|| Signers::new(8));
 
     /// A receipt for [`OPERATION`], the sixth of eleven, signed by `signers`.
     fn receipt(signers: &[u32]) -> Receipt {
-        let Fixture { configuration, keychains } = &*FIXTURE;
-        let scope = configuration.scope();
+        let scope = SIGNERS.configuration.scope();
         let digest = |kind, bytes| scope.digest(Domain::new(kind, 0), &[bytes]);
         let leaf = Leaf {
             sequence: Sequence(3),
@@ -414,21 +393,7 @@ mod tests {
         (0..5).for_each(|byte| _ = history.append(Digest([byte; 32])));
         let position = history.append(leaf.digest(&scope));
         (0..5).for_each(|byte| _ = history.append(Digest([byte; 32])));
-        let statement = root_statement(Sequence(4), history.size(), &history.root());
-        let sign = |&index: &u32| {
-            let signature = keychains[index as usize].sign(Domain::new(Kind::Seal, 0), &statement);
-            (ReplicaId(index), signature)
-        };
-        Receipt {
-            group: configuration.group,
-            configuration: 0,
-            leaf,
-            position,
-            size: history.size(),
-            sequence: Sequence(4),
-            path: history.path(position).unwrap(),
-            signatures: signers.iter().map(sign).collect(),
-        }
+        SIGNERS.receipt((position, leaf), &history, Sequence(4), signers)
     }
 
     #[test]
@@ -437,35 +402,35 @@ mod tests {
             let sent = receipt(signers);
             let receipt = Receipt::from_bytes(&sent.to_bytes()).unwrap();
             assert_eq!(receipt, sent);
-            assert_eq!(receipt.verify_contents(&FIXTURE.configuration, OPERATION, RESULT), Ok(()));
+            assert_eq!(receipt.verify_contents(&SIGNERS.configuration, OPERATION, RESULT), Ok(()));
         }
     }
 
     #[test]
     fn receipt_counts_every_signer_once_and_needs_a_quorum() {
-        let verify = |signers: &[u32]| receipt(signers).verify(&FIXTURE.configuration);
+        let verify = |signers: &[u32]| receipt(signers).verify(&SIGNERS.configuration);
         assert_eq!(verify(&[0, 1]), Err(InvalidReceipt::Quorum { count: 2, quorum: 3 }));
         assert_eq!(verify(&[0, 1, 1]), Err(InvalidReceipt::Signer(ReplicaId(1))));
         assert_eq!(verify(&[1, 0, 2]), Err(InvalidReceipt::Signer(ReplicaId(0))));
         let mut outsider = receipt(&[0, 1, 2]);
         outsider.signatures[2].0 = ReplicaId(7);
         let refused = Err(InvalidReceipt::Signer(ReplicaId(7)));
-        assert_eq!(outsider.verify(&FIXTURE.configuration), refused);
+        assert_eq!(outsider.verify(&SIGNERS.configuration), refused);
         let mut borrowed = receipt(&[0, 1, 2]);
         borrowed.signatures[2].0 = ReplicaId(3);
         let refused = Err(InvalidReceipt::Signature(ReplicaId(3)));
-        assert_eq!(borrowed.verify(&FIXTURE.configuration), refused);
+        assert_eq!(borrowed.verify(&SIGNERS.configuration), refused);
     }
 
     #[test]
     fn receipt_is_for_its_operation_and_result_only() {
         let receipt = receipt(&[0, 1, 2]);
         let verify = |operation: &[u8], result: &[u8]| {
-            receipt.verify_contents(&FIXTURE.configuration, operation, result)
+            receipt.verify_contents(&SIGNERS.configuration, operation, result)
         };
         assert_eq!(verify(b"add(1,3)", RESULT), Err(InvalidReceipt::Content("operation")));
         assert_eq!(verify(OPERATION, b"4"), Err(InvalidReceipt::Content("result")));
-        let mut other = FIXTURE.configuration.clone();
+        let mut other = SIGNERS.configuration.clone();
         other.group = GroupId([6; 16]);
         assert_eq!(receipt.verify(&other), Err(InvalidReceipt::Group));
     }
@@ -477,7 +442,7 @@ mod tests {
             let mut wrong = bytes.clone();
             wrong[bit / 8] ^= 1 << (bit % 8);
             let verdict =
-                Receipt::from_bytes(&wrong).and_then(|receipt| receipt.verify(&FIXTURE.configuration));
+                Receipt::from_bytes(&wrong).and_then(|receipt| receipt.verify(&SIGNERS.configuration));
             assert!(verdict.is_err(), "bit {bit} of {} does not matter", bytes.len() * 8);
         }
     }

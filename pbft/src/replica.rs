@@ -91,7 +91,7 @@ pub use recovery::RecoveryFailed;
 pub use settings::Settings;
 
 use admission::Admission;
-use allowance::Allowance;
+use allowance::Allowances;
 use checkpoint::Checkpoints;
 use durable::Outbox;
 use execution::Execution;
@@ -165,11 +165,8 @@ pub struct Replica<S> {
     /// Promises that wait for the journal.
     outbox: Outbox,
     retransmission: Retransmission,
-    /// What each replica may still vouch for, want, leave, and show without a proof, for now.
-    vouch_allowances: Vec<Allowance>,
-    want_allowances: Vec<Allowance>,
-    leave_allowances: Vec<Allowance>,
-    succession_allowances: Vec<Allowance>,
+    /// What each replica may do for now.
+    allowances: Vec<Allowances>,
 
     /// What is to be done, in order.
     actions: VecDeque<Action>,
@@ -232,10 +229,7 @@ impl<S: Service> Replica<S> {
             reads_from: Sequence(0),
             outbox: Outbox::new(settings.journal),
             retransmission: Retransmission::new(&group, &settings),
-            vouch_allowances: vec![Allowance::default(); group.n() as usize],
-            want_allowances: vec![Allowance::default(); group.n() as usize],
-            leave_allowances: vec![Allowance::default(); group.n() as usize],
-            succession_allowances: vec![Allowance::default(); group.n() as usize],
+            allowances: vec![Allowances::default(); group.n() as usize],
             actions: VecDeque::new(),
             now: Instant::default(),
             ignored: BTreeMap::new(),

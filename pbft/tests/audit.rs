@@ -1,36 +1,19 @@
 //! Receipts compared with each other: f+1 who collude can sign what they like, and are named for it.
+#![cfg(feature = "sim")]
 
 use std::sync::LazyLock;
 
 use proptest::prelude::*;
 use quorate_pbft::{
-    ClientId, Configuration, GroupId, Incarnation, MisbehaviourProof, Permutation, ReplicaId, Sequence,
-    Timestamp,
-    crypto::{Digest, Domain, Identity, Keychain, Kind, Principal, SeedRng},
+    ClientId, GroupId, Incarnation, MisbehaviourProof, ReplicaId, Sequence, Timestamp,
+    crypto::Digest,
     evidence::{InvalidProof, Lie},
     history::History,
-    message::{Ending, Leaf, root_statement},
-    receipt::{Differing, InvalidReceipt, Receipt},
+    message::{Ending, Leaf},
+    receipt::{Differing, InvalidReceipt, Receipt, Signers},
 };
 
-static GROUP: LazyLock<(Configuration, Vec<Keychain>)> = LazyLock::new(|| {
-    let mut rng = SeedRng::new([8; 32]);
-    let identities: Vec<_> = (0..4).map(|_| Identity::generate(&mut rng).expect("a key")).collect();
-    let configuration = Configuration {
-        permutation: Permutation::Identity,
-        ..Configuration::genesis(
-            GroupId([5; 16]),
-            identities.iter().map(|identity| identity.public_key().clone()).collect(),
-            vec![],
-        )
-    };
-    let keychain = |(index, identity): (u32, Identity)| {
-        let me = Principal::Replica(ReplicaId(index));
-        Keychain::new(configuration.scope(), configuration.public_keys(), me, identity)
-    };
-    let keychains = (0..).zip(identities).map(keychain).collect();
-    (configuration, keychains)
-});
+static SIGNERS: LazyLock<Signers> = LazyLock::new(|| Signers::new(8));
 
 /// A leaf of operation `t`, the `t`th of its client, in the batch of that number.
 fn leaf(t: u64, result: u8) -> Leaf {
@@ -62,28 +45,13 @@ impl World {
 
     /// The receipt of the leaf at a position, over all that there is, after batch `sequence`.
     fn receipt_after(&self, sequence: u64, position: u64, signers: &[u32]) -> Receipt {
-        let (configuration, keychains) = &*GROUP;
-        let scope = configuration.scope();
+        let scope = SIGNERS.configuration.scope();
         let mut history = History::new(scope);
         for (t, result) in &self.0 {
             history.append(leaf(*t, *result).digest(&scope));
         }
         let (t, result) = self.0[usize::try_from(position).expect("small")];
-        let statement = root_statement(Sequence(sequence), history.size(), &history.root());
-        let sign = |index: &u32| {
-            let signature = keychains[*index as usize].sign(Domain::new(Kind::Seal, 0), &statement);
-            (ReplicaId(*index), signature)
-        };
-        Receipt {
-            group: configuration.group,
-            configuration: 0,
-            leaf: leaf(t, result),
-            position,
-            size: history.size(),
-            sequence: Sequence(sequence),
-            path: history.path(position).expect("nothing is forgotten"),
-            signatures: signers.iter().map(sign).collect(),
-        }
+        SIGNERS.receipt((position, leaf(t, result)), &history, Sequence(sequence), signers)
     }
 
     fn receipt(&self, position: u64, signers: &[u32]) -> Receipt {
@@ -93,7 +61,7 @@ impl World {
 
 /// What two receipts contradict each other in, if they do; 0 and 1 signed both.
 fn check(a: &Receipt, b: &Receipt) -> Option<Differing> {
-    let (configuration, _) = &*GROUP;
+    let configuration = &SIGNERS.configuration;
     let found = a.audit(b, configuration).expect("both verify");
     assert_eq!(
         found,
@@ -168,7 +136,7 @@ fn batches_without_operations_leave_the_history_as_it_is() {
 
 #[test]
 fn receipt_that_does_not_verify_accuses_nobody() {
-    let (configuration, _) = &*GROUP;
+    let configuration = &SIGNERS.configuration;
     let a = World::honest(5).receipt(2, &[0, 1, 2]);
     let few = World::honest(5).with(2, (3, 7)).receipt(2, &[0, 1]);
     assert_eq!(a.audit(&few, configuration), Err(InvalidReceipt::Quorum { count: 2, quorum: 3 }));
@@ -191,6 +159,6 @@ proptest! {
             let position = at[which].index(usize::try_from(sizes[which]).unwrap()) as u64;
             World::honest(sizes[which]).receipt(position, &QUORUMS[quorums[which]])
         };
-        prop_assert_eq!(receipt(0).audit(&receipt(1), &GROUP.0), Ok(None));
+        prop_assert_eq!(receipt(0).audit(&receipt(1), &SIGNERS.configuration), Ok(None));
     }
 }

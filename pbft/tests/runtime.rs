@@ -478,53 +478,55 @@ async fn a_replica_that_is_replaced_while_it_runs_says_so() {
     assert_eq!(add(&client, 7).await, 7);
 }
 
+/// The operator gives a place to a newcomer; the chain is extended by what the client is shown.
+async fn give_away(client: &Client, chain: &mut Chain, index: u32, newcomer: &Identity) -> Sequence {
+    let replacements = vec![(ReplicaId(index), newcomer.public_key().clone())];
+    let order = Reconfigure::sign(chain.latest(), replacements, &KEYS.operator).unwrap();
+    let start = timeout(PATIENCE, client.reconfigure(order)).await.unwrap().unwrap();
+    let (mut status, step) = (client.status(), chain.successions().len() + 1);
+    let seen = timeout(PATIENCE, status.wait_for(|status| status.successions.len() == step)).await;
+    chain.extend(seen.unwrap().unwrap().successions[step - 1].clone()).unwrap();
+    start
+}
+
+impl Cluster {
+    /// A newcomer starts in its place, with an empty journal, and is soon whole.
+    async fn start_newcomer(&mut self, index: u32, newcomer: &Identity, chain: &Chain, start: Sequence) {
+        self.start_member(index, newcomer.clone(), chain.successions(), true).await;
+        let whole =
+            |status: &ReplicaStatus| status.last_executed >= start && status.readiness == Readiness::Ready;
+        self.until(index as usize, whole).await;
+    }
+
+    /// Somebody else gets a place. Whoever had it runs until the others are in the next configuration.
+    async fn replace(&mut self, client: &Client, chain: &mut Chain, index: u32, others: &[usize]) {
+        let newcomer = &KEYS.newcomers[index as usize];
+        let start = give_away(client, chain, index, newcomer).await;
+        for other in others {
+            self.until(*other, |status| status.configuration == chain.latest().number).await;
+        }
+        self.stop(index as usize).await;
+        let journals = self.journals.as_ref().unwrap().path();
+        std::fs::remove_dir_all(journal_path(journals, index)).unwrap();
+        self.start_newcomer(index, newcomer, chain, start).await;
+    }
+}
+
 /// A client that knows the genesis only has no quorum to talk to, and finds its way all the same.
 #[tokio::test]
 async fn a_client_follows_one_configuration_after_the_other() {
     let mut cluster = Cluster::start(false).await;
     let client = cluster.client(0);
     let mut chain = Chain::new(configuration());
-    for (step, (index, newcomer)) in (1..).zip([3, 2, 3].into_iter().zip(&KEYS.newcomers)) {
-        let replacements = vec![(ReplicaId(index), newcomer.public_key().clone())];
-        let order = Reconfigure::sign(chain.latest(), replacements, &KEYS.operator).unwrap();
-        let start = timeout(PATIENCE, client.reconfigure(order)).await.unwrap().unwrap();
-        let mut status = client.status();
-        let seen = timeout(PATIENCE, status.wait_for(|status| status.successions.len() == step)).await;
-        chain.extend(seen.unwrap().unwrap().successions[step - 1].clone()).unwrap();
-        cluster.start_member(index, newcomer.clone(), chain.successions(), true).await;
-        let whole =
-            |status: &ReplicaStatus| status.last_executed >= start && status.readiness == Readiness::Ready;
-        cluster.until(index as usize, whole).await;
+    for (index, newcomer) in [3, 2, 3].into_iter().zip(&KEYS.newcomers) {
+        let start = give_away(&client, &mut chain, index, newcomer).await;
+        cluster.start_newcomer(index, newcomer, &chain, start).await;
     }
     assert_eq!(add(&client, 1).await, 1);
     let late = cluster.client(1);
     assert_eq!(add(&late, 2).await, 3);
     let mut status = late.status();
     timeout(PATIENCE, status.wait_for(|status| status.successions.len() == 3)).await.unwrap().unwrap();
-}
-
-impl Cluster {
-    /// Somebody else gets a place, with an empty journal, and is soon whole. Whoever had it runs until the
-    /// others are in the next configuration.
-    async fn replace(&mut self, client: &Client, chain: &mut Chain, index: u32, others: &[usize]) {
-        let newcomer = KEYS.newcomers[index as usize].clone();
-        let replacements = vec![(ReplicaId(index), newcomer.public_key().clone())];
-        let order = Reconfigure::sign(chain.latest(), replacements, &KEYS.operator).unwrap();
-        let start = timeout(PATIENCE, client.reconfigure(order)).await.unwrap().unwrap();
-        let (mut status, step) = (client.status(), chain.successions().len() + 1);
-        let seen = timeout(PATIENCE, status.wait_for(|status| status.successions.len() == step)).await;
-        chain.extend(seen.unwrap().unwrap().successions[step - 1].clone()).unwrap();
-        for other in others {
-            self.until(*other, |status| status.configuration == step as u64).await;
-        }
-        self.stop(index as usize).await;
-        let journals = self.journals.as_ref().unwrap().path();
-        std::fs::remove_dir_all(journal_path(journals, index)).unwrap();
-        self.start_member(index, newcomer, chain.successions(), true).await;
-        let whole =
-            |status: &ReplicaStatus| status.last_executed >= start && status.readiness == Readiness::Ready;
-        self.until(index as usize, whole).await;
-    }
 }
 
 /// One replica sleeps while all others are replaced, one after the other: nobody that it knows is left. All
@@ -559,14 +561,9 @@ async fn a_laggard_finds_its_way_to_a_group_in_which_it_knows_nobody() {
 async fn a_setup_that_does_not_make_the_replica_a_member_is_refused() {
     let mut cluster = Cluster::start(false).await;
     let client = cluster.client(0);
-    let replacements = vec![(ReplicaId(2), KEYS.newcomers[0].public_key().clone())];
-    let order = Reconfigure::sign(&configuration(), replacements, &KEYS.operator).unwrap();
-    timeout(PATIENCE, client.reconfigure(order)).await.unwrap().unwrap();
-    let mut status = client.status();
-    let seen = timeout(PATIENCE, status.wait_for(|status| !status.successions.is_empty())).await;
-    let succession = seen.unwrap().unwrap().successions[0].clone();
     let mut chain = Chain::new(configuration());
-    chain.extend(succession.clone()).unwrap();
+    give_away(&client, &mut chain, 2, &KEYS.newcomers[0]).await;
+    let succession = chain.last().unwrap().clone();
     let forged = Succession { votes: succession.votes[..2].into(), ..succession.clone() };
     for (genesis, successions, index, why) in [
         (chain.latest().clone(), vec![], 2, "not a genesis"),

@@ -3,10 +3,11 @@
 use super::*;
 use quorate_dag::{Costs, Evaluation};
 use quorate_pbft::{
-    crypto::{Domain, Identity, Keychain, Kind, Principal, SeedRng},
-    group::{ClientId, GroupId, Incarnation, Permutation, ReplicaId, Sequence, Timestamp},
+    crypto::{Domain, Kind},
+    group::{ClientId, Incarnation, Sequence, Timestamp},
     history::History,
-    message::{Ending, Leaf, root_statement},
+    message::{Ending, Leaf},
+    receipt::Signers,
 };
 use serde_json::Value as Json;
 use std::sync::{Arc, LazyLock};
@@ -17,37 +18,21 @@ const DIGITS_MAX: u32 = 100;
 /// The replicas of one set.
 struct Set {
     name: &'static str,
-    configuration: Configuration,
-    keychains: Vec<Keychain>,
+    signers: Signers,
 }
 
 impl Set {
     fn new(name: &'static str, seed: u8) -> Self {
-        let mut rng = SeedRng::new([seed; 32]);
-        let identities: Vec<_> = (0..4).map(|_| Identity::generate(&mut rng).expect("a key")).collect();
-        let configuration = Configuration {
-            permutation: Permutation::Identity,
-            ..Configuration::genesis(
-                GroupId([seed; 16]),
-                identities.iter().map(|identity| identity.public_key().clone()).collect(),
-                vec![],
-            )
-        };
-        let keychain = |(index, identity): (u32, Identity)| {
-            let me = Principal::Replica(ReplicaId(index));
-            Keychain::new(configuration.scope(), configuration.public_keys(), me, identity)
-        };
-        let keychains = (0..).zip(identities).map(keychain).collect();
-        Self { name, configuration, keychains }
+        Self { name, signers: Signers::new(seed) }
     }
 
     fn genesis(&self) -> String {
-        hex::encode(&self.configuration.to_bytes())
+        hex::encode(&self.signers.configuration.to_bytes())
     }
 
     /// What three replicas sign after executing an operation as the first of their history.
     fn sign(&self, operation: &[u8], answer: &[u8]) -> Vec<u8> {
-        let scope = self.configuration.scope();
+        let scope = self.signers.configuration.scope();
         let leaf = Leaf {
             sequence: Sequence(1),
             client: ClientId(0),
@@ -59,22 +44,7 @@ impl Set {
         };
         let mut history = History::new(scope);
         let position = history.append(leaf.digest(&scope));
-        let statement = root_statement(Sequence(1), history.size(), &history.root());
-        let signature = |index: u32| {
-            let keychain = &self.keychains[index as usize];
-            (ReplicaId(index), keychain.sign(Domain::new(Kind::Seal, 0), &statement))
-        };
-        Receipt {
-            group: self.configuration.group,
-            configuration: 0,
-            leaf,
-            position,
-            size: history.size(),
-            sequence: Sequence(1),
-            path: history.path(position).expect("it was appended"),
-            signatures: [0, 1, 3].map(signature).to_vec(),
-        }
-        .to_bytes()
+        self.signers.receipt((position, leaf), &history, Sequence(1), &[0, 1, 3]).to_bytes()
     }
 }
 
@@ -90,7 +60,8 @@ fn set_of(function: Function) -> &'static Set {
 }
 
 fn keys() -> Keys {
-    let hex = |set: &Set| set.configuration.replicas.iter().map(|key| hex::encode(&key.to_der())).collect();
+    let hex =
+        |set: &Set| set.signers.configuration.replicas.iter().map(|key| hex::encode(&key.to_der())).collect();
     Keys { sets: SETS.iter().map(|set| (set.name.to_owned(), hex(set))).collect() }
 }
 

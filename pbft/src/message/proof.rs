@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::separate::OPERATION_FRAMING;
 use super::{
     Certificate, Checkpoint, Message, PrePrepare, Request, ViewChange, placed, state_statement, wire,
 };
@@ -377,12 +378,11 @@ impl Unverified<Request> {
     /// that a request could be made larger than its operations, and a batch than a frame.
     pub(crate) fn is_padded(&self) -> bool {
         const FIELDS: usize = 64;
-        const FRAMING: usize = 6;
         let Request { named, operations, .. } = &self.body;
         let within: usize = if named.is_empty() {
-            operations.iter().map(|operation| operation.len() + FRAMING).sum()
+            operations.iter().map(|operation| operation.len() + OPERATION_FRAMING).sum()
         } else {
-            32 * named.len() + FRAMING
+            32 * named.len() + OPERATION_FRAMING
         };
         self.bytes.len() > FIELDS + within
     }

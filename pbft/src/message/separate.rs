@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Batch, PrePrepare, Request, Unverified};
+use super::{Batch, Message, PrePrepare, Request, Unverified};
 use crate::crypto::{Digest, Domain, Kind, Scope};
 use crate::group::Timestamp;
 
-/// Bytes of an operation beside a request or a batch, for its key and its length, at most.
-const FRAMING: usize = 6;
+/// Bytes for the key and the length of an operation, in a request or beside it, at most.
+pub(super) const OPERATION_FRAMING: usize = 6;
 
 /// The digest of an operation, in a request that names it and in the history alike.
 pub(crate) fn operation_digest(scope: &Scope, operation: &[u8]) -> Digest {
@@ -57,14 +57,32 @@ impl Request {
     }
 
     /// The bytes of those.
-    pub(crate) fn beside_bytes(&self) -> usize {
-        self.beside().iter().map(|operation| operation.len() + FRAMING).sum()
+    pub(super) fn beside_bytes(&self) -> usize {
+        self.beside().iter().map(|operation| operation.len() + OPERATION_FRAMING).sum()
     }
 
     /// Whether all operations are here, and are those that it names.
     pub(super) fn is_as_named(&self, scope: &Scope) -> bool {
         let mut pairs = self.named.iter().zip(&self.operations);
         self.is_whole() && pairs.all(|(named, operation)| *named == operation_digest(scope, operation))
+    }
+}
+
+impl Message {
+    /// The operations that travel beside its body.
+    pub(super) fn beside(&self) -> &[Bytes] {
+        match self {
+            Self::Request(request) => request.beside(),
+            _ => &[],
+        }
+    }
+
+    /// The bytes of those.
+    pub(crate) fn beside_bytes(&self) -> usize {
+        match self {
+            Self::Request(request) => request.beside_bytes(),
+            _ => 0,
+        }
     }
 }
 

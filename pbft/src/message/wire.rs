@@ -105,12 +105,8 @@ pub fn encode_into(out: &mut BytesMut, message: &Unverified<Message>) {
         Proof::Signature(signature) => (7, &signature.0[..]),
         Proof::Nothing => (NOTHING, &[][..]),
     };
-    let beside = match &message.body {
-        Message::Request(request) => request.beside(),
-        _ => &[],
-    };
-    let beside_bytes: usize = beside.iter().map(|operation| operation.len() + 6).sum();
-    out.reserve(ENVELOPE_FIELDS_BYTES + message.bytes.len() + proof.len() + beside_bytes);
+    let bytes = message.bytes.len() + message.body.beside_bytes();
+    out.reserve(ENVELOPE_FIELDS_BYTES + bytes + proof.len());
     put_number(out, 1, u64::from(from_client));
     put_number(out, 2, u64::from(sender));
     put_number(out, 3, u64::from(message.body.kind() as u32));
@@ -122,7 +118,7 @@ pub fn encode_into(out: &mut BytesMut, message: &Unverified<Message>) {
     } else {
         put_bytes(out, field, proof);
     }
-    beside.iter().for_each(|operation| put_bytes(out, OPERATIONS, operation));
+    message.body.beside().iter().for_each(|operation| put_bytes(out, OPERATIONS, operation));
 }
 
 /// The field that says that nothing proves a message.

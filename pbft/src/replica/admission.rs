@@ -201,9 +201,9 @@ impl Admission {
         Some(self.find(request)?.body.operations.clone())
     }
 
-    /// Whether all that a request names is in it, or waits here.
+    /// Whether a request waits here with the operations that it names.
     pub(super) fn has_operations_of(&self, request: &Unverified<Request>) -> bool {
-        request.body.is_whole() || self.find(request).is_some()
+        self.find(request).is_some()
     }
 
     fn find(&self, request: &Unverified<Request>) -> Option<&Unverified<Request>> {

@@ -11,6 +11,19 @@ pub(super) struct Allowance {
     taken: u32,
 }
 
+/// What one replica may do for now; whoever takes its place begins anew.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Allowances {
+    /// Requests that it vouches for.
+    pub(super) vouch: Allowance,
+    /// Batches that it wants.
+    pub(super) want: Allowance,
+    /// Views that it leaves.
+    pub(super) leave: Allowance,
+    /// SUCCESSIONs that prove nothing.
+    pub(super) wrong: Allowance,
+}
+
 impl Allowance {
     /// Takes `weight`, unless that would be more than `most` in a period. The first in a period is
     /// never too much.

@@ -228,8 +228,13 @@ impl<S: Service> Replica<S> {
         let (sequence, state) = (image.sequence, image.digest);
         self.checkpoints.push(image, false);
         if !self.checkpoints.replaying {
-            self.append(Record::Checkpoint { sequence, state }, Some(Then::SendCheckpoint(sequence, state)));
+            self.write_checkpoint(sequence, state);
         }
+    }
+
+    /// Writes an own checkpoint down, to be sent once that is durable.
+    pub(super) fn write_checkpoint(&mut self, sequence: Sequence, state: Digest) {
+        self.append(Record::Checkpoint { sequence, state }, Some(Then::SendCheckpoint(sequence, state)));
     }
 
     /// The journal holds the record of an own checkpoint already.
@@ -243,13 +248,13 @@ impl<S: Service> Replica<S> {
 
     /// Writes down what was executed from the journal, but not vouched for before the crash.
     pub(super) fn resume_checkpoints(&mut self) {
-        let own = self.checkpoints.own.iter().filter(|own| !own.durable);
-        let unwritten: Vec<_> = own.map(|own| (own.image.sequence, own.image.digest)).collect();
         if self.checkpoints.has_diverged() {
             return;
         }
+        let own = self.checkpoints.own.iter().filter(|own| !own.durable);
+        let unwritten: Vec<_> = own.map(|own| (own.image.sequence, own.image.digest)).collect();
         for (sequence, state) in unwritten {
-            self.append(Record::Checkpoint { sequence, state }, Some(Then::SendCheckpoint(sequence, state)));
+            self.write_checkpoint(sequence, state);
         }
     }
 

@@ -47,10 +47,7 @@ impl<S: fmt::Debug> fmt::Debug for Fingerprint<'_, S> {
             reads_from,
             outbox,
             retransmission,
-            vouch_allowances,
-            want_allowances,
-            leave_allowances,
-            succession_allowances,
+            allowances,
             actions,
             now: _,
             ignored: _,
@@ -59,7 +56,6 @@ impl<S: fmt::Debug> fmt::Debug for Fingerprint<'_, S> {
         } = self.0;
         let order = (view, views, log, admission, vouching, late, marks, last_proposed);
         let state = (execution, checkpoints, transfer, health, reads_from);
-        let allowances = (vouch_allowances, want_allowances, leave_allowances, succession_allowances);
         let outside = (outbox, retransmission, allowances, actions);
         write!(f, "{me:?} {} {succeeding:?} {order:?} {state:?} {outside:?}", configuration.number)
     }

@@ -133,10 +133,19 @@ impl Log {
         self.slots.iter_mut().filter(|slot| !slot.committed).for_each(Slot::clear);
     }
 
-    /// The places whose pre-prepare is held back because of its requests.
+    /// The pre-prepare that is kept back at a place.
+    pub(super) fn kept_back(&self, sequence: Sequence) -> Option<&Doubted> {
+        self.slot(sequence)?.doubted.as_ref()
+    }
+
+    pub(super) fn kept_back_mut(&mut self, sequence: Sequence) -> Option<&mut Doubted> {
+        self.slot_mut(sequence)?.doubted.as_mut()
+    }
+
+    /// The places whose pre-prepare is kept back.
     pub(super) fn doubted(&self) -> impl Iterator<Item = Sequence> {
         let places = (self.low.0 + 1..=self.high().0).map(Sequence);
-        places.filter(|place| self.slot(*place).is_some_and(|slot| slot.doubted.is_some()))
+        places.filter(|place| self.kept_back(*place).is_some())
     }
 
     /// A view begins: nobody has said anything in it. What places held in earlier ones stays.

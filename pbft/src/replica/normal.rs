@@ -47,11 +47,8 @@ impl<S: Service> Replica<S> {
         if !self.log.is_free(sequence) {
             return self.put_aside(Ignored::Repeated);
         }
-        let message = self.with_operations(message);
+        let Some(message) = self.filled(message) else { return };
         let batch = &message.batch;
-        if let Err(field) = self.check_limits(batch) {
-            return self.accuse(Misbehaviour::OversizedBatch { primary: from, sequence, field });
-        }
         let bound = u64::try_from(self.settings.time_ahead_max.as_nanos()).unwrap_or(u64::MAX);
         if batch.time > self.unix_now().saturating_add(bound) {
             // Sent again when asked for; by then one of the two clocks may have caught up.
@@ -103,8 +100,18 @@ impl<S: Service> Replica<S> {
         batch.digest(self.keychain.scope())
     }
 
+    /// A pre-prepare with all that is here of the operations that it names; none when it breaks a limit, of
+    /// which its primary is accused.
+    pub(super) fn filled(&mut self, message: PrePrepare) -> Option<PrePrepare> {
+        let message = self.with_operations(message);
+        let Err(field) = self.check_limits(&message.batch) else { return Some(message) };
+        let (primary, sequence) = (self.group.primary(message.view), message.sequence);
+        self.accuse(Misbehaviour::OversizedBatch { primary, sequence, field });
+        None
+    }
+
     /// Names the limit that a batch breaks, as far as it is here.
-    pub(super) fn check_limits(&self, batch: &Batch) -> Result<(), &'static str> {
+    fn check_limits(&self, batch: &Batch) -> Result<(), &'static str> {
         let limits = &self.configuration.limits;
         let mut operations = 0;
         for request in batch.requests.iter() {
@@ -131,11 +138,7 @@ impl<S: Service> Replica<S> {
         if !self.log.is_free(sequence) {
             return self.put_aside(Ignored::Repeated);
         }
-        let message = self.with_operations(message);
-        if let Err(field) = self.check_limits(&message.batch) {
-            let primary = self.group.primary(message.view);
-            return self.accuse(Misbehaviour::OversizedBatch { primary, sequence, field });
-        }
+        let Some(message) = self.filled(message) else { return };
         if !message.batch.is_whole() {
             return self.put_aside(Ignored::Incomplete);
         }

@@ -213,12 +213,7 @@ impl<S: Service> Replica<S> {
             // From before the copy: of a state that was perhaps replaced because it was wrong.
             Record::Checkpoint { .. } if position < copied => {}
             Record::Checkpoint { sequence, state } => {
-                if let Some(image) = self.checkpoints.image(sequence)
-                    && image.digest != state
-                {
-                    let now = image.digest;
-                    return Err(RecoveryFailed::Diverged { sequence, before: state, now });
-                }
+                self.compare_image(sequence, state)?;
                 self.replay_checkpoint(sequence, &state);
             }
             Record::Stable(certificate) => {
@@ -227,12 +222,7 @@ impl<S: Service> Replica<S> {
                     if sequence > self.executed() {
                         return Err(RecoveryFailed::MissingBatch { position, sequence });
                     }
-                    if let Some(image) = self.checkpoints.image(sequence)
-                        && image.digest != certificate.state
-                    {
-                        let (before, now) = (certificate.state, image.digest);
-                        return Err(RecoveryFailed::Diverged { sequence, before, now });
-                    }
+                    self.compare_image(sequence, certificate.state)?;
                     self.checkpoints.settle(certificate);
                     self.log.advance(sequence);
                 }
@@ -247,6 +237,14 @@ impl<S: Service> Replica<S> {
             Record::SnapshotBegin { .. } | Record::SnapshotPages { .. } | Record::SnapshotEnd(_) => {}
         }
         Ok(())
+    }
+
+    /// What the journal says of a state has to be what comes out again.
+    fn compare_image(&self, sequence: Sequence, before: Digest) -> Result<(), RecoveryFailed> {
+        match self.checkpoints.image(sequence).map(|image| image.digest) {
+            Some(now) if now != before => Err(RecoveryFailed::Diverged { sequence, before, now }),
+            _ => Ok(()),
+        }
     }
 
     fn replay_proposal(

@@ -88,8 +88,7 @@ impl<S: Service> Replica<S> {
     /// Places whose pre-prepare is kept back because it names operations that are not here.
     fn incomplete(&self) -> Vec<Sequence> {
         let lacks = |sequence: &Sequence| {
-            let kept = self.log.slot(*sequence).and_then(|slot| slot.doubted.as_ref());
-            kept.is_some_and(|kept| !kept.pre_prepare.batch.is_whole())
+            self.log.kept_back(*sequence).is_some_and(|kept| kept.lacking().next().is_some())
         };
         self.log.doubted().filter(lacks).collect()
     }
@@ -102,9 +101,8 @@ impl<S: Service> Replica<S> {
         }
         for sequence in incomplete {
             // The last one that lacked decides: a batch is not gone through anew for each of them.
-            let kept = self.log.slot(sequence).and_then(|slot| slot.doubted.as_ref());
             let is_here = |request| self.admission.has_operations_of(request);
-            if kept.is_some_and(|kept| kept.pre_prepare.batch.requests.iter().all(is_here)) {
+            if self.log.kept_back(sequence).is_some_and(|kept| kept.lacking().all(is_here)) {
                 self.settle_doubts(sequence);
             }
         }
@@ -112,9 +110,8 @@ impl<S: Service> Replica<S> {
 
     /// A batch was brought that was asked for: says whether a pre-prepare waits for it.
     pub(super) fn complete(&mut self, sequence: Sequence, digest: &Digest, batch: Batch) -> bool {
-        let slot = self.log.slot_mut(sequence);
-        let kept = slot.and_then(|slot| slot.doubted.as_mut()).filter(|kept| kept.digest == *digest);
-        let Some(kept) = kept.filter(|kept| !kept.pre_prepare.batch.is_whole()) else { return false };
+        let kept = self.log.kept_back_mut(sequence).filter(|kept| kept.digest == *digest);
+        let Some(kept) = kept.filter(|kept| kept.lacking().next().is_some()) else { return false };
         kept.pre_prepare.batch = batch;
         self.settle_doubts(sequence);
         true
@@ -123,13 +120,11 @@ impl<S: Service> Replica<S> {
     /// Asks for the operations of a pre-prepare that came just now, if one of their clients is known to be
     /// late.
     pub(super) fn ask_if_late(&mut self, sequence: Sequence) {
-        let Some(kept) = self.log.slot(sequence).and_then(|slot| slot.doubted.as_ref()) else { return };
-        let lacking = kept.pre_prepare.batch.requests.iter().filter(|request| !request.body.is_whole());
-        let mut clients = lacking.map(|request| request.body.client).peekable();
-        if clients.peek().is_none() {
+        let Some(kept) = self.log.kept_back(sequence) else { return };
+        if kept.lacking().next().is_none() {
             return;
         }
-        if clients.any(|client| self.late.has(client)) {
+        if kept.lacking().any(|request| self.late.has(request.body.client)) {
             self.ask_for(sequence);
         }
         // However long nothing moved before: they are asked for well within a view time-out.
@@ -142,20 +137,18 @@ impl<S: Service> Replica<S> {
             return;
         }
         for sequence in self.incomplete() {
-            let Some(kept) = self.log.slot(sequence).and_then(|slot| slot.doubted.as_ref()) else { continue };
+            let Some(kept) = self.log.kept_back(sequence) else { continue };
             if self.now.since(kept.since) < self.settings.status_period {
                 continue; // they may be on their way
             }
-            let lacking = kept.pre_prepare.batch.requests.iter().filter(|request| !request.body.is_whole());
-            lacking.for_each(|request| self.late.strike(request.body.client));
+            kept.lacking().for_each(|request| self.late.strike(request.body.client));
             self.ask_for(sequence);
         }
     }
 
     /// The primary first: it has them, or is faulty.
     fn ask_for(&mut self, sequence: Sequence) {
-        let slot = self.log.slot_mut(sequence);
-        let Some(kept) = slot.and_then(|slot| slot.doubted.as_mut()) else { return };
+        let Some(kept) = self.log.kept_back_mut(sequence) else { return };
         let want = Message::Want(Want { sequence, digest: kept.digest });
         if std::mem::replace(&mut kept.asked, true) {
             return self.broadcast(want);

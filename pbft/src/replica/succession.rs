@@ -31,7 +31,7 @@
 
 use std::collections::BTreeMap;
 
-use super::allowance::Allowance;
+use super::allowance::Allowances;
 use super::log::Log;
 use super::record::Record;
 use super::status::Retransmission;
@@ -211,14 +211,7 @@ impl<S: Service> Replica<S> {
             self.accused.retain(|(culprit, _)| culprit != replaced);
             self.transfer.forget(*replaced);
             self.succeeding.told.retain(|(who, _), _| *who != Principal::Replica(*replaced));
-            for allowances in [
-                &mut self.vouch_allowances,
-                &mut self.want_allowances,
-                &mut self.leave_allowances,
-                &mut self.succession_allowances,
-            ] {
-                allowances[replaced.index()] = Allowance::default();
-            }
+            self.allowances[replaced.index()] = Allowances::default();
         }
         self.outbox.forget_promises();
         self.retransmission = Retransmission::new(&self.group, &self.settings);
@@ -322,7 +315,7 @@ impl<S: Service> Replica<S> {
             return self.put_aside(Ignored::Repeated);
         }
         let (now, period) = (self.now, self.settings.status_period);
-        let allowance = &mut self.succession_allowances[from.index()];
+        let allowance = &mut self.allowances[from.index()].wrong;
         if allowance.is_used_up(now, period, WRONG_PER_PERIOD_MAX) {
             return self.put_aside(Ignored::TooOften);
         }

@@ -32,7 +32,6 @@
 
 use super::checkpoint::PAGES_BYTES;
 use super::execution::Image;
-use super::record::Record;
 use super::{Ignored, Misbehaviour, Replica};
 use crate::crypto::{Digest, Principal};
 use crate::group::{ReplicaId, Sequence};
@@ -285,8 +284,7 @@ impl<S: Service> Replica<S> {
         self.close_log();
         // The copy comes before anything that is promised on top of it.
         self.write_snapshot();
-        let then = super::durable::Then::SendCheckpoint(sequence, state);
-        self.append(Record::Checkpoint { sequence, state }, Some(then));
+        self.write_checkpoint(sequence, state);
         self.retransmission.moved();
         self.prune_all_requests();
         self.adopt_chosen();

@@ -312,7 +312,7 @@ impl<S: Service> Replica<S> {
         let most = VIEW_CHANGES_PER_MEMBER * self.group.n();
         // Others' time-outs may be shorter than the one here.
         let period = self.settings.view_timeout.min(Duration::from_secs(1));
-        if !self.leave_allowances[from.index()].take(self.now, period, 1, most) {
+        if !self.allowances[from.index()].leave.take(self.now, period, 1, most) {
             return self.put_aside(Ignored::TooOften); // a correct one says it again
         }
         if let Some(stable) = message.body.stable.clone().filter(|stable| stable.sequence > self.log.low()) {
@@ -558,7 +558,7 @@ impl<S: Service> Replica<S> {
         };
         let weight = u32::try_from(batch.weight()).unwrap_or(u32::MAX).max(BODY_WEIGHT_MIN);
         let (now, period) = (self.now, self.settings.status_period);
-        if !self.want_allowances[from.index()].take(now, period, weight, BODY_BYTES_PER_PERIOD) {
+        if !self.allowances[from.index()].want.take(now, period, weight, BODY_BYTES_PER_PERIOD) {
             return self.put_aside(Ignored::TooOften); // asked for again when it is still missing
         }
         self.send(Principal::Replica(from), Message::Body(Body { sequence, batch }));

@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::log::Slot;
 use super::separate::lacks_operations;
-use super::{Action, Ignored, Misbehaviour, Replica};
+use super::{Action, Ignored, Replica};
 use crate::crypto::{Digest, Domain, Kind};
 use crate::group::{ClientId, ReplicaId, Sequence, Voters};
 use crate::message::{Batch, Doubt, Message, PrePrepare, Request, Unverified, Vouch};
@@ -61,6 +61,13 @@ pub(super) struct Doubted {
     pub(super) since: Instant,
     /// Whether somebody was asked for its operations.
     pub(super) asked: bool,
+}
+
+impl Doubted {
+    /// Its requests whose operations are not here.
+    pub(super) fn lacking(&self) -> impl Iterator<Item = &Unverified<Request>> {
+        self.pre_prepare.batch.requests.iter().filter(|request| !request.body.is_whole())
+    }
 }
 
 impl Vouching {
@@ -167,7 +174,7 @@ impl<S: Service> Replica<S> {
         }
         let weight = u32::try_from(requests.len()).expect("a few hundred");
         let period = self.settings.status_period;
-        if !self.vouch_allowances[from.index()].take(self.now, period, weight, VOUCHED_PER_PERIOD_MAX) {
+        if !self.allowances[from.index()].vouch.take(self.now, period, weight, VOUCHED_PER_PERIOD_MAX) {
             return self.put_aside(Ignored::TooOften);
         }
         for (client, request) in requests {
@@ -233,7 +240,7 @@ impl<S: Service> Replica<S> {
 
     /// What this replica says about a place whose pre-prepare it keeps back because of its requests.
     pub(super) fn own_doubt(&self, sequence: Sequence) -> Option<Doubt> {
-        let doubted = self.log.slot(sequence)?.doubted.as_ref().filter(|one| !one.requests.is_empty())?;
+        let doubted = self.log.kept_back(sequence).filter(|one| !one.requests.is_empty())?;
         let count = doubted.pre_prepare.batch.requests.len();
         let mut checked = vec![0xff; count.div_ceil(8)];
         for (index, _) in &doubted.requests {
@@ -296,13 +303,12 @@ impl<S: Service> Replica<S> {
         let proposed = (&doubted.pre_prepare.batch, &doubted.digest);
         let is_open = |(index, request): &&(u32, Digest)| !self.is_settled(slot, proposed, (*index, request));
         let open: Vec<_> = doubted.requests.iter().filter(is_open).copied().collect();
-        let pre_prepare = self.with_operations(doubted.pre_prepare.clone());
+        let pre_prepare = doubted.pre_prepare.clone();
         // What it names was not here when the rest of it was looked at.
-        if let Err(field) = self.check_limits(&pre_prepare.batch) {
-            let primary = self.group.primary(pre_prepare.view);
+        let Some(pre_prepare) = self.filled(pre_prepare) else {
             self.log.slot_mut(sequence).expect("found above").doubted = None;
-            return self.accuse(Misbehaviour::OversizedBatch { primary, sequence, field });
-        }
+            return;
+        };
         let is_done = open.is_empty() && !lacks_operations(&pre_prepare.batch);
         let reason = if open.is_empty() { Ignored::Incomplete } else { Ignored::Doubted };
         let slot = self.log.slot_mut(sequence).expect("found above");

@@ -157,15 +157,11 @@ impl<S: Service> Reader for CameIn<'_, S> {
                 // A replica may relay what others proved; a client speaks for itself.
                 let from_replica = matches!(self.principals.first(), Some(Principal::Replica(_)));
                 let may_relay = from_replica && message.proof != Proof::Nothing;
-                if !may_relay && !self.principals.contains(&message.sender) {
+                let own = self.principals.contains(&message.sender);
+                if !may_relay && !own {
                     return Err(Refusal::Unproven);
                 }
-                // What a correct replica relays may be a faulty client's.
-                let (own, units) = (self.principals.contains(&message.sender), Patience::weigh(&message));
-                let of_use = self.shared.on_message(message);
-                if own || of_use {
-                    self.patience.note(units, of_use);
-                }
+                self.patience.hand_on(message, own, |message| self.shared.on_message(message));
                 Ok(())
             }
             Frame::Hello(_) => Err(Refusal::Greeting),

@@ -256,6 +256,10 @@ mod tests {
     };
 
     use super::*;
+    use crate::{
+        crypto::PublicKey,
+        group::{Configuration, GroupId},
+    };
 
     const FRAME_BYTES: usize = 1000;
 
@@ -338,7 +342,9 @@ mod tests {
         let (stream, _) = listener.accept().await.unwrap();
         let (outgoing, incoming) = Outgoing::new(stream, 10 * PIECE_BYTES);
         let mut reader = Impatient { later: Instant::now(), reads: 0 };
-        let hello = [&54u32.to_le_bytes()[..], &[1], b"QPBF", &[2], &[0; 48]].concat();
+        let replicas = (0..4).map(PublicKey::fixture).collect();
+        let configuration = Configuration::genesis(GroupId([1; 16]), replicas, vec![]);
+        let hello = frame::hello(&configuration, &[0; 32], None);
         let flooding = async { while flood.write_all(&hello).await.is_ok() {} };
         let ended = async {
             tokio::select! {

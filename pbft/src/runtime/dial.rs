@@ -158,17 +158,12 @@ impl<D: Dialler> Dialled<'_, D> {
     /// Nobody has joined: all that is taken is what leads on.
     fn follow(&mut self, message: Unverified<Message>) -> Result<(), Refusal> {
         let Held { nonce, new_key, asked } = self.held.take().ok_or(Refusal::Greeting)?;
-        if is_own(&message, self.peer) && matches!(message.body, Message::Succession(_)) {
+        if message.sender == Principal::Replica(self.peer) && matches!(message.body, Message::Succession(_)) {
             self.dialler.on_message(message);
         }
         // Another connection may have been faster.
         if self.dialler.configuration() > asked { self.greet(nonce, new_key) } else { Err(Refusal::Unproven) }
     }
-}
-
-/// Whether a message is in its speaker's own name. What is proven may be passed on by others.
-pub(super) fn is_own(message: &Unverified<Message>, speaker: ReplicaId) -> bool {
-    message.sender == Principal::Replica(speaker)
 }
 
 impl<D: Dialler> Reader for Dialled<'_, D> {
@@ -185,14 +180,11 @@ impl<D: Dialler> Reader for Dialled<'_, D> {
                 self.dialler.on_new_key(new_key)
             }
             Frame::Message(message) if self.greeted => {
-                if message.proof == Proof::Nothing && !is_own(&message, self.peer) {
+                let own = message.sender == peer;
+                if message.proof == Proof::Nothing && !own {
                     return Err(Refusal::Unproven);
                 }
-                let (own, units) = (is_own(&message, self.peer), Patience::weigh(&message));
-                let of_use = self.dialler.on_message(message);
-                if own || of_use {
-                    self.patience.note(units, of_use);
-                }
+                self.patience.hand_on(message, own, |message| self.dialler.on_message(message));
                 Ok(())
             }
             Frame::Message(message) => self.follow(message),

@@ -300,7 +300,6 @@ impl Inner {
 
     fn step(&mut self, now: Instant, n: u32) {
         self.ready = self.is_ready(now, n);
-        let ready = self.ready;
         while let Some((due, id)) = self.due.first().copied().filter(|(due, _)| *due <= now) {
             self.due.remove(&(due, id));
             if let Some(member) = self.clients.get_mut(id.index()).and_then(Option::as_mut) {
@@ -311,8 +310,8 @@ impl Inner {
         }
         let mut touched = std::mem::take(&mut self.touched);
         for id in touched.drain(..) {
-            self.poll(now, id, ready);
-            if !ready {
+            self.poll(now, id);
+            if !self.ready {
                 self.touch(id); // it may have something to submit
             }
         }
@@ -325,11 +324,11 @@ impl Inner {
     }
 
     /// Operations wait until the link is ready; the way to those who are members by now does not.
-    fn poll(&mut self, now: Instant, id: ClientId, ready: bool) {
+    fn poll(&mut self, now: Instant, id: ClientId) {
         let Some(member) = self.clients.get_mut(id.index()).and_then(Option::as_mut) else { return };
         member.touched = false;
         loop {
-            if ready {
+            if self.ready {
                 member.submit(now, &mut self.in_flight);
             }
             let Some(action) = member.client.poll_action(now) else { break };

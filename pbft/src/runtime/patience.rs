@@ -33,18 +33,28 @@ impl Patience {
         Self { began: now, useful: 0, wasted: 0 }
     }
 
-    /// What a message costs whoever takes it in, in units.
-    pub(super) fn weigh(message: &Unverified<Message>) -> u64 {
-        let signature = if matches!(message.proof, Proof::Signature(_)) { SIGNATURE_UNITS } else { 0 };
-        let beside = match &message.body {
-            Message::Request(request) => request.beside_bytes(),
-            _ => 0,
-        };
-        1 + ((message.bytes.len() + beside) / UNIT_BYTES) as u64 + signature
+    /// Hands a message on to who says whether it was of use, and notes that. What a correct replica passes on
+    /// may be a faulty client's: it wastes nothing when it is not the speaker's `own`.
+    pub(super) fn hand_on(
+        &mut self,
+        message: Unverified<Message>,
+        own: bool,
+        take: impl FnOnce(Unverified<Message>) -> bool,
+    ) {
+        let units = Self::weigh(&message);
+        let of_use = take(message);
+        if own || of_use {
+            self.note(units, of_use);
+        }
     }
 
-    /// Notes a message that was weighed.
-    pub(super) fn note(&mut self, units: u64, of_use: bool) {
+    /// What a message costs whoever takes it in, in units.
+    fn weigh(message: &Unverified<Message>) -> u64 {
+        let signature = if matches!(message.proof, Proof::Signature(_)) { SIGNATURE_UNITS } else { 0 };
+        1 + ((message.bytes.len() + message.body.beside_bytes()) / UNIT_BYTES) as u64 + signature
+    }
+
+    fn note(&mut self, units: u64, of_use: bool) {
         *(if of_use { &mut self.useful } else { &mut self.wasted }) += units;
     }
 

@@ -28,7 +28,7 @@ use crate::{
     Asked, Outcome, group,
     load::{Load, Measured},
     peer::{self, Peer},
-    process::{Process, seed, wait_for_parent},
+    process::{Process, cpu, seed, wait_for_parent},
     report::{Report, Row},
     scenario::primary,
 };
@@ -135,17 +135,17 @@ fn run(scenario: &Scenario, identities: &[Identity], seed: [u8; 32]) -> Outcome<
     }
     processes[client].expect("first reply")?;
     processes[client].expect("begin")?;
-    let is_faulty = |index| index > client || faulty.is_some_and(|(_, which)| which == index);
-    let accounts = |processes: &[Process]| processes.iter().map(Process::cpu).collect::<Outcome<Vec<_>>>();
-    let before = accounts(&processes)?;
+    // Of the faulty ones, and of all.
+    let account = |processes: &[Process]| -> Outcome<[Duration; 2]> {
+        let liar = faulty.map_or(Ok(Duration::ZERO), |(_, which)| processes[which].cpu())?;
+        Ok([liar + cpu(&processes[client + 1..])?, cpu(processes)?])
+    };
+    let before = account(&processes)?;
     processes[client].expect("end")?;
-    let taken: Vec<_> =
-        accounts(&processes)?.iter().zip(before).map(|(after, before)| *after - before).collect();
-    let faulty: Duration =
-        taken.iter().enumerate().filter(|(index, _)| is_faulty(*index)).map(|(_, it)| *it).sum();
-    let all: Duration = taken.iter().sum();
+    let after = account(&processes)?;
+    let [taken, all] = [0, 1].map(|of| (after[of] - before[of]).as_secs_f64());
     let measured: Measured = serde_json::from_str(&processes[client].line()?)?;
-    let faulty_cpu = Some(faulty.as_secs_f64() / all.as_secs_f64()).filter(|_| !faulty.is_zero());
+    let faulty_cpu = Some(taken / all).filter(|_| taken > 0.0);
     Ok(Row { faulty_cpu, ..measured.row(scenario.name, &load) })
 }
 
