@@ -60,10 +60,14 @@ fn to_all(
     body.proven_as(bytes, &keys(configuration, from), from)
 }
 
-fn hint(sender: Principal, number: u64) -> Unverified<Message> {
-    let body = Message::Configured(Configured { number });
+/// What nothing proves: a hint, or what proves itself.
+fn bare(sender: Principal, body: Message) -> Unverified<Message> {
     let bytes = wire::encode_body(&body);
     Unverified { sender, body, bytes, proof: Proof::Nothing }
+}
+
+fn hint(sender: Principal, number: u64) -> Unverified<Message> {
+    bare(sender, Message::Configured(Configured { number }))
 }
 
 fn request(operation: Bytes, first: u64, (reconfigure, read_only): (bool, bool)) -> Request {
@@ -321,9 +325,7 @@ fn no_read_is_answered_without_the_state_at_the_beginning() {
     net.replicas[3] = newcomer;
     assert_eq!(net.read(3, &next), 0);
     // And so it is with whoever was shown the way.
-    let body = Message::Succession(succession);
-    let bytes = wire::encode_body(&body);
-    let message = Unverified { sender: replica(0), body, bytes, proof: Proof::Nothing };
+    let message = bare(replica(0), Message::Succession(succession));
     let now = net.now;
     net.replicas[2].handle_message(now, message);
     assert_eq!(net.number(2), 1);
@@ -404,10 +406,8 @@ fn what_was_promised_in_the_former_configuration_is_not_said_in_the_next_one() {
         net.slow.expect("it is slow").1
     };
     let promised = leave(&mut net, &genesis);
-    let body = Message::Succession(succession);
-    let bytes = wire::encode_body(&body);
     let now = net.now;
-    let message = Unverified { sender: replica(0), body, bytes, proof: Proof::Nothing };
+    let message = bare(replica(0), Message::Succession(succession));
     net.replicas[2].handle_message(now, message);
     assert_eq!((net.number(2), net.replicas[2].view()), (1, View(0)));
     let last = leave(&mut net, &next);
@@ -486,9 +486,7 @@ fn wrong_successions_of_one_replica_are_looked_at_so_many_times_in_a_period() {
     for (last, by, number) in [(now, 1, 0), (now, 0, 1), (later, 1, 1)] {
         let mut net = Net::new(false);
         let mut show = |now, from, succession: &Succession| {
-            let body = Message::Succession(succession.clone());
-            let bytes = wire::encode_body(&body);
-            let message = Unverified { sender: replica(from), body, bytes, proof: Proof::Nothing };
+            let message = bare(replica(from), Message::Succession(succession.clone()));
             net.replicas[2].handle_message(now, message);
         };
         (0..100).for_each(|_| show(now, 1, &forged));
@@ -511,9 +509,7 @@ fn whoever_is_blamed_late_is_named_by_the_configuration() {
         let message = vote.proven_by(&keys(&genesis, replica(3)), replica(2));
         net.replicas[2].handle_message(now, message);
     }
-    let body = Message::Succession(genuine().0);
-    let bytes = wire::encode_body(&body);
-    let message = Unverified { sender: replica(0), body, bytes, proof: Proof::Nothing };
+    let message = bare(replica(0), Message::Succession(genuine().0));
     net.replicas[2].handle_message(now, message);
     assert_eq!(net.number(2), 1, "replica 3 was replaced");
     let mut said =
@@ -587,9 +583,7 @@ fn a_client_that_was_shown_the_way_asks_for_more() {
         actions(client, now).iter().any(asks)
     };
     assert!(asked(&mut client, 0));
-    let body = Message::Succession(succession);
-    let bytes = wire::encode_body(&body);
-    client.handle_message(now, Unverified { sender: replica(0), body, bytes, proof: Proof::Nothing });
+    client.handle_message(now, bare(replica(0), Message::Succession(succession)));
     assert!(asked(&mut client, 1));
 }
 
