@@ -75,6 +75,8 @@ pub enum Mutation {
     BlameRepeated,
     /// Any number of a client's requests may wait.
     QueueEverything,
+    /// Nobody vouches for what it has executed, whoever waits for it yet.
+    SilentOnceExecuted,
     /// Any number of CHECKPOINTs of one replica is kept.
     KeepEveryVote,
     /// A certificate lacks one of its signatures.

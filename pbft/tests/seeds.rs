@@ -3,6 +3,7 @@
 //! A seed that fails prints the command that replays it, and a shorter schedule that fails as well.
 #![cfg(feature = "sim")]
 
+use quorate_pbft::mutation::{self, Mutation};
 use quorate_pbft::sim::run::{self, Report};
 use quorate_pbft::sim::schedule::{Schedule, Scheme};
 
@@ -82,6 +83,21 @@ fn fuzzed_runs_agree_and_lose_nothing() {
     let fuzzed =
         sum.faults.by_kind().find(|(kind, _)| *kind == "fuzzed messages").map_or(0, |(_, count)| count);
     assert!(fuzzed > 500, "a run has more than one message changed or lost: {sum:?}");
+}
+
+/// Only one replica executed what a client asks for, the primary is gone, and another replica has forgotten in
+/// a crash, or was never told, who vouches for it.
+#[test]
+fn schedules_that_failed_once_hold_and_fail_without_what_was_missing() {
+    for schedule in [
+        include_str!("schedules/words_forgotten_in_a_crash.txt"),
+        include_str!("schedules/words_forgotten_by_a_laggard.txt"),
+    ] {
+        let schedule = schedule.parse().expect("it is a schedule");
+        run::run(&schedule).unwrap_or_else(|reason| panic!("{reason}\n{schedule}"));
+        let without = mutation::with(Mutation::SilentOnceExecuted, || run::run(&schedule));
+        assert!(without.is_err(), "it fails no more when nobody vouches for what it executed:\n{schedule}");
+    }
 }
 
 #[test]

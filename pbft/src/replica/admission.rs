@@ -368,6 +368,15 @@ impl<S: Service> Replica<S> {
             return self.put_aside(Ignored::Repeated);
         }
         if !open {
+            // Whoever has not executed it yet may have forgotten in a crash what this replica said of it.
+            let period = self.settings.status_period;
+            if !request.is_signed()
+                && self.admission.may_relay(client, self.now, period)
+                && !mutation::is_on(Mutation::SilentOnceExecuted)
+            {
+                let digest = self.request_digest(&request);
+                self.vouch(client, digest);
+            }
             return;
         }
         self.retransmission.wake(self.now);

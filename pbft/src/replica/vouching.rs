@@ -14,6 +14,8 @@
 //! * *upon f+1 VOUCHes*: send VOUCH, too. So once f+1 correct replicas vouch, all do.
 //! * *upon 2f+1 VOUCHes, one's own among them*: the request may be waited for. f+1 of them are correct
 //!   and told everybody, so every correct primary can order it. What fewer vouch for moves nobody.
+//! * *upon such a request that is executed here*: send VOUCH all the same, now and then. Others may wait
+//!   for it yet, and have lost this replica's word, or forgotten it in a crash.
 //! * *upon a pre-prepare with requests that are not authentic here*: keep it back, and send DOUBT.
 //!   Accept it once all of them are.
 //!

@@ -4,7 +4,7 @@
 //! 2002): steps are left out in ever smaller portions as long as the run still fails in the same way.
 //! Then what is left is made plainer: shorter waits, smaller operations, fast keys, no history. A run
 //! without a step draws its delays otherwise, so a step may be needed only because it happened to be
-//! there: each that is left is left out under some other seeds, too. The result is a schedule from which
+//! there: portions are left out under some other seeds, too. The result is a schedule from which
 //! nothing more can be taken alone.
 //!
 //! The same schedule is shortened to the same one every time, in a bounded number of runs.
@@ -16,9 +16,9 @@ use super::run::{self, Failed, Reason};
 use super::schedule::{Schedule, Step, Terms};
 
 /// The most runs that are made to shorten one schedule.
-const RUNS_MAX: u32 = 2000;
+const RUNS_MAX: u32 = 5000;
 
-/// Other seeds that a step is left out under.
+/// Other seeds that steps are left out under.
 const OTHER_SEEDS: u64 = 8;
 
 /// A schedule that fails, and less of which does not.
@@ -96,6 +96,15 @@ impl Search {
         }
     }
 
+    /// Takes another schedule instead, or the same steps under one of some other seeds.
+    fn take_under_some_seed(&mut self, other: &Schedule, seeds: u64) -> bool {
+        self.take(other.clone())
+            || (0..seeds).any(|seed| {
+                let terms = Terms { seed, ..other.terms.clone() };
+                self.take(Schedule { terms, steps: other.steps.clone() })
+            })
+    }
+
     /// Leaves steps out: first halves, in the end single ones.
     fn leave_out(&mut self) {
         let mut portion = self.best.steps.len().div_ceil(2);
@@ -106,7 +115,7 @@ impl Search {
                 let mut other = self.best.clone();
                 let end = (start + portion).min(other.steps.len());
                 other.steps.drain(start..end);
-                if self.take(other) {
+                if self.take_under_some_seed(&other, if portion > 1 { OTHER_SEEDS } else { 0 }) {
                     found = true; // what follows is at `start` now
                 } else {
                     start = end;
@@ -126,10 +135,7 @@ impl Search {
         while index < self.best.steps.len() {
             let mut other = self.best.clone();
             other.steps.remove(index);
-            let found = (0..OTHER_SEEDS).any(|seed| {
-                let terms = Terms { seed, ..other.terms.clone() };
-                self.take(Schedule { terms, steps: other.steps.clone() })
-            });
+            let found = self.take_under_some_seed(&other, OTHER_SEEDS);
             index += usize::from(!found); // what follows is there now
         }
     }
