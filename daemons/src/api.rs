@@ -147,8 +147,9 @@ pub struct QueueStatus {
     pub waiting: u64,
     /// Messages under a lease.
     pub in_flight: u64,
-    /// How long the oldest waiting message has waited.
-    pub oldest_ms: u64,
+    /// How long the oldest waiting message has waited; absent when the engine does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_ms: Option<u64>,
     /// Messages put aside.
     pub dead: u64,
 }

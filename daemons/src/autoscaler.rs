@@ -188,7 +188,7 @@ impl Autoscaler {
             // on the layer.
             let held = now.arrivals.saturating_sub(now.completions).saturating_sub(now.in_service.into());
             observation.waiting = depth.waiting.max(held);
-            observation.oldest_wait = Seconds::from(depth.oldest);
+            observation.oldest_wait = Seconds::from(depth.oldest.unwrap_or_default());
             observation.in_service = now.in_service.into();
             observation.busy_time = observation.service_time;
             observation.in_system_time = observation.response_time;

@@ -22,9 +22,14 @@ pub struct Subject {
     pub too_large: usize,
     /// How many changes its store keeps, or a watch may fall behind, whichever is more.
     pub changes_kept: u32,
+    /// Lets go of the changes that need not be kept, when the store does not do that by itself.
+    pub compact: Option<Compact>,
     /// Whatever must live as long (a folder, a server).
     pub keep: Box<dyn Any + Send + Sync>,
 }
+
+/// Lets go of a store's old changes.
+pub type Compact = Box<dyn Fn() -> futures::future::BoxFuture<'static, ()> + Send + Sync>;
 
 /// An engine's time, by which its leases end.
 #[async_trait]

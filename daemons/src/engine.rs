@@ -1,7 +1,7 @@
 //! What a platform stands on: its queues, records and store, and the two steps that touch more than one.
 
 use crate::{
-    queue::{Handle, Queue, QueueError, QueueName},
+    queue::{Handle, Queue, QueueError, QueueName, Queues},
     records::{Created, Finished, NewRecord, Outcome, Records, RecordsError},
     store::Store,
 };
@@ -44,6 +44,7 @@ pub trait Engine: Send + Sync + 'static {
         inbound: &dyn Queue,
         message: Bytes,
     ) -> Result<Created, StepError> {
+        inbound.check(&message)?;
         let created = self.records().create(record).await?;
         if created == Created::New {
             inbound.send(vec![message]).await?;
@@ -57,10 +58,41 @@ pub trait Engine: Send + Sync + 'static {
     /// # Errors
     /// When an engine can't be reached; the inbound message comes back then.
     async fn conclude(&self, end: Conclusion<'_>) -> Result<Finished, StepError> {
+        end.outbound.check(&end.announcement)?;
         let finished = self.records().finish(end.id, end.outcome, end.receipt).await?;
         end.outbound.send(vec![end.announcement]).await?;
         end.inbound.delete(std::slice::from_ref(end.handle)).await?;
         Ok(finished)
+    }
+}
+
+/// An engine of parts that know nothing of each other: each step is taken part by part, in the order
+/// that a crash leaves harmless.
+pub struct Assembled {
+    /// The queues.
+    pub queues: Box<dyn Queues>,
+    /// The records.
+    pub records: Box<dyn Records>,
+    /// The store.
+    pub store: Box<dyn Store>,
+}
+
+#[async_trait]
+impl Engine for Assembled {
+    async fn queue(&self, name: &QueueName) -> Result<Arc<dyn Queue>, QueueError> {
+        self.queues.queue(name).await
+    }
+
+    async fn queues(&self) -> Result<Vec<QueueName>, QueueError> {
+        self.queues.queues().await
+    }
+
+    fn records(&self) -> &dyn Records {
+        &*self.records
+    }
+
+    fn store(&self) -> &dyn Store {
+        &*self.store
     }
 }
 

@@ -17,6 +17,21 @@ pub trait Queue: Send + Sync + 'static {
     /// Its name.
     fn name(&self) -> &QueueName;
 
+    /// The largest message in bytes that it takes.
+    fn message_bytes_max(&self) -> usize;
+
+    /// Whether it takes a message of this size.
+    ///
+    /// # Errors
+    /// [`QueueError::TooLarge`] when it does not.
+    fn check(&self, body: &Bytes) -> Result<(), QueueError> {
+        let limit = self.message_bytes_max();
+        if body.len() > limit {
+            return Err(QueueError::TooLarge { queue: self.name().clone(), bytes: body.len(), limit });
+        }
+        Ok(())
+    }
+
     /// Puts the messages on the queue; they are durable when this returns.
     ///
     /// # Errors
@@ -61,6 +76,22 @@ pub trait Queue: Send + Sync + 'static {
     /// # Errors
     /// When the engine can't be reached.
     async fn redrive(&self) -> Result<u64, QueueError>;
+}
+
+/// Queues by name.
+#[async_trait]
+pub trait Queues: Send + Sync + 'static {
+    /// A queue, made when it is first asked for.
+    ///
+    /// # Errors
+    /// When the engine can't be reached.
+    async fn queue(&self, name: &QueueName) -> Result<Arc<dyn Queue>, QueueError>;
+
+    /// The names of those that exist, in order.
+    ///
+    /// # Errors
+    /// When the engine can't be reached.
+    async fn queues(&self) -> Result<Vec<QueueName>, QueueError>;
 }
 
 /// A queue's name.
@@ -133,8 +164,8 @@ pub struct Depth {
     pub waiting: u64,
     /// Messages under a lease.
     pub in_flight: u64,
-    /// How long the oldest waiting message has been on the queue.
-    pub oldest: Duration,
+    /// How long the oldest waiting message has been on the queue; `None` when the engine does not say.
+    pub oldest: Option<Duration>,
     /// Messages put aside.
     pub dead: u64,
 }

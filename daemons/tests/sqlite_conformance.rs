@@ -38,6 +38,7 @@ async fn subject() -> Subject {
         time: Box::new(Clockwork(clock)),
         too_large: (2 << 20) + 1,
         changes_kept: 200,
+        compact: None,
         keep: Box::new(folder),
     }
 }

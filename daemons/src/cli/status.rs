@@ -66,7 +66,10 @@ fn of_queues(queues: &[QueueStatus]) -> String {
                 queue.queue.clone(),
                 queue.waiting.to_string(),
                 queue.in_flight.to_string(),
-                if queue.waiting == 0 { String::new() } else { format!("{} ms", queue.oldest_ms) },
+                queue
+                    .oldest_ms
+                    .filter(|_| queue.waiting > 0)
+                    .map_or_else(String::new, |oldest| format!("{oldest} ms")),
                 queue.dead.to_string(),
             ]
         })

@@ -165,7 +165,7 @@ pub(super) async fn queues(State(gateway): State<Arc<Gateway>>) -> Result<Json<V
             queue: name.to_string(),
             waiting: depth.waiting,
             in_flight: depth.in_flight,
-            oldest_ms: u64::try_from(depth.oldest.as_millis()).unwrap_or(u64::MAX),
+            oldest_ms: depth.oldest.map(|oldest| u64::try_from(oldest.as_millis()).unwrap_or(u64::MAX)),
             dead: depth.dead,
         });
     }

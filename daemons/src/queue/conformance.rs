@@ -39,6 +39,7 @@ macro_rules! queue_conformance {
             redriven_letters_are_received_anew,
             depth_counts_waiting_in_flight_and_dead,
             a_message_of_one_mebibyte_passes,
+            a_message_of_any_bytes_passes,
             a_larger_message_is_refused_and_none_of_its_batch_is_sent,
             an_empty_batch_is_sent,
             queues_do_not_mix,
@@ -69,6 +70,12 @@ async fn one(queue: &dyn Queue) -> Message {
     let mut got = take(queue, 1).await;
     assert_eq!(got.len(), 1, "one message is there");
     got.remove(0)
+}
+
+async fn assert_empty(queue: &dyn Queue) {
+    let depth = queue.depth().await.expect("depth");
+    assert_eq!((depth.waiting, depth.in_flight, depth.dead), (0, 0, 0));
+    assert_eq!(depth.oldest.unwrap_or_default(), Duration::ZERO);
 }
 
 /// Waits for one in a task of its own, and makes sure that it does wait before it returns.
@@ -150,7 +157,7 @@ pub async fn a_deleted_message_does_not_come_back(subject: &Subject) {
     queue.delete(&[got[0].handle.clone(), got[1].handle.clone()]).await.expect("deleted");
     subject.time.pass(LEASE).await;
     assert!(take(&*queue, 10).await.is_empty());
-    assert_eq!(queue.depth().await.expect("depth"), super::Depth::default());
+    assert_empty(&*queue).await;
 }
 
 pub async fn deleting_twice_is_harmless(subject: &Subject) {
@@ -303,19 +310,29 @@ pub async fn depth_counts_waiting_in_flight_and_dead(subject: &Subject) {
     subject.time.pass(LEASE / 2).await;
     let depth = queue.depth().await.expect("depth");
     assert_eq!((depth.waiting, depth.in_flight, depth.dead), (2, 1, 1));
-    assert!(depth.oldest >= LEASE / 2, "{:?}", depth.oldest);
+    // Not every engine says it.
+    assert!(depth.oldest.is_none_or(|oldest| oldest >= LEASE / 2), "{:?}", depth.oldest);
 }
 
 pub async fn a_message_of_one_mebibyte_passes(subject: &Subject) {
     let queue = subject.queue("q").await;
-    let body = Bytes::from(vec![7; 1 << 20]);
+    // Of text, as what the daemons send is: SQS takes less of anything else.
+    let body = Bytes::from(vec![b'7'; 1 << 20]);
     queue.send(vec![body.clone()]).await.expect("sent");
     assert_eq!(one(&*queue).await.body, body);
 }
 
+pub async fn a_message_of_any_bytes_passes(subject: &Subject) {
+    let queue = subject.queue("q").await;
+    let sent = [Bytes::new(), Bytes::from_iter(0..=255), "\u{0}\u{ffff}<&>\r\n".into()];
+    queue.send(sent.to_vec()).await.expect("sent");
+    let got: Vec<_> = take(&*queue, 10).await.into_iter().map(|message| message.body).collect();
+    assert_eq!(got, sent);
+}
+
 pub async fn a_larger_message_is_refused_and_none_of_its_batch_is_sent(subject: &Subject) {
     let queue = subject.queue("q").await;
-    let large = Bytes::from(vec![7; (1 << 20) + 1]);
+    let large = Bytes::from(vec![b'7'; (1 << 20) + 1]);
     let error = refused(queue.send(vec!["small".into(), large]).await);
     assert!(matches!(error, QueueError::TooLarge { bytes: 0x0010_0001, limit: 0x0010_0000, .. }), "{error}");
     assert!(take(&*queue, 10).await.is_empty());
@@ -331,7 +348,7 @@ pub async fn queues_do_not_mix(subject: &Subject) {
     let (queue, other) = (subject.queue("q").await, subject.queue("r").await);
     send(&*queue, &["a"]).await;
     assert!(take(&*other, 10).await.is_empty());
-    assert_eq!(other.depth().await.expect("depth"), super::Depth::default());
+    assert_empty(&*other).await;
 }
 
 pub async fn a_queue_asked_for_twice_is_one(subject: &Subject) {
@@ -372,5 +389,5 @@ pub async fn every_message_reaches_exactly_one_of_many_receivers(subject: &Subje
         assert!(got.insert(body), "received twice");
     }
     receivers.shutdown().await;
-    assert_eq!(queue.depth().await.expect("depth"), super::Depth::default());
+    assert_empty(&*queue).await;
 }

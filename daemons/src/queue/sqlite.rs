@@ -29,15 +29,6 @@ impl SqliteQueue {
         })
     }
 
-    /// Refuses a message that is over the limit.
-    pub(crate) fn check(&self, body: &Bytes) -> Result<(), QueueError> {
-        let limit = self.core.options.message_bytes_max;
-        if body.len() > limit {
-            return Err(QueueError::TooLarge { queue: self.name.clone(), bytes: body.len(), limit });
-        }
-        Ok(())
-    }
-
     async fn write<T: Send + 'static>(
         &self,
         bytes: usize,
@@ -58,6 +49,10 @@ impl SqliteQueue {
 impl Queue for SqliteQueue {
     fn name(&self) -> &QueueName {
         &self.name
+    }
+
+    fn message_bytes_max(&self) -> usize {
+        self.core.options.message_bytes_max
     }
 
     async fn send(&self, bodies: Vec<Bytes>) -> Result<(), QueueError> {
@@ -312,7 +307,7 @@ fn depth(connection: &Connection, queue: i64, now_ms: i64) -> rusqlite::Result<D
     Ok(Depth {
         waiting: count("SELECT count(*) FROM messages WHERE queue = ?1 AND visible_ms <= ?2", Some(now_ms))?,
         in_flight: count("SELECT count(*) FROM messages WHERE queue = ?1 AND visible_ms > ?2", Some(now_ms))?,
-        oldest: oldest.map_or(Duration::ZERO, |sent_ms| since(sent_ms, now_ms)),
+        oldest: Some(oldest.map_or(Duration::ZERO, |sent_ms| since(sent_ms, now_ms))),
         dead: count("SELECT count(*) FROM dead_letters WHERE queue = ?1", None)?,
     })
 }

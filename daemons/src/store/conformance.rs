@@ -359,6 +359,9 @@ async fn change_often(subject: &Subject) -> Revision {
     for _ in 0..subject.changes_kept + 10 {
         last = put(subject, "often", "1").await;
     }
+    if let Some(compact) = &subject.compact {
+        compact().await;
+    }
     last
 }
 

@@ -159,6 +159,9 @@ impl Queue for FlakyQueue {
     fn name(&self) -> &QueueName {
         self.queue.name()
     }
+    fn message_bytes_max(&self) -> usize {
+        self.queue.message_bytes_max()
+    }
     async fn send(&self, bodies: Vec<Bytes>) -> Result<(), QueueError> {
         self.is_there()?.send(bodies).await
     }
