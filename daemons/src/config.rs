@@ -1,12 +1,14 @@
 //! What can be configured, with its defaults. `quorate.toml`, the environment and flags are layered over
 //! them by [`Sources::load`], which says of every value where it came from.
 
+mod engines;
 mod error;
 mod keys;
 mod load;
 #[cfg(test)]
 mod tests;
 
+pub use engines::{Aws, Dynamo, Engines, Etcd, QueueEngine, RecordsEngine, Sqs, StoreEngine};
 pub use error::{ConfigError, ConfigErrors, Fault, Place};
 pub use keys::parse_time;
 pub use load::{FILE, InForce, Loaded, Sources};
@@ -30,6 +32,8 @@ pub struct Config {
     pub limits: Limits,
     /// How long things may take.
     pub timeouts: Timeouts,
+    /// Where queues, records and metadata are.
+    pub engines: Engines,
 }
 
 impl Default for Config {
@@ -41,6 +45,7 @@ impl Default for Config {
             functions: Functions::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
+            engines: Engines::default(),
         }
     }
 }
@@ -204,6 +209,9 @@ impl Default for Limits {
         }
     }
 }
+
+/// A scheduler's lease on an inbound message in SQS, whose every renewal is a request over the network.
+pub(crate) const LEASE_ON_SQS: Duration = Duration::from_secs(10);
 
 impl Default for Timeouts {
     fn default() -> Self {

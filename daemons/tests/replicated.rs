@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use quorate::{
-    config::{Config, Durability, FunctionConfig, Functions, Limits, Replication, Timeouts},
+    config::{Config, Durability, FunctionConfig, Functions, Replication},
     engine::Engine,
     hex,
     pod::{PodSpec, Said},
@@ -227,8 +227,7 @@ impl Platform {
                 add: FunctionConfig { replication: REPLICATED, ..FunctionConfig::default() },
                 ..Functions::default()
             },
-            limits: Limits::default(),
-            timeouts: Timeouts::default(),
+            ..Config::default()
         };
         let platform_engine = Arc::clone(&engine);
         let scheduler = Set::pod(|ending, _| async move {

@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use quorate::{
-    config::{Config, Durability, FunctionConfig, Functions, Limits, Replication, Timeouts},
+    config::{Config, Durability, FunctionConfig, Functions, Replication, Timeouts},
     engine::Engine,
     pod::PodSpec,
     proto::{
@@ -95,8 +95,8 @@ fn config(slots: u32) -> Config {
             mul: function.clone(),
             div: function,
         },
-        limits: Limits::default(),
         timeouts: Timeouts { lease: Duration::from_millis(500), ..Timeouts::default() },
+        ..Config::default()
     }
 }
 

@@ -130,6 +130,25 @@ pub enum Fault {
         /// The most bytes of an operation.
         bytes: u32,
     },
+    /// This program was built without an engine.
+    #[error(
+        "`{key}` = \"{feature}\" needs a program with that engine in it, as the image is: this one was built \
+         without the cargo feature `{feature}` (all of them: `--features engines`)"
+    )]
+    NotBuilt {
+        /// The key.
+        key: String,
+        /// The feature, and the value that needs it.
+        feature: &'static str,
+    },
+    /// A value means nothing without another one.
+    #[error("`{key}` means nothing without `{needed}`")]
+    Alone {
+        /// The key.
+        key: String,
+        /// What has to be set, too.
+        needed: &'static str,
+    },
     /// Two values do not go together.
     #[error("`{key}` = {value} is over `{limit_key}` = {limit}")]
     Over {

@@ -1,10 +1,10 @@
 //! Every key of the configuration: its name, what it means, what it takes.
 
-use super::{Config, Durability, Fault, FunctionConfig, Replication};
+use super::{Config, Fault, FunctionConfig, Replication, engines::Choice};
 use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 /// The keys outside `[functions.…]`, with what each means.
-pub(super) const KEYS: [(&str, &str); 18] = [
+pub(super) const KEYS: [(&str, &str); 32] = [
     ("data", "where identities, the database and journals lie"),
     ("listen", "address of the gateway; port 0 takes a free one"),
     (
@@ -26,7 +26,25 @@ pub(super) const KEYS: [(&str, &str); 18] = [
     ("timeouts.probes_missed", "probes in a row that a pod may miss"),
     ("timeouts.fault_pause", "pause of dispatch to a faulty worker before it is written off"),
     ("timeouts.pod_start", "from ordering a pod to its being ready"),
+    ("engines.queues", "where queues are: sqlite (in the data folder) or sqs"),
+    ("engines.records", "where records are: sqlite (in the data folder) or dynamo"),
+    ("engines.store", "where metadata is: sqlite (in the data folder) or etcd"),
+    ("aws.region", "region of SQS and DynamoDB; empty: as the AWS environment says"),
+    ("aws.endpoint", "their endpoint; empty: the region's"),
+    ("sqs.prefix", "what the names of queues begin with"),
+    ("dynamo.table", "the table of records"),
+    ("etcd.endpoints", "the members' addresses for clients, with commas between"),
+    ("etcd.prefix", "what keys begin with"),
+    ("etcd.ca", "PEM file of the authority that vouches for the members; empty: the system's"),
+    ("etcd.cert", "PEM file of this client's certificate; empty: none"),
+    ("etcd.key", "PEM file of that certificate's key"),
+    ("etcd.user", "user, where etcd asks for one"),
+    ("etcd.password_file", "file with that user's password"),
 ];
+
+/// Sections that keys lie in, beside those of functions.
+pub(super) const SECTIONS: [&str; 8] =
+    ["limits", "timeouts", "functions", "engines", "aws", "sqs", "dynamo", "etcd"];
 
 /// The keys of each `[functions.NAME]`.
 pub(super) const FUNCTION_KEYS: [(&str, &str); 6] = [
@@ -101,11 +119,56 @@ impl Given {
 pub(super) enum Slot<'a> {
     Path(&'a mut PathBuf),
     Address(&'a mut SocketAddr),
-    Durability(&'a mut Durability),
+    Choice(&'a mut dyn Choice),
+    Name(&'a mut String, Naming),
+    Word(&'a mut Option<String>),
+    Url(&'a mut Option<String>),
+    Urls(&'a mut Vec<String>),
+    File(&'a mut Option<PathBuf>),
     Replication(&'a mut Replication),
     Count(&'a mut u32, RangeInclusive<u32>),
     Size(&'a mut usize, RangeInclusive<usize>),
     Time(&'a mut Duration, RangeInclusive<Duration>),
+}
+
+/// What a name may be made of.
+#[derive(Clone, Copy)]
+pub(super) enum Naming {
+    /// Letters that SQS takes in a queue's name, at most 40 of the 80.
+    Queue,
+    /// Letters that DynamoDB takes in a table's name: 3 to 255.
+    Table,
+    /// Anything printable without spaces, up to 255 bytes.
+    Key,
+}
+
+impl Naming {
+    fn takes(self, name: &str) -> bool {
+        let (length, dots) = match self {
+            Self::Queue => (0..=40, false),
+            Self::Table => (3..=255, true),
+            Self::Key => return name.len() <= 255 && name.bytes().all(|byte| byte.is_ascii_graphic()),
+        };
+        let letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        length.contains(&name.len()) && name.bytes().all(|byte| letter(byte) || dots && byte == b'.')
+    }
+
+    fn expected(self) -> &'static str {
+        match self {
+            Self::Queue => "up to 40 letters, digits, `-` and `_`, such as \"quorate-\"",
+            Self::Table => "3 to 255 letters, digits, `-`, `_` and `.`, such as \"quorate-records\"",
+            Self::Key => "up to 255 printable characters without spaces, such as \"quorate/\"",
+        }
+    }
+}
+
+/// Whether a text is the address of an HTTP server: `http://host` or `https://host`, perhaps with a port.
+fn is_url(text: &str) -> bool {
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    let host = rest.map(|rest| rest.strip_suffix('/').unwrap_or(rest));
+    host.is_some_and(|host| {
+        !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic() && !b"/?#@,".contains(&byte))
+    })
 }
 
 const fn seconds(low: u64, high: u64) -> RangeInclusive<Duration> {
@@ -136,10 +199,11 @@ pub(super) fn slot<'a>(config: &'a mut Config, key: &str) -> Option<Slot<'a>> {
     }
     let limits = &mut config.limits;
     let timeouts = &mut config.timeouts;
+    let engines = &mut config.engines;
     Some(match key {
         "data" => Slot::Path(&mut config.data),
         "listen" => Slot::Address(&mut config.listen),
-        "durability" => Slot::Durability(&mut config.durability),
+        "durability" => Slot::Choice(&mut config.durability),
         "limits.body_bytes" => Slot::Size(&mut limits.body_bytes, 1024..=64 * MIB),
         "limits.expression_bytes" => Slot::Size(&mut limits.expression_bytes, 1..=64 * MIB),
         "limits.nodes" => Slot::Size(&mut limits.nodes, 1..=10_000_000),
@@ -155,6 +219,20 @@ pub(super) fn slot<'a>(config: &'a mut Config, key: &str) -> Option<Slot<'a>> {
         "timeouts.probes_missed" => Slot::Count(&mut timeouts.probes_missed, 1..=100),
         "timeouts.fault_pause" => Slot::Time(&mut timeouts.fault_pause, seconds(0, HOUR)),
         "timeouts.pod_start" => Slot::Time(&mut timeouts.pod_start, from_ms(100, HOUR)),
+        "engines.queues" => Slot::Choice(&mut engines.queues),
+        "engines.records" => Slot::Choice(&mut engines.records),
+        "engines.store" => Slot::Choice(&mut engines.store),
+        "aws.region" => Slot::Word(&mut engines.aws.region),
+        "aws.endpoint" => Slot::Url(&mut engines.aws.endpoint),
+        "sqs.prefix" => Slot::Name(&mut engines.sqs.prefix, Naming::Queue),
+        "dynamo.table" => Slot::Name(&mut engines.dynamo.table, Naming::Table),
+        "etcd.endpoints" => Slot::Urls(&mut engines.etcd.endpoints),
+        "etcd.prefix" => Slot::Name(&mut engines.etcd.prefix, Naming::Key),
+        "etcd.ca" => Slot::File(&mut engines.etcd.ca),
+        "etcd.cert" => Slot::File(&mut engines.etcd.cert),
+        "etcd.key" => Slot::File(&mut engines.etcd.key),
+        "etcd.user" => Slot::Word(&mut engines.etcd.user),
+        "etcd.password_file" => Slot::File(&mut engines.etcd.password_file),
         _ => return None,
     })
 }
@@ -190,13 +268,34 @@ impl Slot<'_> {
             Self::Address(to) => {
                 *to = given.text().and_then(|text| text.parse().ok()).ok_or_else(unlike)?;
             }
-            Self::Durability(to) => {
-                *to = match given.text() {
-                    Some("disk") => Durability::Disk,
-                    Some("process") => Durability::Process,
-                    Some(text) => return Err(wrong(super::nearest(text, ["disk", "process"]))),
-                    None => return Err(unlike()),
+            Self::Choice(to) => {
+                let text = given.text().ok_or_else(unlike)?;
+                if !to.choose(text) {
+                    return Err(wrong(super::nearest(text, to.words().iter().copied())));
                 }
+            }
+            Self::Name(to, naming) => {
+                *to = given.text().filter(|text| naming.takes(text)).ok_or_else(unlike)?.to_owned();
+            }
+            Self::Word(to) => {
+                let text = given.text().filter(|text| Naming::Key.takes(text)).ok_or_else(unlike)?;
+                *to = Some(text.to_owned()).filter(|text| !text.is_empty());
+            }
+            Self::Url(to) => {
+                let text = given.text().filter(|text| text.is_empty() || is_url(text)).ok_or_else(unlike)?;
+                *to = Some(text.to_owned()).filter(|text| !text.is_empty());
+            }
+            Self::Urls(to) => {
+                let text = given.text().ok_or_else(unlike)?;
+                let urls: Vec<_> = text.split(',').map(str::trim).map(str::to_owned).collect();
+                if !urls.iter().all(|url| is_url(url)) {
+                    return Err(unlike());
+                }
+                *to = urls;
+            }
+            Self::File(to) => {
+                let text = given.text().ok_or_else(unlike)?;
+                *to = Some(PathBuf::from(text)).filter(|_| !text.is_empty());
             }
             Self::Replication(to) => *to = replication(key, given, expected)?,
             Self::Count(to, range) => {
@@ -231,7 +330,12 @@ impl Slot<'_> {
         match self {
             Self::Path(_) => "a folder such as \"/var/lib/quorate\"",
             Self::Address(_) => "an address with a port, such as \"127.0.0.1:7400\"",
-            Self::Durability(_) => "\"disk\" or \"process\"",
+            Self::Choice(to) => to.expected(),
+            Self::Name(_, naming) => naming.expected(),
+            Self::Word(_) => "up to 255 printable characters without spaces, or empty",
+            Self::Url(_) => "an address such as \"http://127.0.0.1:4566\", or empty",
+            Self::Urls(_) => "addresses such as \"http://a:2379,http://b:2379\"",
+            Self::File(_) => "a file such as \"/etc/quorate/ca.pem\", or empty",
             Self::Replication(_) => "\"none\" or { f = 1 }",
             Self::Count(..) | Self::Size(..) => "a whole number",
             Self::Time(..) => "a time such as \"250ms\", \"10s\", \"5m\", \"2h\" or \"1d\"",
@@ -243,8 +347,13 @@ impl Slot<'_> {
         match self {
             Self::Path(path) => format!("\"{}\"", path.display()),
             Self::Address(address) => format!("\"{address}\""),
-            Self::Durability(Durability::Disk) => "\"disk\"".into(),
-            Self::Durability(Durability::Process) => "\"process\"".into(),
+            Self::Choice(choice) => format!("\"{}\"", choice.word()),
+            Self::Name(name, _) => format!("\"{name}\""),
+            Self::Word(text) | Self::Url(text) => format!("\"{}\"", text.as_deref().unwrap_or_default()),
+            Self::Urls(urls) => format!("\"{}\"", urls.join(",")),
+            Self::File(path) => {
+                format!("\"{}\"", path.as_deref().unwrap_or(std::path::Path::new("")).display())
+            }
             Self::Replication(Replication::None) => "\"none\"".into(),
             Self::Replication(Replication::Byzantine { f }) => format!("{{ f = {f} }}"),
             Self::Count(number, _) => number.to_string(),

@@ -1,7 +1,7 @@
 //! Layers of configuration, the later over the earlier: defaults, file, environment, flags.
 
 use super::{
-    Config, ConfigError, ConfigErrors, Fault, Place, Replication,
+    Config, ConfigError, ConfigErrors, Fault, Place, QueueEngine, RecordsEngine, Replication, StoreEngine,
     keys::{self, Given},
 };
 use crate::{excerpt::Excerpt, function::Operation};
@@ -182,7 +182,7 @@ impl Layers {
         for (name, value) in table {
             let key = format!("{prefix}{}", name.get_ref());
             let section = match key.as_str() {
-                "limits" | "timeouts" | "functions" => true,
+                key if keys::SECTIONS.contains(&key) => true,
                 _ => key.strip_prefix("functions.").is_some_and(|name| keys::FUNCTIONS.contains(&name)),
             };
             let (key_span, value_span) = (name.span(), value.span());
@@ -240,6 +240,40 @@ impl Layers {
         }
         self.check_over("limits.expression_bytes", "limits.body_bytes");
         self.check_digits();
+        self.check_engines();
+    }
+
+    /// Engines that this program was built without; the lease that suits the queues.
+    fn check_engines(&mut self) {
+        let engines = self.loaded.config.engines.clone();
+        let needs = [
+            ("engines.queues", engines.queues == QueueEngine::Sqs, "sqs", cfg!(feature = "sqs")),
+            ("engines.records", engines.records == RecordsEngine::Dynamo, "dynamo", cfg!(feature = "dynamo")),
+            ("engines.store", engines.store == StoreEngine::Etcd, "etcd", cfg!(feature = "etcd")),
+        ];
+        for (key, is_chosen, feature, is_built) in needs {
+            if is_chosen && !is_built {
+                let fault = Fault::NotBuilt { key: key.to_owned(), feature };
+                self.errors.push(ConfigError { place: self.loaded.place(key), fault });
+            }
+        }
+        for (key, needed, given) in [
+            ("etcd.cert", "etcd.key", (&engines.etcd.cert, &engines.etcd.key)),
+            ("etcd.key", "etcd.cert", (&engines.etcd.key, &engines.etcd.cert)),
+            (
+                "etcd.password_file",
+                "etcd.user",
+                (&engines.etcd.password_file, &engines.etcd.user.map(Into::into)),
+            ),
+        ] {
+            if let (Some(_), None) = given {
+                let fault = Fault::Alone { key: key.to_owned(), needed };
+                self.errors.push(ConfigError { place: self.loaded.place(key), fault });
+            }
+        }
+        if engines.queues == QueueEngine::Sqs && self.loaded.place("timeouts.lease") == Place::Default {
+            self.loaded.config.timeouts.lease = super::LEASE_ON_SQS;
+        }
     }
 
     /// A set's group has the limits that consensus has by default.
@@ -310,7 +344,7 @@ fn given(value: DeValue<'_>) -> Given {
 fn unknown_key(key: &str) -> Fault {
     let names: Vec<String> = keys::names()
         .map(|(name, _)| name)
-        .chain(["limits", "timeouts", "functions"].map(str::to_owned))
+        .chain(keys::SECTIONS.map(str::to_owned))
         .chain(keys::FUNCTIONS.map(|name| format!("functions.{name}")))
         .collect();
     // A key that stands in the wrong section, else one that is spelt nearly so.

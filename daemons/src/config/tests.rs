@@ -64,6 +64,25 @@ fn every_key_can_be_set_in_the_file() {
         probes_missed = 5
         fault_pause = "0s"
         pod_start = "1h"
+        [engines]
+        queues = "sqlite"
+        records = "sqlite"
+        store = "sqlite"
+        [aws]
+        region = "eu-central-1"
+        endpoint = "http://127.0.0.1:4566"
+        [sqs]
+        prefix = "q-"
+        [dynamo]
+        table = "records"
+        [etcd]
+        endpoints = "http://a:2379, https://b:2379/"
+        prefix = "q/"
+        ca = "ca.pem"
+        cert = "cert.pem"
+        key = "key.pem"
+        user = "quorate"
+        password_file = "password"
         "#,
     )
     .expect("loads");
@@ -286,4 +305,55 @@ fn times_are_shown_in_their_largest_unit() {
     for text in ["", "5", "s", "-1s", "1.5s", "1 s", "1w", "99999999999999999999d", "999999999999999999d"] {
         assert_eq!(parse_time(text), None, "{text}");
     }
+}
+
+#[test]
+fn engines_that_are_not_built_in_are_refused_with_what_to_do() {
+    for (section, key, word, is_built) in [
+        ("engines", "queues", "sqs", cfg!(feature = "sqs")),
+        ("engines", "records", "dynamo", cfg!(feature = "dynamo")),
+        ("engines", "store", "etcd", cfg!(feature = "etcd")),
+    ] {
+        let loaded = load(&format!("[{section}]\n{key} = \"{word}\"\n"));
+        if is_built {
+            assert!(!loaded.expect("loads").config.engines.are_embedded());
+        } else {
+            let error = loaded.expect_err("refused");
+            assert!(error.contains(&format!("without the cargo feature `{word}`")), "{error}");
+            assert!(error.starts_with("quorate.toml:2: `"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn wrong_words_and_addresses_of_engines_are_refused() {
+    refused(
+        "[engines]\nqueues = \"sqls\"\n",
+        "quorate.toml:2: `engines.queues` is \"sqlite\" or \"sqs\", not `sqls`; did you mean `sqs`?\n  \
+         2 | queues = \"sqls\"\n    │          ^^^^^^",
+    );
+    for (text, expected) in [
+        ("[aws]\nendpoint = \"localhost:4566\"", "`aws.endpoint` is an address such as"),
+        ("[aws]\nregion = \"eu central\"", "`aws.region` is up to 255 printable characters"),
+        ("[sqs]\nprefix = \"a.b\"", "`sqs.prefix` is up to 40 letters"),
+        ("[dynamo]\ntable = \"a\"", "`dynamo.table` is 3 to 255 letters"),
+        ("[etcd]\nendpoints = \"\"", "`etcd.endpoints` is addresses such as"),
+        ("[etcd]\nendpoints = \"http://a:2379,http://b/x\"", "`etcd.endpoints` is addresses such as"),
+        ("[etcd]\ncert = \"c.pem\"", "`etcd.cert` means nothing without `etcd.key`"),
+        ("[etcd]\npassword_file = \"p\"", "`etcd.password_file` means nothing without `etcd.user`"),
+    ] {
+        let error = load(text).expect_err("refused");
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn a_lease_in_sqs_is_longer_unless_it_is_said() {
+    let lease = |text: &str| load(text).map(|loaded| loaded.config.timeouts.lease);
+    let on_sqs = "[engines]\nqueues = \"sqs\"\n";
+    if cfg!(feature = "sqs") {
+        assert_eq!(lease(on_sqs), Ok(Duration::from_secs(10)));
+        assert_eq!(lease(&format!("{on_sqs}[timeouts]\nlease = \"3s\"\n")), Ok(Duration::from_secs(3)));
+    }
+    assert_eq!(lease(""), Ok(Duration::from_secs(2)));
 }
