@@ -330,7 +330,7 @@ fn wrong_words_and_addresses_of_engines_are_refused() {
     refused(
         "[engines]\nqueues = \"sqls\"\n",
         "quorate.toml:2: `engines.queues` is \"sqlite\" or \"sqs\", not `sqls`; did you mean `sqs`?\n  \
-         2 | queues = \"sqls\"\n    │          ^^^^^^",
+         2 | queues = \"sqls\"\n    |          ^^^^^^",
     );
     for (text, expected) in [
         ("[aws]\nendpoint = \"localhost:4566\"", "`aws.endpoint` is an address such as"),
