@@ -18,6 +18,7 @@ mod platform;
 mod scale;
 mod status;
 mod table;
+mod tokens;
 mod up;
 mod verify;
 
@@ -31,6 +32,7 @@ use clap::{Args, Parser, Subcommand};
 use failure::Failure;
 pub use platform::Up;
 use std::{path::PathBuf, process::ExitCode, time::Duration};
+use zeroize::Zeroizing;
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +115,22 @@ pub(crate) struct At {
     /// The gateway of a running platform; without it, the one that `quorate up` runs on the same data.
     #[arg(long, value_name = "URL", env = "QUORATE_URL", hide_env_values = true)]
     pub(crate) url: Option<String>,
+    /// Reads the token that the gateway asks for from FILE; without it, QUORATE_TOKEN is the token.
+    #[arg(long, value_name = "FILE", env = "QUORATE_TOKEN_FILE", hide_env_values = true)]
+    token_file: Option<PathBuf>,
+}
+
+impl At {
+    /// The token to come with. It is no argument, because everybody on a machine sees those.
+    fn token(&self) -> Result<Option<Zeroizing<String>>, Failure> {
+        if let Some(path) = &self.token_file {
+            let text = std::fs::read_to_string(path)
+                .map(Zeroizing::new)
+                .map_err(|source| Failure::Read { path: path.clone(), source })?;
+            return Ok(Some(Zeroizing::new(text.trim().to_owned())));
+        }
+        Ok(std::env::var("QUORATE_TOKEN").ok().filter(|token| !token.is_empty()).map(Zeroizing::new))
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -134,6 +152,9 @@ enum Command {
     /// Shows and makes the keys that replicas sign with.
     #[command(subcommand)]
     Keys(keys::Keys),
+    /// Makes, lists and revokes the tokens that the gateway asks for.
+    #[command(subcommand)]
+    Tokens(tokens::Tokens),
     /// Shows dead letters, and puts them back on their queue.
     #[command(subcommand)]
     Dlq(dlq::Dlq),
@@ -208,6 +229,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Verify(verify) => verify.run(&global),
         Command::Audit(audit) => audit.run(&global),
         Command::Keys(keys) => wait_for(keys.run(&global)),
+        Command::Tokens(tokens) => tokens.run(&global),
         Command::Up(up) => wait_for(up.run(global)),
         Command::Gateway(daemon) => serve(daemon.run(Daemon::Gateway, global)),
         Command::Scheduler(daemon) => serve(daemon.run(Daemon::Scheduler, global)),

@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     Method, Request, StatusCode, Uri,
     client::conn::http1::{SendRequest, handshake},
-    header::{CONTENT_TYPE, HOST},
+    header::{AUTHORIZATION, CONTENT_TYPE, HOST},
 };
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
@@ -22,6 +22,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 /// The largest body that is read: a receipt of a big expression is over a megabyte.
 const BODY_BYTES: usize = 1 << 30;
@@ -86,6 +87,8 @@ pub enum ClientError {
 pub struct Client {
     url: String,
     authority: String,
+    /// What it shows: `Bearer …`.
+    credentials: Option<Zeroizing<String>>,
     connection: Option<SendRequest<Full<Bytes>>>,
 }
 
@@ -106,8 +109,16 @@ impl Client {
         Ok(Self {
             url: format!("http://{authority}"),
             authority: format!("{}:{port}", authority.host()),
+            credentials: None,
             connection: None,
         })
+    }
+
+    /// Shows this token with every request.
+    #[must_use]
+    pub fn with_token(mut self, token: Option<&str>) -> Self {
+        self.credentials = token.map(|token| Zeroizing::new(format!("Bearer {token}")));
+        self
     }
 
     /// Where the gateway is.
@@ -159,6 +170,9 @@ impl Client {
         let mut request = Request::builder().method(method).uri(path).header(HOST, &self.authority);
         if !body.is_empty() {
             request = request.header(CONTENT_TYPE, "application/json");
+        }
+        if let Some(credentials) = &self.credentials {
+            request = request.header(AUTHORIZATION, credentials.as_str());
         }
         for (name, value) in headers {
             request = request.header(*name, value);

@@ -15,7 +15,11 @@ pub use load::{FILE, InForce, Loaded, Sources};
 
 use quorate_dag::Function;
 use serde::{Deserialize, Serialize};
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// All that is in force.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +30,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// What an acknowledged write survives.
     pub durability: Durability,
+    /// Who may come to the gateway.
+    pub gateway: GatewayConfig,
     /// How each function runs.
     pub functions: Functions,
     /// What a request may cost.
@@ -42,6 +48,7 @@ impl Default for Config {
             data: default_data(),
             listen: SocketAddr::from(([127, 0, 0, 1], 7400)),
             durability: Durability::Disk,
+            gateway: GatewayConfig::default(),
             functions: Functions::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
@@ -76,6 +83,36 @@ pub enum Durability {
     Disk,
     /// The end of any process, not a power cut.
     Process,
+}
+
+/// Who may come to the gateway.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatewayConfig {
+    /// Whether tokens are asked for.
+    pub access: Access,
+    /// The file of tokens; `None`: `tokens.json` in the data folder.
+    pub tokens: Option<PathBuf>,
+}
+
+impl GatewayConfig {
+    /// Where tokens lie.
+    #[must_use]
+    pub fn tokens(&self, data: &Path) -> PathBuf {
+        self.tokens.clone().unwrap_or_else(|| data.join("tokens.json"))
+    }
+}
+
+/// Whether the gateway asks for tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Access {
+    /// As soon as there are some; without any, only this machine may come.
+    #[default]
+    Auto,
+    /// Never: whoever reaches it may do everything.
+    Open,
+    /// Always.
+    Tokens,
 }
 
 /// The four functions.
@@ -159,6 +196,8 @@ pub struct Limits {
     pub digits: u32,
     /// Accepted requests that are not answered yet; more are refused with 503.
     pub accepted: usize,
+    /// Requests a second of one token that says nothing else; more are refused with 429.
+    pub requests_per_second: u32,
 }
 
 /// How long things may take.
@@ -206,6 +245,7 @@ impl Default for Limits {
             nesting: 100_000,
             digits: 10_000,
             accepted: 10_000,
+            requests_per_second: 1000,
         }
     }
 }

@@ -6,6 +6,7 @@
 
 #![expect(clippy::result_large_err, reason = "a problem is the answer itself: made once, moved once")]
 
+mod access;
 mod admission;
 mod expressions;
 mod faults;
@@ -17,6 +18,7 @@ mod serve;
 mod submission;
 mod waiters;
 
+pub use access::AccessError;
 pub use openapi::openapi;
 
 use crate::{
@@ -26,6 +28,8 @@ use crate::{
     queue::{Queue, QueueError, QueueName},
     shutdown::Shutdown,
 };
+use access::Access;
+
 use admission::{Admission, Bodies};
 use axum::{
     Router,
@@ -55,6 +59,9 @@ pub enum GatewayError {
     /// Its queues can't be had.
     #[error("the gateway can't reach its queues: {0}")]
     Queues(#[from] QueueError),
+    /// Nobody, or anybody, could come.
+    #[error(transparent)]
+    Access(#[from] AccessError),
 }
 
 /// What every handler sees.
@@ -65,6 +72,7 @@ struct Gateway {
     /// Where schedulers leave hints for this gateway.
     outbound: QueueName,
     waiters: Arc<Waiters>,
+    access: Access,
     admission: Admission,
     bodies: Bodies,
     metrics: Metrics,
@@ -82,12 +90,14 @@ pub async fn run(
     shutdown: Shutdown,
 ) -> Result<(), GatewayError> {
     let instance = instance(&listener)?;
+    let access = Access::new(&config, listener.local_addr()?)?;
     let inbound = engine.queue(&QueueName::inbound()).await?;
     let outbound = QueueName::outbound(&instance);
     let hints = engine.queue(&outbound).await?;
     let waiters = Arc::new(Waiters::default());
     tracing::info!(address = %listener.local_addr()?, %instance, "gateway listens");
     let gateway = Arc::new(Gateway {
+        access,
         admission: Admission::new(config.limits.accepted),
         bodies: Bodies::new(config.limits.body_bytes),
         metrics: Metrics::new(),
@@ -130,6 +140,7 @@ fn router(gateway: Arc<Gateway>) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(SMALL_BODY_BYTES))
+        .layer(from_fn_with_state(Arc::clone(&gateway), access::guard))
         .layer(from_fn_with_state(Arc::clone(&gateway), count))
         .with_state(gateway)
 }

@@ -36,6 +36,7 @@ pub mod sqlite;
 pub mod store;
 pub mod supervisor;
 pub mod telemetry;
+pub mod token;
 mod trouble;
 pub mod witness;
 pub mod worker;

@@ -3,6 +3,8 @@
 
 #[path = "gateway/flaky.rs"]
 mod flaky;
+#[path = "gateway/tokens.rs"]
+mod tokens;
 
 use bytes::Bytes;
 use flaky::Flaky;

@@ -175,3 +175,29 @@ async fn a_function_can_be_scaled_by_hand() {
     assert_eq!(platform.result("1+1").await, "2");
     platform.stop().await;
 }
+
+#[tokio::test]
+async fn a_platform_with_tokens_lets_in_who_has_one() {
+    let data = Data::new();
+    let token = data.answer(&["tokens", "make", "ci", "--scope", "submit", "--rate", "50"]).await;
+    assert!(token.starts_with("quorate_"), "{token}");
+    let file = data.file("token", &format!("{token}\n")).display().to_string();
+    let listed = data.answer(&["tokens", "list"]).await;
+    assert!(listed.contains("ci") && listed.contains("submit") && listed.contains("50"), "{listed}");
+    assert!(!listed.contains(&token["quorate_".len()..]), "it can't be shown again");
+    let platform = Platform::up_on(data, NONE).await;
+    let refused = platform.data.run(&["eval", "1+1"]).await;
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    assert!(refused.stderr.contains("quorate tokens"), "{refused:?}");
+    assert_eq!(platform.data.answer(&["eval", "1+1", "--token-file", &file]).await, "2");
+    let refused = platform.data.run(&["status", "--token-file", &file]).await;
+    assert!(refused.stderr.contains("token ci lacks scope read"), "{refused:?}");
+    assert!(platform.log().iter().all(|line| !line.contains(&token)), "no token is logged");
+    assert_eq!(platform.data.answer(&["tokens", "revoke", "ci"]).await, "ci is revoked");
+    quorate_tests::eventually("the token to be unknown", || async {
+        let refused = platform.data.run(&["eval", "1+1", "--token-file", &file]).await;
+        (refused.code == Some(2)).then_some(())
+    })
+    .await;
+    platform.stop().await;
+}

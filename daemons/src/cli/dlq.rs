@@ -42,7 +42,7 @@ impl Dlq {
 
 impl List {
     async fn run(self, global: &Global) -> Result<(), Failure> {
-        let mut platform = Platform::find(self.at.url.as_deref(), &self.settings.load(&[])?.config).await?;
+        let mut platform = Platform::find(&self.at, &self.settings.load(&[])?.config).await?;
         let client = platform.client();
         let queues = match self.queue {
             Some(queue) => vec![queue],
@@ -79,7 +79,7 @@ impl List {
 
 impl Redrive {
     async fn run(self, global: &Global) -> Result<(), Failure> {
-        let mut platform = Platform::find(self.at.url.as_deref(), &self.settings.load(&[])?.config).await?;
+        let mut platform = Platform::find(&self.at, &self.settings.load(&[])?.config).await?;
         let redriven = platform.client().redrive(&self.queue).await?;
         if global.json {
             return print_json(&redriven);

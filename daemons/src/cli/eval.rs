@@ -100,7 +100,7 @@ impl Eval {
 
         // From before anything is made that would be left behind.
         let mut asked_to_end = pin!(asked_to_end());
-        let started = Platform::find_or_start(self.at.url.as_deref(), loaded.config, global.program()?);
+        let started = Platform::find_or_start(&self.at, loaded.config, global.program()?);
         let mut platform = tokio::select! {
             started = started => started?,
             () = &mut asked_to_end => return Err(Failure::Interrupted),

@@ -13,6 +13,7 @@ use crate::{
     receipt::{UnprovenAudit, UnprovenReceipt},
     supervisor::SupervisorError,
     telemetry::FilterError,
+    token::TokenError,
 };
 use quorate_dag::ExpressionError;
 use std::{io, path::PathBuf};
@@ -53,6 +54,8 @@ pub(crate) enum Failure {
     Fault(#[from] Unproven),
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Token(#[from] TokenError),
     #[error("interrupted")]
     Interrupted,
     #[error("can't start: {0}")]
@@ -104,7 +107,7 @@ impl Failure {
             Self::Config(_) | Self::Filter(_) | Self::Set { .. } | Self::ParameterTwice { .. } => Exit::Usage,
             Self::Hold(HoldError::Unusable { .. }) => Exit::Usage,
             Self::Input(_) | Self::Output(_) | Self::Write { .. } => Exit::Usage,
-            Self::Read { .. } | Self::Keys { .. } => Exit::Usage,
+            Self::Read { .. } | Self::Keys { .. } | Self::Token(_) => Exit::Usage,
         }
     }
 

@@ -35,7 +35,7 @@ pub(crate) struct Faults {
 
 impl Faults {
     pub(super) async fn run(self, global: &Global) -> Result<(), Failure> {
-        let mut platform = Platform::find(self.at.url.as_deref(), &self.settings.load(&[])?.config).await?;
+        let mut platform = Platform::find(&self.at, &self.settings.load(&[])?.config).await?;
         let client = platform.client();
         if let Some(id) = &self.proof {
             let proof = client.proof(id).await?;

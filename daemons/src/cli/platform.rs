@@ -1,11 +1,11 @@
 //! The platform that a command talks to: the one that is named, the one that runs on the same data, or
 //! one that is started for the command.
 
-use super::Failure;
+use super::{At, Failure};
 use crate::{
     backend::process::Program,
     client::Client,
-    config::{Config, Durability},
+    config::{Access, Config, Durability, GatewayConfig},
     hold::{self, Hold},
     supervisor,
 };
@@ -31,26 +31,24 @@ pub(super) struct Platform {
 
 impl Platform {
     /// The platform at `url`, else the one that runs on the same data.
-    pub(super) async fn find(url: Option<&str>, config: &Config) -> Result<Self, Failure> {
-        if let Some(url) = url {
-            let mut client = Client::new(url)?;
+    pub(super) async fn find(at: &At, config: &Config) -> Result<Self, Failure> {
+        let token = at.token()?;
+        let token = token.as_ref().map(|token| token.as_str());
+        if let Some(url) = &at.url {
+            let mut client = Client::new(url)?.with_token(token);
             client.connect().await?;
             return Ok(Self { client, own: None });
         }
-        Self::running(&config.data).await.ok_or_else(|| Failure::NoPlatform { data: config.data.clone() })
+        Self::running(&config.data, token)
+            .await
+            .ok_or_else(|| Failure::NoPlatform { data: config.data.clone() })
     }
 
     /// As [`find`](Self::find); when none is running, starts one that lives as long as this.
-    pub(super) async fn find_or_start(
-        url: Option<&str>,
-        config: Config,
-        program: Program,
-    ) -> Result<Self, Failure> {
-        if url.is_some() {
-            return Self::find(url, &config).await;
-        }
-        if let Some(running) = Self::running(&config.data).await {
-            return Ok(running);
+    pub(super) async fn find_or_start(at: &At, config: Config, program: Program) -> Result<Self, Failure> {
+        match Self::find(at, &config).await {
+            Err(Failure::NoPlatform { .. }) => {}
+            found => return found,
         }
         let _progress = progress("starting a platform");
         Self::start(config, program).await
@@ -63,6 +61,9 @@ impl Platform {
         config.listen = SocketAddr::from(([127, 0, 0, 1], 0));
         config.durability = Durability::Process;
         let state = tempfile::tempdir().map_err(Failure::Runtime)?;
+        // Nobody but this command knows where it listens.
+        config.gateway =
+            GatewayConfig { access: Access::Auto, tokens: Some(state.path().join("tokens.json")) };
         let mut own = supervisor::Platform::start(program, config, state.path());
         let mut client = Client::new(&own.url().await?)?;
         client.connect().await?;
@@ -71,12 +72,12 @@ impl Platform {
 
     /// The platform that says in `data` that it runs, if it does: what one that was killed left behind
     /// names an address at which somebody else may listen by now.
-    async fn running(data: &Path) -> Option<Self> {
+    async fn running(data: &Path, token: Option<&str>) -> Option<Self> {
         if !Hold::is_alone(data) {
             return None;
         }
         let up: Up = serde_json::from_slice(&std::fs::read(data.join("up.json")).ok()?).ok()?;
-        let mut client = Client::new(&up.url).ok()?;
+        let mut client = Client::new(&up.url).ok()?.with_token(token);
         client.connect().await.ok()?;
         Some(Self { client, own: None })
     }

@@ -19,7 +19,7 @@ pub(crate) struct Scale {
 
 impl Scale {
     pub(super) async fn run(self, global: &Global) -> Result<(), Failure> {
-        let mut platform = Platform::find(self.at.url.as_deref(), &self.settings.load(&[])?.config).await?;
+        let mut platform = Platform::find(&self.at, &self.settings.load(&[])?.config).await?;
         let scale = platform.client().scale(&self.function, self.desired).await?;
         if global.json {
             return print_json(&scale);

@@ -14,7 +14,7 @@ pub(crate) struct Status {
 
 impl Status {
     pub(super) async fn run(self, global: &Global) -> Result<(), Failure> {
-        let mut platform = Platform::find(self.at.url.as_deref(), &self.settings.load(&[])?.config).await?;
+        let mut platform = Platform::find(&self.at, &self.settings.load(&[])?.config).await?;
         let client = platform.client();
         let processes = client.status().await?;
         if global.json {

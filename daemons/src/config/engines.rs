@@ -182,6 +182,10 @@ choice!(
     RecordsEngine, "\"sqlite\" or \"dynamo\"",
     "sqlite" => RecordsEngine::Sqlite, "dynamo" => RecordsEngine::Dynamo
 );
+choice!(
+    super::Access, "\"auto\", \"open\" or \"tokens\"",
+    "auto" => super::Access::Auto, "open" => super::Access::Open, "tokens" => super::Access::Tokens
+);
 choice!(StoreEngine, "\"sqlite\" or \"etcd\"", "sqlite" => StoreEngine::Sqlite, "etcd" => StoreEngine::Etcd);
 choice!(
     super::Durability, "\"disk\" or \"process\"",

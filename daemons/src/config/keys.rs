@@ -4,19 +4,25 @@ use super::{Config, Fault, FunctionConfig, Replication, engines::Choice};
 use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 /// The keys outside `[functions.…]`, with what each means.
-pub(super) const KEYS: [(&str, &str); 32] = [
+pub(super) const KEYS: [(&str, &str); 35] = [
     ("data", "where identities, the database and journals lie"),
     ("listen", "address of the gateway; port 0 takes a free one"),
     (
         "durability",
         "what an acknowledged write survives: disk (a power cut) or process (the end of a process)",
     ),
+    (
+        "gateway.access",
+        "whether tokens are asked for: auto (when there are some, or others can come), open or tokens",
+    ),
+    ("gateway.tokens", "file of tokens; empty: tokens.json in the data folder"),
     ("limits.body_bytes", "a request's body"),
     ("limits.expression_bytes", "an expression's text"),
     ("limits.nodes", "operations of one expression"),
     ("limits.nesting", "nested parentheses"),
     ("limits.digits", "digits of any value"),
     ("limits.accepted", "requests accepted and not answered yet; more are refused with 503"),
+    ("limits.requests_per_second", "requests of one token; more are refused with 429"),
     ("timeouts.request", "from acceptance to an answer"),
     ("timeouts.wait", "the longest ?wait="),
     ("timeouts.keep", "how long a finished request can be read"),
@@ -43,8 +49,8 @@ pub(super) const KEYS: [(&str, &str); 32] = [
 ];
 
 /// Sections that keys lie in, beside those of functions.
-pub(super) const SECTIONS: [&str; 8] =
-    ["limits", "timeouts", "functions", "engines", "aws", "sqs", "dynamo", "etcd"];
+pub(super) const SECTIONS: [&str; 9] =
+    ["gateway", "limits", "timeouts", "functions", "engines", "aws", "sqs", "dynamo", "etcd"];
 
 /// The keys of each `[functions.NAME]`.
 pub(super) const FUNCTION_KEYS: [(&str, &str); 6] = [
@@ -204,12 +210,15 @@ pub(super) fn slot<'a>(config: &'a mut Config, key: &str) -> Option<Slot<'a>> {
         "data" => Slot::Path(&mut config.data),
         "listen" => Slot::Address(&mut config.listen),
         "durability" => Slot::Choice(&mut config.durability),
+        "gateway.access" => Slot::Choice(&mut config.gateway.access),
+        "gateway.tokens" => Slot::File(&mut config.gateway.tokens),
         "limits.body_bytes" => Slot::Size(&mut limits.body_bytes, 1024..=64 * MIB),
         "limits.expression_bytes" => Slot::Size(&mut limits.expression_bytes, 1..=64 * MIB),
         "limits.nodes" => Slot::Size(&mut limits.nodes, 1..=10_000_000),
         "limits.nesting" => Slot::Size(&mut limits.nesting, 1..=10_000_000),
         "limits.digits" => Slot::Count(&mut limits.digits, 1..=1_000_000),
         "limits.accepted" => Slot::Size(&mut limits.accepted, 1..=10_000_000),
+        "limits.requests_per_second" => Slot::Count(&mut limits.requests_per_second, 1..=1_000_000),
         "timeouts.request" => Slot::Time(&mut timeouts.request, from_ms(1, DAY)),
         "timeouts.wait" => Slot::Time(&mut timeouts.wait, from_ms(1, HOUR)),
         "timeouts.keep" => Slot::Time(&mut timeouts.keep, seconds(1, 365 * DAY)),

@@ -17,7 +17,8 @@ use toml::de::{DeTable, DeValue};
 pub const FILE: &str = "quorate.toml";
 
 /// Variables that begin with `QUORATE_` and are no keys.
-const OTHER_VARIABLES: [&str; 3] = ["QUORATE_CONFIG", "QUORATE_LOG", "QUORATE_URL"];
+const OTHER_VARIABLES: [&str; 5] =
+    ["QUORATE_CONFIG", "QUORATE_LOG", "QUORATE_TOKEN", "QUORATE_TOKEN_FILE", "QUORATE_URL"];
 
 /// Where configuration comes from.
 #[derive(Clone, Debug, Default)]

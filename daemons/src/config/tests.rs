@@ -47,7 +47,11 @@ fn every_key_can_be_set_in_the_file() {
         keep_alive = "1m"
         [functions.mul]
         replication = { f = 2 }
+        [gateway]
+        access = "tokens"
+        tokens = "/tokens"
         [limits]
+        requests_per_second = 14
         body_bytes = 4_096
         expression_bytes = 2_048
         nodes = 10

@@ -6,10 +6,20 @@ use crate::api::{
     Status, Submission,
 };
 use std::sync::LazyLock;
-use utoipa::OpenApi;
+use utoipa::{
+    Modify, OpenApi,
+    openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+};
 
 #[derive(OpenApi)]
 #[openapi(
+    modifiers(&BearerTokens),
+    security(
+        ("token" = ["submit"]),
+        ("token" = ["read"]),
+        ("token" = ["admin"]),
+        (),
+    ),
     info(
         title = "Quorate",
         description = "A serverless platform for arithmetic: every operation is agreed on by a Byzantine fault-tolerant replica set.",
@@ -46,6 +56,20 @@ use utoipa::OpenApi;
     ))
 )]
 struct Document;
+
+/// Tokens, where a gateway asks for them.
+struct BearerTokens;
+
+impl Modify for BearerTokens {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(
+            "A token of the platform, where it asks for them. 401: none, or an unknown one; 403: its scope \
+             does not allow this; 429: it asks too often, and `Retry-After` says when to come again.",
+        ));
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme("token", SecurityScheme::Http(bearer.build()));
+    }
+}
 
 /// The document as JSON.
 #[must_use]

@@ -36,6 +36,9 @@ kinds! {
     MALFORMED_KEY = "malformed-idempotency-key", BAD_REQUEST, "The Idempotency-Key is malformed";
     MALFORMED_PATH = "malformed-path", BAD_REQUEST, "The path is malformed";
     MALFORMED_ID = "malformed-id", NOT_FOUND, "The id is not a UUID";
+    UNAUTHORIZED = "unauthorized", UNAUTHORIZED, "A token is needed";
+    FORBIDDEN = "forbidden", FORBIDDEN, "The token does not allow this";
+    RATE = "too-many-requests", TOO_MANY_REQUESTS, "The token asks too often";
     UNKNOWN_ID = "unknown-id", NOT_FOUND, "No request has this id";
     EXPIRED = "expired", GONE, "The request has expired";
     NO_RECEIPT = "no-receipt", NOT_FOUND, "The request has no receipt";
@@ -120,8 +123,12 @@ impl IntoResponse for Problem {
         let mut response = (status, body).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        // A token's allowance is full again after a second.
+        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }
