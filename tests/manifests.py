@@ -19,8 +19,8 @@ IMAGE = "QUORATE_KUBERNETES_IMAGE"
 # All that the cluster service may do.
 ROLE = {
     "pods": {"get", "list", "watch", "create", "delete"},
-    "secrets": {"get", "list", "create", "update", "patch", "delete"},
-    "services": {"get", "list", "create", "delete"},
+    "secrets": {"get", "create", "update"},
+    "services": {"get", "list", "create", "patch", "delete"},
 }
 
 wrong = []
