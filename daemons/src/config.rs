@@ -250,6 +250,10 @@ pub(crate) const LEASE_ON_SQS: Duration = Duration::from_secs(10);
 /// From ordering a pod in Kubernetes to its being ready: it finds a node, whose image may have to come first.
 pub(crate) const POD_START_ON_KUBERNETES: Duration = Duration::from_secs(120);
 
+/// Between probes of a pod in Kubernetes: over a network, and a replica that is taken for dead there costs
+/// its whole set.
+pub(crate) const PROBE_EVERY_ON_KUBERNETES: Duration = Duration::from_secs(1);
+
 impl Default for Timeouts {
     fn default() -> Self {
         Self {

@@ -258,8 +258,14 @@ impl Layers {
         if self.loaded.config.kubernetes.image.is_none() {
             fault(Fault::Alone { key: KEY.to_owned(), needed: "kubernetes.image" });
         }
-        if self.loaded.place("timeouts.pod_start") == Place::Default {
-            self.loaded.config.timeouts.pod_start = super::POD_START_ON_KUBERNETES;
+        let is_default = |key: &str| self.loaded.place(key) == Place::Default;
+        let (start, probe) = (is_default("timeouts.pod_start"), is_default("timeouts.probe_every"));
+        let timeouts = &mut self.loaded.config.timeouts;
+        if start {
+            timeouts.pod_start = super::POD_START_ON_KUBERNETES;
+        }
+        if probe {
+            timeouts.probe_every = super::PROBE_EVERY_ON_KUBERNETES;
         }
     }
 

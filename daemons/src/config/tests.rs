@@ -376,12 +376,13 @@ fn pods_in_kubernetes_need_their_image_and_more_time_to_start() {
         assert!(error.contains(expected), "{error}");
     }
     if cfg!(feature = "kubernetes") {
-        let start = |text: &str| {
-            let rest = "[kubernetes]\nimage = \"quorate:1\"\n";
-            load(&format!("backend = \"kubernetes\"\n{rest}{text}")).map(|l| l.config.timeouts.pod_start)
+        let times = |text: &str| {
+            let all = format!("backend = \"kubernetes\"\n[kubernetes]\nimage = \"quorate:1\"\n{text}");
+            load(&all).map(|loaded| [loaded.config.timeouts.pod_start, loaded.config.timeouts.probe_every])
         };
-        assert_eq!(start(""), Ok(Duration::from_secs(120)));
-        assert_eq!(start("[timeouts]\npod_start = \"3s\"\n"), Ok(Duration::from_secs(3)));
+        assert_eq!(times(""), Ok([120, 1].map(Duration::from_secs)));
+        let said = "[timeouts]\npod_start = \"3s\"\nprobe_every = \"2s\"\n";
+        assert_eq!(times(said), Ok([3, 2].map(Duration::from_secs)));
     }
 }
 
