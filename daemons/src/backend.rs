@@ -1,5 +1,7 @@
 //! Where pods run: made, listed, told and removed. Child processes of this machine, or Kubernetes.
 
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod process;
 
 use crate::{
