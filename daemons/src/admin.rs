@@ -17,7 +17,7 @@ use crate::{
     engine::Engine,
     fault::{Fault, How, keep},
     queue::{QueueError, QueueName},
-    set::{Member, MemberState, SETS, SetRecord, SetState},
+    set::{LOST, Member, MemberState, SETS, SetRecord, SetState},
     shutdown::{self, Shutdown},
     store::{Change, StoreError},
     trouble::Trouble,
@@ -207,7 +207,12 @@ impl Admin {
     async fn close(&mut self) -> Result<(), AdminError> {
         let (mut replaced, mut still) = (Vec::new(), Vec::new());
         for (since, fault) in std::mem::take(&mut self.open) {
-            match self.outcome(&fault) {
+            let outcome = match self.outcome(&fault) {
+                // A replica that forgot its promises does not come back: its whole set was replaced.
+                None if fault.how != How::Lying => self.is_replaced_whole(&fault.set).await,
+                outcome => outcome,
+            };
+            match outcome {
                 Some(true) => replaced.push((since, fault)),
                 Some(false) => still.push((since, fault)),
                 None => {}
@@ -225,6 +230,15 @@ impl Admin {
             }
         }
         Ok(())
+    }
+
+    /// Whether a set that goes, or is gone, has been replaced by another; none when it has not.
+    async fn is_replaced_whole(&self, set: &str) -> Option<bool> {
+        match self.engine.store().get(&format!("{LOST}{set}")).await {
+            Ok(lost) => lost.map(|_| true),
+            // Looked for again.
+            Err(_) => Some(false),
+        }
     }
 
     /// Whether what was struck has been replaced; none when it went without being.

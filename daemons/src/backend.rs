@@ -1,8 +1,13 @@
 //! Where pods run: made, listed, told and removed. Child processes of this machine, or Kubernetes.
 
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod process;
 
-use crate::pod::{PodSpec, Said, Told};
+use crate::{
+    identity::{Identities, IdentityError, SetKeys},
+    pod::{PodSpec, Said, Told},
+};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +41,47 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// When the backend can't be reached.
     async fn list(&self) -> Result<Vec<RunningPod>, BackendError>;
+
+    /// Makes the workers of a function reachable for programs of others, under a name as the backend has
+    /// them; one that is there already is changed. Where the backend has no names, nothing is done.
+    ///
+    /// # Errors
+    /// When the backend can't be reached, or does not take the name.
+    async fn offer(&self, _name: &str, _function: &str) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    /// Takes such a name back; one that is not there is no error.
+    ///
+    /// # Errors
+    /// When the backend can't be reached.
+    async fn withdraw(&self, _name: &str) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    /// Whether a pod that is started again finds what its former life left in its data folder.
+    fn keeps_data(&self) -> bool {
+        true
+    }
+
+    /// The keys of a set with so many replicas, where its pods will find them; `identities` makes those
+    /// that are missing.
+    ///
+    /// # Errors
+    /// When they can't be had or kept.
+    async fn keys(
+        &self,
+        identities: &Identities,
+        set: &str,
+        replicas: u32,
+    ) -> Result<SetKeys, IdentityError> {
+        let (identities, set) = (identities.clone(), set.to_owned());
+        match tokio::task::spawn_blocking(move || identities.obtain(&set, replicas)).await {
+            Ok(keys) => keys,
+            // A panic there is the end of the runtime, or was said.
+            Err(_) => std::future::pending().await,
+        }
+    }
 }
 
 /// What a pod runs.
@@ -121,4 +167,19 @@ pub enum BackendError {
     /// Whoever keeps the pods does not answer.
     #[error("the supervisor of the pods is gone")]
     Gone,
+    /// What was asked makes no sense to whoever keeps the pods, or is not allowed: asking again changes
+    /// nothing.
+    #[error("{reason}")]
+    Refused {
+        /// Why.
+        reason: String,
+    },
+    /// Whoever keeps the pods can't be reached, or does not do as asked; it may later.
+    #[error("pods can't be {asked}: {source}")]
+    Unavailable {
+        /// What was asked, as a past participle.
+        asked: &'static str,
+        /// What stood in the way.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
 }

@@ -17,10 +17,10 @@ use crate::{
     config::Config,
     engine::Engine,
     fault::Fault,
-    identity::{Identities, IdentityError, SetKeys},
+    identity::{Identities, IdentityError},
     pod::{Said, Told},
     queue::{Message, Queue, QueueError, QueueName},
-    set::{CONDEMNED, DESIRED, MemberState, SETS, SetRecord, SetState},
+    set::{CONDEMNED, DESIRED, LOST, MemberState, SETS, SetRecord, SetState},
     shutdown::{self, Shutdown},
     store::{Revision, StoreError},
     trouble::Trouble,
@@ -114,7 +114,7 @@ impl ClusterError {
     /// Whether it may work when it is tried again. Nothing is lost by that: records say what is true,
     /// messages come back, and events that were missed are seen by comparing records with what runs.
     fn may_pass(&self) -> bool {
-        matches!(self, Self::Store(_) | Self::Queue(_))
+        matches!(self, Self::Store(_) | Self::Queue(_) | Self::Backend(BackendError::Unavailable { .. }))
     }
 }
 
@@ -125,7 +125,10 @@ impl ClusterError {
 pub async fn run(setup: Setup) -> Result<(), ClusterError> {
     let (ask, requests) = mpsc::channel(REQUESTS_MAX);
     let address = setup.listener.local_addr().map_err(ClusterError::Listen)?;
-    let server = tokio::spawn(api::serve(setup.listener, ask, setup.engine.clone(), setup.shutdown.clone()));
+    let (engine, backend) = (setup.engine.clone(), setup.backend.clone());
+    let serving = api::serve(setup.listener, ask, engine, backend, setup.shutdown.clone());
+    // One that no longer leads is dropped, and must not go on answering.
+    let _server = AbortOnDrop(tokio::spawn(serving));
     let events = setup.engine.queue(&QueueName::events()).await?;
     let (made, making_done) = mpsc::unbounded_channel();
     let mut cluster = Cluster {
@@ -135,7 +138,7 @@ pub async fn run(setup: Setup) -> Result<(), ClusterError> {
         engine: setup.engine,
         backend: setup.backend,
         sets: BTreeMap::new(),
-        condemned: BTreeSet::new(),
+        replaced: BTreeSet::new(),
         desired: BTreeMap::new(),
         making: BTreeMap::new(),
         refused: BTreeMap::new(),
@@ -149,9 +152,7 @@ pub async fn run(setup: Setup) -> Result<(), ClusterError> {
         shutdown: setup.shutdown,
     };
     cluster.load(setup.fresh).await?;
-    let outcome = cluster.drive(setup.pods, requests, events, making_done, address).await;
-    server.abort();
-    outcome
+    cluster.drive(setup.pods, requests, events, making_done, address).await
 }
 
 struct Cluster {
@@ -162,13 +163,13 @@ struct Cluster {
     backend: Arc<dyn Backend>,
     /// The sets' records as this service last wrote or read them.
     sets: BTreeMap<String, SetRecord>,
-    /// Sets with a replica that lied, those that are gone among them: a name, and with it its keys, is
-    /// not used again.
-    condemned: BTreeSet<String>,
+    /// Sets that are to be replaced, those that are gone among them: a name, and with it its keys, is not
+    /// used again.
+    replaced: BTreeSet<String>,
     desired: BTreeMap<Function, u32>,
     /// Sets whose keys are being made.
     making: BTreeMap<String, Function>,
-    made: mpsc::UnboundedSender<(String, Result<SetKeys, IdentityError>)>,
+    made: mpsc::UnboundedSender<(String, creation::Made)>,
     /// Functions whose last set could not be made.
     refused: BTreeMap<Function, creation::Refused>,
     /// Since when a set has its state, as far as this service has seen.
@@ -203,8 +204,10 @@ impl Cluster {
             let count = self.desired.entry(function).or_default();
             *count = (*count).clamp(least, most);
         }
-        let (condemned, _) = self.engine.store().list(CONDEMNED).await?;
-        self.condemned = condemned.iter().map(|entry| entry.key[CONDEMNED.len()..].to_string()).collect();
+        for prefix in [CONDEMNED, LOST] {
+            let (entries, _) = self.engine.store().list(prefix).await?;
+            self.replaced.extend(entries.iter().map(|entry| entry.key[prefix.len()..].to_string()));
+        }
         let (records, _) = self.engine.store().list(SETS).await?;
         for entry in records {
             let name = entry.key[SETS.len()..].to_string();
@@ -281,7 +284,7 @@ impl Cluster {
         mut pods: mpsc::UnboundedReceiver<PodEvent>,
         mut requests: mpsc::Receiver<Request>,
         bus: Arc<dyn Queue>,
-        mut made: mpsc::UnboundedReceiver<(String, Result<SetKeys, IdentityError>)>,
+        mut made: mpsc::UnboundedReceiver<(String, creation::Made)>,
         address: SocketAddr,
     ) -> Result<(), ClusterError> {
         tracing::info!(%address, sets = self.sets.len(), "the cluster service serves");
@@ -324,7 +327,7 @@ impl Cluster {
     }
 
     async fn apply_desired(&mut self) -> Result<(), ClusterError> {
-        for change in reconcile::reconcile(&self.sets, &self.condemned, &self.making, &self.desired) {
+        for change in reconcile::reconcile(&self.sets, &self.replaced, &self.making, &self.desired) {
             match change {
                 Change::Create { function, name } => self.begin_creation(function, name),
                 Change::Drain { name } => {

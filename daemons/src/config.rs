@@ -5,6 +5,7 @@ mod engines;
 mod error;
 mod keys;
 mod load;
+mod pods;
 #[cfg(test)]
 mod tests;
 
@@ -12,11 +13,12 @@ pub use engines::{Aws, Dynamo, Engines, Etcd, QueueEngine, RecordsEngine, Sqs, S
 pub use error::{ConfigError, ConfigErrors, Fault, Place};
 pub use keys::parse_time;
 pub use load::{FILE, InForce, Loaded, Sources};
+pub use pods::{Kubernetes, PodBackend, Spread};
 
 use quorate_dag::Function;
 use serde::{Deserialize, Serialize};
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -28,6 +30,10 @@ pub struct Config {
     pub data: PathBuf,
     /// Where the gateway listens; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Under which address others reach the ports of daemons that run by themselves.
+    pub advertise: IpAddr,
+    /// Where pods run.
+    pub backend: PodBackend,
     /// What an acknowledged write survives.
     pub durability: Durability,
     /// Who may come to the gateway.
@@ -40,6 +46,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Where queues, records and metadata are.
     pub engines: Engines,
+    /// What pods are in Kubernetes.
+    pub kubernetes: Kubernetes,
 }
 
 impl Default for Config {
@@ -47,13 +55,35 @@ impl Default for Config {
         Self {
             data: default_data(),
             listen: SocketAddr::from(([127, 0, 0, 1], 7400)),
+            advertise: Ipv4Addr::LOCALHOST.into(),
+            backend: PodBackend::default(),
             durability: Durability::Disk,
             gateway: GatewayConfig::default(),
             functions: Functions::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             engines: Engines::default(),
+            kubernetes: Kubernetes::default(),
         }
+    }
+}
+
+impl Config {
+    /// Where a daemon listens that is reached under `advertise`, at a port that is free.
+    #[must_use]
+    pub fn any_port(&self) -> SocketAddr {
+        let host = match self.advertise {
+            own if own.is_loopback() => own,
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        SocketAddr::new(host, 0)
+    }
+
+    /// Where others reach what listens at `address`.
+    #[must_use]
+    pub fn reached_at(&self, address: SocketAddr) -> SocketAddr {
+        if address.ip().is_unspecified() { SocketAddr::new(self.advertise, address.port()) } else { address }
     }
 }
 
@@ -252,6 +282,13 @@ impl Default for Limits {
 
 /// A scheduler's lease on an inbound message in SQS, whose every renewal is a request over the network.
 pub(crate) const LEASE_ON_SQS: Duration = Duration::from_secs(10);
+
+/// From ordering a pod in Kubernetes to its being ready: it finds a node, whose image may have to come first.
+pub(crate) const POD_START_ON_KUBERNETES: Duration = Duration::from_secs(120);
+
+/// Between probes of a pod in Kubernetes: over a network, and a replica that is taken for dead there costs
+/// its whole set.
+pub(crate) const PROBE_EVERY_ON_KUBERNETES: Duration = Duration::from_secs(1);
 
 impl Default for Timeouts {
     fn default() -> Self {

@@ -5,14 +5,16 @@
 //! are its line to the supervisor: first the [`Brief`], then reports about pods; out go orders for pods
 //! and the gateway's address. When the input ends, the platform ends.
 
+mod pods;
+
 use crate::{
     admin, autoscaler,
-    backend::process::{Nursery, Order, ProcessBackend, Program, Report},
+    backend::process::{Order, Program, Report},
     cluster,
-    config::Config,
+    config::{Config, PodBackend, StoreEngine},
     engine::Engine,
     fault::{self, Fault, How},
-    gateway, pod, scheduler,
+    gateway, hex, identity, pod, scheduler,
     set::{DAEMONS, DaemonRecord},
     shutdown::{self, Shutdown},
     sqlite::SqliteEngine,
@@ -25,10 +27,11 @@ use crate::{
     supervisor::{Brief, FromControl, ToControl},
     trouble::Trouble,
 };
+use pods::Kept;
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 use tokio::{
@@ -119,14 +122,8 @@ pub async fn run_one(daemon: Daemon, config: Config, program: Program) -> Result
     let engine = open(&state, &config)?;
     let (end, ending) = watch::channel(false);
     let mut running = Running::new(Arc::new(config), engine, ending);
-    let mut nursery = None;
     if daemon == Daemon::Cluster {
-        let (orders, given) = mpsc::unbounded_channel();
-        let (reports, told) = mpsc::unbounded_channel();
-        nursery =
-            Some(tokio::spawn(keep_pods(Nursery::new(program), given, reports, running.ending.clone())));
-        let pods = Pods { state, fresh: true, orders, told };
-        running.start_cluster(listen(local()).await?, pods).await?;
+        running.start_cluster_alone(state, program);
     } else {
         running.start(daemon).await?;
     }
@@ -135,19 +132,9 @@ pub async fn run_one(daemon: Daemon, config: Config, program: Program) -> Result
         failed = running.failed() => Err(failed),
     };
     end.send_replace(true);
-    running.drain().await;
-    if let Some(nursery) = nursery {
-        let _ = nursery.await;
-    }
+    // The pods that a cluster service keeps as children have a grace of their own.
+    running.drain(2 * GRACE).await;
     outcome
-}
-
-/// What the cluster service's process backend needs.
-struct Pods {
-    state: PathBuf,
-    fresh: bool,
-    orders: mpsc::UnboundedSender<Order>,
-    told: mpsc::UnboundedReceiver<Report>,
 }
 
 /// Daemons that run in this process.
@@ -176,7 +163,7 @@ impl Running {
                 self.spawn(daemon, gateway::run(config, engine, port, ending));
             }
             Daemon::Scheduler => {
-                let port = listen(local()).await?;
+                let port = listen(config.any_port()).await?;
                 self.announce(daemon, Some(port.local_addr()?)).await?;
                 self.spawn(daemon, scheduler::run(config, engine, port, ending));
             }
@@ -207,21 +194,28 @@ impl Running {
         Ok(())
     }
 
-    async fn start_cluster(&mut self, port: TcpListener, pods: Pods) -> Result<(), Failure> {
-        let (backend, events) = ProcessBackend::new(&pods.state.join("pods"), pods.orders, pods.told);
+    /// The cluster service over pods that are kept elsewhere.
+    async fn start_cluster(&mut self, state: &Path, kept: Kept) -> Result<(), Failure> {
+        let port = listen(self.config.any_port()).await?;
         self.announce(Daemon::Cluster, Some(port.local_addr()?)).await?;
-        let setup = cluster::Setup {
-            config: self.config.clone(),
-            state: pods.state,
-            fresh: pods.fresh,
-            engine: self.engine.clone(),
-            backend: Arc::new(backend),
-            pods: events,
-            listener: port,
-            shutdown: self.ending.clone(),
-        };
-        self.spawn(Daemon::Cluster, cluster::run(setup));
+        let (config, engine, ending) = (self.config.clone(), self.engine.clone(), self.ending.clone());
+        self.spawn(Daemon::Cluster, cluster::run(kept.setup(config, engine, state.into(), port, ending)));
         Ok(())
+    }
+
+    /// The cluster service by itself, as the only one: with a store that others share, while it leads.
+    fn start_cluster_alone(&mut self, state: PathBuf, program: Program) {
+        let (config, engine, ending) = (self.config.clone(), self.engine.clone(), self.ending.clone());
+        let is_shared = config.engines.store != StoreEngine::Sqlite;
+        let over = engine.clone();
+        let work = move |ending| {
+            pods::run_alone(config.clone(), over.clone(), state.clone(), program.clone(), ending)
+        };
+        if is_shared {
+            self.spawn(Daemon::Cluster, lead(engine, Daemon::Cluster, ending, work));
+        } else {
+            self.spawn(Daemon::Cluster, work(ending));
+        }
     }
 
     fn spawn<E: Into<Failure>>(
@@ -236,7 +230,7 @@ impl Running {
         let record = DaemonRecord {
             daemon: daemon.name().into(),
             instance: instance(),
-            address: address.map(|address| address.to_string()),
+            address: address.map(|address| self.config.reached_at(address).to_string()),
             pid: std::process::id(),
         };
         self.announced.push(announce(&self.engine, &record, LEASE).await?);
@@ -256,7 +250,7 @@ impl Running {
     }
 
     /// Waits for the daemons' end after they were told, for a while.
-    async fn drain(mut self) {
+    async fn drain(mut self, grace: Duration) {
         let drained = async {
             while let Some(ended) = self.daemons.join_next().await {
                 if let Ok((daemon, Err(error))) = ended {
@@ -267,7 +261,7 @@ impl Running {
                 announcement.withdraw().await;
             }
         };
-        let _ = tokio::time::timeout(GRACE, drained).await;
+        let _ = tokio::time::timeout(grace, drained).await;
     }
 }
 
@@ -303,13 +297,16 @@ async fn start(
     });
     let (end, ending) = watch::channel(false);
     let mut running = Running::new(Arc::new(brief.config.clone()), engine, ending);
-    let pods = Pods { state: brief.state.clone(), fresh: brief.restarts == 0, orders, told };
+    let kept = match brief.config.backend {
+        PodBackend::Process => Kept::as_processes(&brief.state, brief.restarts == 0, orders, told),
+        PodBackend::Kubernetes => Kept::in_kubernetes(&brief.config, Vec::new()).await?,
+    };
     for daemon in Daemon::ALL {
         if daemon != Daemon::Cluster {
             running.start(daemon).await?;
         }
     }
-    running.start_cluster(listen(local()).await?, pods).await?;
+    running.start_cluster(&brief.state, kept).await?;
     let gateway = running.gateway.expect("the gateway was started above");
     say.send(FromControl::Serving { url: format!("http://{gateway}") })?;
     Ok((running, end))
@@ -340,7 +337,7 @@ async fn serve(
         }
     };
     end.send_replace(true);
-    running.drain().await;
+    running.drain(GRACE).await;
     outcome
 }
 
@@ -392,30 +389,6 @@ where
     }
 }
 
-/// Keeps the pods of a cluster service that runs by itself.
-async fn keep_pods(
-    mut nursery: Nursery,
-    mut orders: mpsc::UnboundedReceiver<Order>,
-    reports: mpsc::UnboundedSender<Report>,
-    mut ending: Shutdown,
-) {
-    loop {
-        tokio::select! {
-            () = shutdown::requested(&mut ending) => break,
-            order = orders.recv() => {
-                let Some(order) = order else { break };
-                for report in nursery.carry_out(order) {
-                    let _ = reports.send(report);
-                }
-            }
-            event = nursery.next_event() => {
-                let _ = reports.send(Report::Event(event));
-            }
-        }
-    }
-    nursery.end_all().await;
-}
-
 /// Listens from now on for the word to end, Ctrl-C, or SIGTERM as Kubernetes sends it, and comes with it.
 pub fn asked_to_end() -> impl Future<Output = ()> {
     #[cfg(unix)]
@@ -451,13 +424,17 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
         .map_err(|error| format!("can't listen on {address}: {error}; choose another with --listen").into())
 }
 
-fn local() -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], 0))
-}
-
-/// Unique among the running ones.
+/// Unique among the running ones, on whatever machine: where each daemon is a container, all have the same
+/// process number, and one that starts again keeps its host's name, too.
 fn instance() -> String {
-    format!("local-{}", std::process::id())
+    static INSTANCE: OnceLock<String> = OnceLock::new();
+    let make = || {
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        // Without randomness nothing else of a platform would start either.
+        let life = identity::seed().map(|seed| hex::encode(&seed[..3])).unwrap_or_default();
+        format!("{host}-{}-{life}", std::process::id())
+    };
+    INSTANCE.get_or_init(make).clone()
 }
 
 async fn write_lines(mut lines: mpsc::UnboundedReceiver<FromControl>) {

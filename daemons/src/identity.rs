@@ -6,6 +6,8 @@
 //! `spare/`, because making one takes a fair part of a second and a set wants to start at once.
 
 use quorate_pbft::crypto::{Identity, InvalidIdentity, InvalidPublicKey, PublicKey, SeedRng};
+#[cfg(feature = "kubernetes")]
+use std::sync::Mutex;
 use std::{
     fs,
     io::{self, Write},
@@ -29,6 +31,15 @@ pub struct Member {
     pub path: PathBuf,
     /// The public half.
     pub public: PublicKey,
+}
+
+/// An identity that is kept nowhere yet.
+#[cfg(feature = "kubernetes")]
+pub(crate) struct Fresh {
+    /// The private key (PKCS#8, DER).
+    pub(crate) private: Zeroizing<Vec<u8>>,
+    /// The public half.
+    pub(crate) public: PublicKey,
 }
 
 /// The identities of one set.
@@ -72,6 +83,14 @@ pub enum IdentityError {
     /// A key could not be made.
     #[error("can't make an identity: {0}")]
     Generation(#[source] InvalidIdentity),
+    /// They can't be kept where the set's pods would find them.
+    #[error("the identities of set {set} can't be kept: {source}")]
+    Keeping {
+        /// The set.
+        set: String,
+        /// What stood in the way.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The operating system gave no randomness.
     #[error("the operating system gave no random bytes")]
     Randomness,
@@ -101,6 +120,35 @@ impl Identities {
         let mut members = paths.into_iter().map(load_public);
         let worker = members.next().expect("a set has a worker")?;
         Ok(SetKeys { set: set.into(), worker, replicas: members.collect::<Result<_, _>>()? })
+    }
+
+    /// So many identities that are kept by whoever asks: those that lie ready, and new ones. Blocks.
+    ///
+    /// # Errors
+    /// When they can't be made, or one that lies ready can't be read.
+    #[cfg(feature = "kubernetes")]
+    pub(crate) fn fresh(&self, count: usize) -> Result<Vec<Fresh>, IdentityError> {
+        static UNIQUE: AtomicUsize = AtomicUsize::new(0);
+        let made = Mutex::new(Vec::with_capacity(count));
+        let keep = |identity: &Identity| {
+            let public = identity.public_key().clone();
+            let fresh = Fresh { private: identity.to_pkcs8(), public };
+            made.lock().expect("nothing panics while it is held").push(fresh);
+        };
+        create_private_folder(&self.folder)?;
+        // Two who make sets at once take one each.
+        let unique = UNIQUE.fetch_add(1, Ordering::Relaxed);
+        let taken = self.folder.join(format!("taken-{}-{unique}.der", std::process::id()));
+        let mut missing = count;
+        while missing > 0 && self.take_spare(&taken) {
+            let identity = load(&taken);
+            let _ = fs::remove_file(taken.with_extension("pub"));
+            fs::remove_file(&taken).map_err(file(&taken))?;
+            keep(&identity?);
+            missing -= 1;
+        }
+        in_parallel(&vec![(); missing], |()| generate().map(|identity| keep(&identity)))?;
+        Ok(made.into_inner().expect("nothing panicked while it was held"))
     }
 
     /// Makes spare identities until `stock` of them lie ready. Blocks.
@@ -341,6 +389,25 @@ mod tests {
         });
         assert!(keys.iter().all(|key| *key == keys[0]));
         assert_eq!(load(&data.path().join("identities/sub-0/worker.der")).unwrap().public_key(), &keys[0]);
+    }
+
+    #[cfg(feature = "kubernetes")]
+    #[test]
+    fn fresh_ones_are_taken_from_the_stock_and_kept_nowhere() {
+        let data = tempfile::tempdir().unwrap();
+        let identities = Identities::at(data.path());
+        identities.stock(1).unwrap();
+        let folder = data.path().join("identities/spare");
+        let spare = load_public(spares(&folder).pop().unwrap()).unwrap().public;
+        let fresh = identities.fresh(2).unwrap();
+        assert_eq!(fresh.iter().filter(|identity| identity.public == spare).count(), 1);
+        for identity in &fresh {
+            assert_eq!(Identity::from_pkcs8(&identity.private).unwrap().public_key(), &identity.public);
+        }
+        let left = |folder: &Path| {
+            fs::read_dir(folder).unwrap().filter(|e| e.as_ref().unwrap().path().is_file()).count()
+        };
+        assert_eq!((left(&folder), left(&data.path().join("identities"))), (0, 0));
     }
 
     #[cfg(unix)]

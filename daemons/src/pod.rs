@@ -5,6 +5,11 @@
 //! output it says where it listens and that it is ready ([`Said`]), on its standard input it is told
 //! where its peers are ([`Told`]). When the input ends, whoever started it is gone, and so is the pod:
 //! nothing is left behind however the supervisor died.
+//!
+//! In Kubernetes nobody holds a pipe. The same lines then go over TCP, with whoever connects to the
+//! pod's port for that ([`attach`]), and the pod outlives them.
+
+pub mod attach;
 
 use crate::{
     config::{Durability, Replication},
@@ -203,6 +208,8 @@ pub(crate) fn end_with_parent() {
 
 /// The conversation, from inside the pod.
 pub struct Attachment {
+    /// Says something to whoever started the pod.
+    pub say: Say,
     /// Where the replicas' transports listen, as last told.
     pub peers: watch::Receiver<Vec<Option<String>>>,
     /// Becomes true when the pod has to end.
@@ -210,7 +217,7 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    /// Takes over standard input, and asks the kernel to end this process with its parent, so that even
+    /// Takes over standard input and output, and asks the kernel to end this process with its parent, so that even
     /// a stopped pod does not outlive the supervisor.
     #[must_use]
     pub fn new(replicas: u32) -> Self {
@@ -230,17 +237,19 @@ impl Attachment {
             }
             end.send_replace(true);
         });
-        Self { peers, ended }
+        Self { say: Box::new(print), peers, ended }
     }
+}
 
-    /// Says something to whoever started the pod.
-    pub fn say(said: &Said) {
-        use std::io::Write;
-        let line = serde_json::to_string(said).expect("plain strings serialise");
-        let mut out = std::io::stdout().lock();
-        // A closed pipe means that the pod is about to be told to end.
-        let _ = writeln!(out, "{line}").and_then(|()| out.flush());
-    }
+/// How a pod says something.
+pub type Say = Box<dyn Fn(&Said) + Send + Sync>;
+
+fn print(said: &Said) {
+    use std::io::Write;
+    let line = serde_json::to_string(said).expect("plain strings serialise");
+    let mut out = std::io::stdout().lock();
+    // A closed pipe means that the pod is about to be told to end.
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
 /// Follows what is told about peers as the PBFT runtime wants it, until nobody tells any more.

@@ -53,7 +53,7 @@ pub async fn run_as(
     })?;
     let (listener, transport) = (pod::bind(&spec.listen).await?, pod::bind(transport).await?);
     let wires = (listener, transport, attachment.peers, attachment.ended);
-    serve_as(spec, wires, Attachment::say, service, adjust).await
+    serve_as(spec, wires, attachment.say, service, adjust).await
 }
 
 /// Serves on two listeners until `ended` becomes true, and says what a pod says through `say`.

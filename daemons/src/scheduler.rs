@@ -63,7 +63,7 @@ pub async fn run(
     listener: TcpListener,
     mut shutdown: Shutdown,
 ) -> Result<(), SchedulerError> {
-    let me = listener.local_addr()?.to_string();
+    let me = config.reached_at(listener.local_addr()?).to_string();
     let meters = Arc::new(Meters::new());
     let (events, core_events) = mpsc::channel(EVENTS);
     let (costs, costs_learnt) = watch::channel(Costs::default());

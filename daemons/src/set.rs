@@ -15,6 +15,11 @@ pub const SETS: &str = "sets/";
 /// names, and with them their keys, are not used again.
 pub const CONDEMNED: &str = "condemned/";
 
+/// Where sets lie that have a replica which lost its journal, and with it what it promised: this and the
+/// set's name. A replica that does not know its promises could contradict them, so they are replaced as
+/// condemned ones are, and their names and keys are not used again either.
+pub const LOST: &str = "lost/";
+
 /// Where running daemons announce themselves: this, the daemon's name, `/`, its instance.
 pub const DAEMONS: &str = "daemons/";
 

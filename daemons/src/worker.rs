@@ -42,7 +42,7 @@ pub(crate) const BATCH_BYTES: usize = 1 << 20;
 /// When the spec makes no sense or no port can be had.
 pub async fn run(spec: PodSpec, attachment: Attachment) -> Result<(), WorkerError> {
     let listener = pod::bind(&spec.listen).await?;
-    serve(spec, listener, attachment.peers, attachment.ended, Attachment::say).await
+    serve(spec, listener, attachment.peers, attachment.ended, attachment.say).await
 }
 
 /// Serves on a listener until `ended` becomes true, and says what a pod says through `say`.

@@ -14,8 +14,10 @@ use quorate::{
     cluster::{self, Setup},
     config::{Config, Durability, Replication},
     engine::Engine,
+    fault::{Fault, How},
     pod::{PodSpec, Said, Told},
-    set::SetRecord,
+    queue::QueueName,
+    set::{Member, MemberState, SetRecord, SetState},
     sqlite::SqliteEngine,
 };
 use std::{
@@ -36,6 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Pods that are ready as soon as they are ordered.
 struct Words {
     pods: Mutex<BTreeMap<String, u64>>,
+    /// Whether a pod that starts again finds its data.
+    keeps_data: bool,
     /// Told that it was asked for its pods, when it never answers that.
     silent: Option<mpsc::UnboundedSender<()>>,
     events: mpsc::UnboundedSender<PodEvent>,
@@ -46,7 +50,8 @@ impl Backend for Words {
     async fn start(&self, _: PodDaemon, spec: &PodSpec) -> Result<(), BackendError> {
         let (pod, incarnation) = (spec.pod.clone(), spec.incarnation);
         self.pods.lock().unwrap().insert(pod.clone(), incarnation);
-        let listening = Said::Listening { address: "127.0.0.1:1".into(), transport: None };
+        let transport = spec.index.map(|_| "127.0.0.1:2".to_owned());
+        let listening = Said::Listening { address: "127.0.0.1:1".into(), transport };
         self.events.send(PodEvent::Started { pod: pod.clone(), incarnation, pid: None }).unwrap();
         for said in [listening, Said::Ready] {
             self.events.send(PodEvent::Said { pod: pod.clone(), incarnation, said }).unwrap();
@@ -64,6 +69,10 @@ impl Backend for Words {
 
     async fn tell(&self, _: &str, _: Told) -> Result<(), BackendError> {
         Ok(())
+    }
+
+    fn keeps_data(&self) -> bool {
+        self.keeps_data
     }
 
     async fn list(&self) -> Result<Vec<RunningPod>, BackendError> {
@@ -85,6 +94,7 @@ impl Backend for Words {
 struct Service {
     client: Client,
     engine: Arc<dyn Engine>,
+    words: Arc<Words>,
     /// Whether the engine is away.
     away: Arc<AtomicBool>,
     end: watch::Sender<bool>,
@@ -95,10 +105,11 @@ struct Service {
 impl Service {
     /// Over a store in which so many sets of `add` were wanted before.
     async fn new(wanted_before: u32, change: impl FnOnce(&mut Config)) -> Self {
-        Self::over(None, wanted_before, change).await
+        Self::over(true, None, wanted_before, change).await
     }
 
     async fn over(
+        keeps_data: bool,
         silent: Option<mpsc::UnboundedSender<()>>,
         wanted_before: u32,
         change: impl FnOnce(&mut Config),
@@ -116,18 +127,19 @@ impl Service {
         let (end, shutdown) = watch::channel(false);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = Client::new(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        let words = Arc::new(Words { pods: Mutex::default(), keeps_data, silent, events });
         let setup = Setup {
             config: Arc::new(config),
             state: folder.path().into(),
             fresh: true,
             engine: engine.clone(),
-            backend: Arc::new(Words { pods: Mutex::default(), silent, events }),
+            backend: words.clone(),
             pods,
             listener,
             shutdown,
         };
         let service = tokio::spawn(async { cluster::run(setup).await.unwrap() });
-        Self { client, engine, away, end, service, _folder: folder }
+        Self { client, engine, words, away, end, service, _folder: folder }
     }
 
     async fn send(&mut self, method: Method, path: &str) -> (StatusCode, String) {
@@ -137,17 +149,43 @@ impl Service {
 
     /// The names of the sets, once there are so many.
     async fn sets(&mut self, count: usize) -> Vec<String> {
+        let sets = self.sets_when(|sets| sets.len() == count).await;
+        sets.into_iter().map(|set| set.name).collect()
+    }
+
+    /// All sets, once they are as they should be.
+    async fn sets_when(&mut self, are: impl Fn(&[SetRecord]) -> bool) -> Vec<SetRecord> {
         let all = async {
             loop {
                 let (_, text) = self.send(Method::GET, "/v1/sets").await;
                 let sets: Vec<SetRecord> = serde_json::from_str(&text).unwrap();
-                if sets.len() == count {
-                    return sets.into_iter().map(|set| set.name).collect();
+                if are(&sets) {
+                    return sets;
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, all).await.expect("so many sets")
+        tokio::time::timeout(PATIENCE, all).await.expect("sets as they should be")
+    }
+
+    /// A pod ends, and the admin says so.
+    async fn lose(&self, set: &SetRecord, member: &Member) {
+        let incarnation = self.words.pods.lock().unwrap().remove(&member.pod).unwrap();
+        let ended = PodEvent::Ended { pod: member.pod.clone(), incarnation, status: "gone".into() };
+        self.words.events.send(ended).unwrap();
+        let fault = Fault {
+            id: uuid::Uuid::now_v7(),
+            kind: 3,
+            set: set.name.clone(),
+            pod: member.pod.clone(),
+            incarnation,
+            seen: "the process ended".into(),
+            how: How::Killed,
+            lie: None,
+            replaced_ms: None,
+        };
+        let bus = self.engine.queue(&QueueName::events()).await.unwrap();
+        bus.send(vec![serde_json::to_vec(&fault).unwrap().into()]).await.unwrap();
     }
 
     async fn stop(self) {
@@ -201,7 +239,43 @@ async fn a_service_whose_store_was_away_goes_on() {
 #[tokio::test]
 async fn a_service_that_has_to_end_does_not_wait_for_a_list_of_pods() {
     let (asked, mut asking) = mpsc::unbounded_channel();
-    let service = Service::over(Some(asked), 1, |_| ()).await;
+    let service = Service::over(true, Some(asked), 1, |_| ()).await;
     asking.recv().await.unwrap();
     tokio::time::timeout(PATIENCE, service.stop()).await.expect("it ends");
+}
+
+#[tokio::test]
+async fn a_replica_whose_journal_is_gone_has_its_set_replaced() {
+    let replicated = |config: &mut Config| {
+        config.functions.add.replication = Replication::Byzantine { f: 1 };
+    };
+    let mut service = Service::over(false, None, 1, replicated).await;
+    let is_ready = |sets: &[SetRecord]| sets.iter().any(|set| set.state == SetState::Ready);
+    let set = service.sets_when(is_ready).await.remove(0);
+    service.lose(&set, &set.replicas[2]).await;
+    // It serves until another does.
+    let replaced = |sets: &[SetRecord]| sets.iter().all(|set| set.name != "add-0") && is_ready(sets);
+    let fresh = service.sets_when(replaced).await.remove(0);
+    assert_eq!(fresh.name, "add-1");
+    assert_ne!(fresh.group(), set.group());
+    assert!(service.engine.store().get("lost/add-0").await.unwrap().is_some());
+    // The name and its keys are not used again.
+    service.send(Method::POST, "/v1/functions/add/sets").await;
+    assert_eq!(service.sets(2).await, ["add-1", "add-2"]);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_has_no_journal_to_lose() {
+    let mut service = Service::over(false, None, 1, |_| ()).await;
+    let ready = |incarnation| {
+        move |sets: &[SetRecord]| {
+            sets.iter()
+                .any(|set| (set.worker.state, set.worker.incarnation) == (MemberState::Ready, incarnation))
+        }
+    };
+    let set = service.sets_when(ready(1)).await.remove(0);
+    service.lose(&set, &set.worker).await;
+    assert_eq!(service.sets_when(ready(2)).await[0].name, "add-0");
+    service.stop().await;
 }

@@ -4,11 +4,11 @@ use super::{Failure, Global, Settings};
 use crate::{
     control::{self, Daemon},
     hold::Hold,
-    pod::{Attachment, PodSpec},
+    pod::{Attachment, PodSpec, attach},
     replica, worker,
 };
 use clap::Args;
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 /// What a daemon of the control plane takes.
 #[derive(Args, Debug)]
@@ -23,6 +23,10 @@ pub(crate) struct Pod {
     /// The file that tells the pod what it is; whoever starts pods writes it.
     #[arg(long, value_name = "FILE")]
     spec: PathBuf,
+    /// Speaks over TCP with whoever connects here, and outlives them; without it, on standard input and
+    /// output with whoever started the pod, and ends with them.
+    #[arg(long, value_name = "ADDRESS")]
+    attach: Option<SocketAddr>,
 }
 
 impl ControlDaemon {
@@ -35,18 +39,24 @@ impl ControlDaemon {
 
 impl Pod {
     pub(super) async fn run_worker(self) -> Result<(), Failure> {
-        let (spec, attachment) = self.attach()?;
+        let (spec, attachment) = self.attach().await?;
         worker::run(spec, attachment).await.map_err(|error| Failure::Daemon(error.into()))
     }
 
     pub(super) async fn run_replica(self) -> Result<(), Failure> {
-        let (spec, attachment) = self.attach()?;
+        let (spec, attachment) = self.attach().await?;
         replica::run(spec, attachment).await.map_err(|error| Failure::Daemon(error.into()))
     }
 
-    fn attach(self) -> Result<(PodSpec, Attachment), Failure> {
+    async fn attach(self) -> Result<(PodSpec, Attachment), Failure> {
         let spec = PodSpec::read(&self.spec).map_err(|error| Failure::Daemon(error.into()))?;
-        let attachment = Attachment::new(spec.replication.replicas());
+        let replicas = spec.replication.replicas();
+        let attachment = match self.attach {
+            None => Attachment::new(replicas),
+            Some(address) => attach::listen(address, replicas)
+                .await
+                .map_err(|error| Failure::Daemon(format!("can't listen on {address}: {error}").into()))?,
+        };
         Ok((spec, attachment))
     }
 }

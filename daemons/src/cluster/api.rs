@@ -2,6 +2,7 @@
 
 use super::reconcile::FUNCTIONS;
 use crate::{
+    backend::{Backend, BackendError},
     engine::Engine,
     proto::{
         self,
@@ -84,9 +85,10 @@ pub(super) async fn serve(
     listener: TcpListener,
     ask: mpsc::Sender<Request>,
     engine: Arc<dyn Engine>,
+    backend: Arc<dyn Backend>,
     mut shutdown: Shutdown,
 ) {
-    let api = Api { ask, engine };
+    let api = Api { ask, engine, backend };
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ClusterServer<Api>>().await;
     let rest = Router::new()
@@ -111,6 +113,8 @@ struct Api {
     ask: mpsc::Sender<Request>,
     /// Services are `services/<name>` → function; endpoints are looked up when asked for.
     engine: Arc<dyn Engine>,
+    /// What it has of names is made after ours, and removed before.
+    backend: Arc<dyn Backend>,
 }
 
 impl Api {
@@ -163,6 +167,13 @@ impl Api {
 
 fn unavailable(error: StoreError) -> Status {
     Status::unavailable(error.to_string())
+}
+
+fn not_offered(error: BackendError) -> Status {
+    match error {
+        BackendError::Refused { reason } => Status::invalid_argument(reason),
+        error => Status::unavailable(error.to_string()),
+    }
 }
 
 fn function(name: &str) -> Result<Function, Status> {
@@ -255,6 +266,7 @@ impl ClusterApi for Api {
         }
         let key = format!("{SERVICES}{}", request.name);
         self.engine.store().put(&key, function.name().into(), None).await.map_err(unavailable)?;
+        self.backend.offer(&request.name, function.name()).await.map_err(not_offered)?;
         Ok(tonic::Response::new(self.endpoints(request.name, function).await?))
     }
 
@@ -285,6 +297,7 @@ impl ClusterApi for Api {
         request: tonic::Request<proto::ServiceName>,
     ) -> Result<tonic::Response<proto::Deleted>, Status> {
         let key = format!("{SERVICES}{}", request.get_ref().name);
+        self.backend.withdraw(&request.get_ref().name).await.map_err(not_offered)?;
         let existed = self.engine.store().delete(&key).await.map_err(unavailable)?;
         Ok(tonic::Response::new(proto::Deleted { existed }))
     }

@@ -14,12 +14,16 @@ use quorate_dag::Function;
 use quorate_pbft::{Configuration, GroupId};
 use std::{
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 /// Before identities that could not be had are tried again; doubles each time, up to the second. A folder
 /// that can't be written stays so until somebody mends it.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// The keys of a set; a plain one has none.
+pub(super) type Made = Result<Option<SetKeys>, IdentityError>;
 
 /// Identities of a function's sets could not be had.
 #[derive(Clone, Default)]
@@ -37,18 +41,19 @@ impl Refused {
 }
 
 impl Cluster {
-    /// Has the keys made on another thread; [`Cluster::on_keys`] goes on. A plain worker needs none.
+    /// Has the keys made beside; [`Cluster::on_keys`] goes on. A plain worker needs none.
     pub(super) fn begin_creation(&mut self, function: Function, name: String) {
         let replicas = self.config.functions.of(function).replication.replicas();
         self.making.insert(name.clone(), function);
         let (identities, made) = (self.identities.clone(), self.made.clone());
+        let backend = Arc::clone(&self.backend);
         tracing::info!(set = %name, replicas, "set is made");
         let refused = self.refused.get(&function).cloned().unwrap_or_default();
         tokio::spawn(async move {
-            let set = name.clone();
-            let obtained = tokio::task::spawn_blocking(move || identities.obtain(&set, replicas));
-            // A panic there is the end of the runtime, or was said.
-            let Ok(keys) = obtained.await else { return };
+            let keys = match replicas {
+                0 => Ok(None),
+                _ => backend.keys(&identities, &name, replicas).await.map(Some),
+            };
             if let Err(error) = &keys {
                 let pause = refused.pause();
                 if refused.why != error.to_string() {
@@ -61,13 +66,8 @@ impl Cluster {
         });
     }
 
-    pub(super) async fn on_keys(
-        &mut self,
-        name: &str,
-        keys: Result<SetKeys, IdentityError>,
-    ) -> Result<(), ClusterError> {
+    pub(super) async fn on_keys(&mut self, name: &str, keys: Made) -> Result<(), ClusterError> {
         let Some(function) = self.making.remove(name) else { return Ok(()) };
-        self.stock_after = Some(Instant::now());
         let keys = match keys {
             Ok(keys) => keys,
             // Said where it happened; the next reconciliation tries again.
@@ -78,7 +78,10 @@ impl Cluster {
             }
         };
         self.refused.remove(&function);
-        let record = self.new_record(function, &keys)?;
+        if keys.is_some() {
+            self.stock_after = Some(Instant::now());
+        }
+        let record = self.new_record(function, name, keys.as_ref())?;
         match self.write(&format!("{SETS}{name}"), &record, None).await {
             Ok(_) => {}
             // Another cluster service was quicker with this name; the next reconciliation sees it.
@@ -93,11 +96,16 @@ impl Cluster {
         Ok(())
     }
 
-    fn new_record(&self, function: Function, keys: &SetKeys) -> Result<SetRecord, ClusterError> {
+    fn new_record(
+        &self,
+        function: Function,
+        set: &str,
+        keys: Option<&SetKeys>,
+    ) -> Result<SetRecord, ClusterError> {
         let replication = self.config.functions.of(function).replication;
-        let genesis = match replication {
-            Replication::None => None,
-            Replication::Byzantine { f } => {
+        let genesis = match (replication, keys) {
+            (Replication::None, _) | (_, None) => None,
+            (Replication::Byzantine { f }, Some(keys)) => {
                 // Fresh for every genesis: receipts of two lives of a set never contradict each other.
                 let group = *identity::seed()?.first_chunk().expect("32 bytes hold 16");
                 let replicas = keys.replicas.iter().map(|member| member.public.clone()).collect();
@@ -115,9 +123,8 @@ impl Cluster {
             pid: None,
             incarnation: 1,
         };
-        let set = &keys.set;
         Ok(SetRecord {
-            name: set.clone(),
+            name: set.into(),
             function,
             replication,
             state: SetState::Starting,

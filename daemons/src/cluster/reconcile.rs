@@ -26,11 +26,11 @@ pub enum Change {
 
 /// Compares the sets there are (and the names that are being made) with how many are wanted.
 ///
-/// The newest go first, and of the newest those that do not serve anyway. Condemned sets don't count as
-/// sets that there are, and go when as many others serve as are wanted.
+/// The newest go first, and of the newest those that do not serve anyway. Sets that are to be replaced
+/// don't count as sets that there are, and go when as many others serve as are wanted.
 pub fn reconcile(
     sets: &BTreeMap<String, SetRecord>,
-    condemned: &BTreeSet<String>,
+    replaced: &BTreeSet<String>,
     making: &BTreeMap<String, Function>,
     desired: &BTreeMap<Function, u32>,
 ) -> Vec<Change> {
@@ -39,17 +39,17 @@ pub fn reconcile(
         let wanted = desired.get(&function).copied().unwrap_or(0) as usize;
         let being_made = making.values().filter(|of| **of == function).count();
         let there = sets.values().filter(|set| set.function == function && set.state != SetState::Draining);
-        let (going, mut staying): (Vec<_>, Vec<_>) = there.partition(|set| condemned.contains(&set.name));
+        let (going, mut staying): (Vec<_>, Vec<_>) = there.partition(|set| replaced.contains(&set.name));
         staying.sort_by_key(|set| (set.state == SetState::Ready, std::cmp::Reverse(number(&set.name))));
         let have = staying.len() + being_made;
         let free = (0..).map(|n| format!("{}-{n}", function.name()));
         let free = free.filter(|name| !sets.contains_key(name) && !making.contains_key(name));
-        let free = free.filter(|name| !condemned.contains(name));
+        let free = free.filter(|name| !replaced.contains(name));
         changes.extend(free.take(wanted.saturating_sub(have)).map(|name| Change::Create { function, name }));
         let serving = staying.iter().filter(|set| set.state == SetState::Ready).count();
-        let replaced = going.into_iter().filter(|_| serving >= wanted);
+        let gone = going.into_iter().filter(|_| serving >= wanted);
         let surplus = staying.into_iter().take(have.saturating_sub(wanted));
-        changes.extend(surplus.chain(replaced).map(|set| Change::Drain { name: set.name.clone() }));
+        changes.extend(surplus.chain(gone).map(|set| Change::Drain { name: set.name.clone() }));
     }
     changes
 }
@@ -92,16 +92,16 @@ mod tests {
 
     fn check_with(
         sets: &[(&str, SetState)],
-        condemned: &[&str],
+        replaced: &[&str],
         making: &[&str],
         wanted: u32,
         expect: &[&str],
     ) {
-        let condemned = condemned.iter().map(|name| (*name).into()).collect();
+        let replaced = replaced.iter().map(|name| (*name).into()).collect();
         let sets = sets.iter().map(|(name, state)| ((*name).into(), set(name, *state))).collect();
         let making = making.iter().map(|name| ((*name).into(), Function::Add)).collect();
         let desired = [(Function::Add, wanted)].into();
-        let changes: Vec<_> = reconcile(&sets, &condemned, &making, &desired)
+        let changes: Vec<_> = reconcile(&sets, &replaced, &making, &desired)
             .into_iter()
             .map(|change| match change {
                 Change::Create { name, .. } => format!("+{name}"),
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn condemned_sets_serve_until_others_do_and_their_names_are_not_used_again() {
+    fn sets_that_are_to_be_replaced_serve_until_others_do_and_their_names_are_not_used_again() {
         let ready = ("add-0", SetState::Ready);
         check_with(&[ready], &["add-0"], &[], 1, &["+add-1"]);
         check_with(&[ready], &["add-0"], &["add-1"], 1, &[]);

@@ -188,6 +188,14 @@ choice!(
 );
 choice!(StoreEngine, "\"sqlite\" or \"etcd\"", "sqlite" => StoreEngine::Sqlite, "etcd" => StoreEngine::Etcd);
 choice!(
+    super::PodBackend, "\"process\" or \"kubernetes\"",
+    "process" => super::PodBackend::Process, "kubernetes" => super::PodBackend::Kubernetes
+);
+choice!(
+    super::Spread, "\"hard\" or \"soft\"",
+    "hard" => super::Spread::Hard, "soft" => super::Spread::Soft
+);
+choice!(
     super::Durability, "\"disk\" or \"process\"",
     "disk" => super::Durability::Disk, "process" => super::Durability::Process
 );

@@ -1,16 +1,23 @@
 //! Every key of the configuration: its name, what it means, what it takes.
 
 use super::{Config, Fault, FunctionConfig, Replication, engines::Choice};
-use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    time::Duration,
+};
 
 /// The keys outside `[functions.…]`, with what each means.
-pub(super) const KEYS: [(&str, &str); 35] = [
+pub(super) const KEYS: [(&str, &str); 44] = [
     ("data", "where identities, the database and journals lie"),
     ("listen", "address of the gateway; port 0 takes a free one"),
     (
         "durability",
         "what an acknowledged write survives: disk (a power cut) or process (the end of a process)",
     ),
+    ("advertise", "address under which others reach daemons that run by themselves"),
+    ("backend", "where pods run: process (on this machine) or kubernetes"),
     (
         "gateway.access",
         "whether tokens are asked for: auto (when there are some, or others can come), open or tokens",
@@ -46,11 +53,18 @@ pub(super) const KEYS: [(&str, &str); 35] = [
     ("etcd.key", "PEM file of that certificate's key"),
     ("etcd.user", "user, where etcd asks for one"),
     ("etcd.password_file", "file with that user's password"),
+    ("kubernetes.namespace", "namespace of the pods; empty: the own one, or the kubeconfig's"),
+    ("kubernetes.image", "their image, whose entry point is this program"),
+    ("kubernetes.prefix", "what the names of their objects begin with"),
+    ("kubernetes.spread", "replicas of a set on a node each: hard (they wait for one) or soft"),
+    ("kubernetes.cpu", "processor time that each pod asks for"),
+    ("kubernetes.memory", "memory that each pod asks for"),
+    ("kubernetes.disk", "the most that a replica's journal may take of its node's disk"),
 ];
 
 /// Sections that keys lie in, beside those of functions.
-pub(super) const SECTIONS: [&str; 9] =
-    ["gateway", "limits", "timeouts", "functions", "engines", "aws", "sqs", "dynamo", "etcd"];
+pub(super) const SECTIONS: [&str; 10] =
+    ["gateway", "limits", "timeouts", "functions", "engines", "aws", "sqs", "dynamo", "etcd", "kubernetes"];
 
 /// The keys of each `[functions.NAME]`.
 pub(super) const FUNCTION_KEYS: [(&str, &str); 6] = [
@@ -70,7 +84,7 @@ pub(super) fn names() -> impl Iterator<Item = (String, &'static str)> {
     let functions = FUNCTIONS.iter().flat_map(|function| {
         FUNCTION_KEYS.iter().map(move |(key, about)| (format!("functions.{function}.{key}"), *about))
     });
-    let (top, rest) = KEYS.split_at(3);
+    let (top, rest) = KEYS.split_at(5);
     let plain = |(key, about): &(&str, &'static str)| ((*key).to_owned(), *about);
     top.iter().map(plain).chain(functions).chain(rest.iter().map(plain))
 }
@@ -125,9 +139,11 @@ impl Given {
 pub(super) enum Slot<'a> {
     Path(&'a mut PathBuf),
     Address(&'a mut SocketAddr),
+    Host(&'a mut IpAddr),
     Choice(&'a mut dyn Choice),
     Name(&'a mut String, Naming),
     Word(&'a mut Option<String>),
+    Label(&'a mut Option<String>),
     Url(&'a mut Option<String>),
     Urls(&'a mut Vec<String>),
     File(&'a mut Option<PathBuf>),
@@ -146,6 +162,10 @@ pub(super) enum Naming {
     Table,
     /// Anything printable without spaces, up to 255 bytes.
     Key,
+    /// What the names of Kubernetes objects may begin with, at most 30 of the 63 characters.
+    Object,
+    /// An amount as Kubernetes writes it.
+    Quantity,
 }
 
 impl Naming {
@@ -154,6 +174,8 @@ impl Naming {
             Self::Queue => (0..=40, false),
             Self::Table => (3..=255, true),
             Self::Key => return name.len() <= 255 && name.bytes().all(|byte| byte.is_ascii_graphic()),
+            Self::Object => return is_label(name.trim_end_matches('-'), 30) && name.len() <= 30,
+            Self::Quantity => return is_quantity(name),
         };
         let letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
         length.contains(&name.len()) && name.bytes().all(|byte| letter(byte) || dots && byte == b'.')
@@ -164,8 +186,33 @@ impl Naming {
             Self::Queue => "up to 40 letters, digits, `-` and `_`, such as \"quorate-\"",
             Self::Table => "3 to 255 letters, digits, `-`, `_` and `.`, such as \"quorate-records\"",
             Self::Key => "up to 255 printable characters without spaces, such as \"quorate/\"",
+            Self::Object => "up to 30 small letters, digits and `-`, such as \"quorate-\"",
+            Self::Quantity => "an amount such as \"100m\", \"0.5\", \"128Mi\" or \"1Gi\"",
         }
     }
+}
+
+/// Whether a text is a label as RFC 1123 has it, such as the name of a namespace.
+fn is_label(text: &str, length_max: usize) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=length_max).contains(&text.len())
+        && text.bytes().all(inner)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+/// Whether a text is an amount of more than nothing: a number, perhaps with a fraction, and its unit.
+fn is_quantity(text: &str) -> bool {
+    let number = text.trim_end_matches(|character: char| character.is_ascii_alphabetic());
+    let unit = &text[number.len()..];
+    let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    ["", "m", "k", "M", "G", "T", "Ki", "Mi", "Gi", "Ti"].contains(&unit)
+        && !whole.is_empty()
+        && whole.len() + fraction.len() <= 20
+        && digits(whole)
+        && digits(fraction)
+        && number.bytes().any(|byte| matches!(byte, b'1'..=b'9'))
 }
 
 /// Whether a text is the address of an HTTP server: `http://host` or `https://host`, perhaps with a port.
@@ -206,9 +253,12 @@ pub(super) fn slot<'a>(config: &'a mut Config, key: &str) -> Option<Slot<'a>> {
     let limits = &mut config.limits;
     let timeouts = &mut config.timeouts;
     let engines = &mut config.engines;
+    let kubernetes = &mut config.kubernetes;
     Some(match key {
         "data" => Slot::Path(&mut config.data),
         "listen" => Slot::Address(&mut config.listen),
+        "advertise" => Slot::Host(&mut config.advertise),
+        "backend" => Slot::Choice(&mut config.backend),
         "durability" => Slot::Choice(&mut config.durability),
         "gateway.access" => Slot::Choice(&mut config.gateway.access),
         "gateway.tokens" => Slot::File(&mut config.gateway.tokens),
@@ -242,6 +292,13 @@ pub(super) fn slot<'a>(config: &'a mut Config, key: &str) -> Option<Slot<'a>> {
         "etcd.key" => Slot::File(&mut engines.etcd.key),
         "etcd.user" => Slot::Word(&mut engines.etcd.user),
         "etcd.password_file" => Slot::File(&mut engines.etcd.password_file),
+        "kubernetes.namespace" => Slot::Label(&mut kubernetes.namespace),
+        "kubernetes.image" => Slot::Word(&mut kubernetes.image),
+        "kubernetes.prefix" => Slot::Name(&mut kubernetes.prefix, Naming::Object),
+        "kubernetes.spread" => Slot::Choice(&mut kubernetes.spread),
+        "kubernetes.cpu" => Slot::Name(&mut kubernetes.cpu, Naming::Quantity),
+        "kubernetes.memory" => Slot::Name(&mut kubernetes.memory, Naming::Quantity),
+        "kubernetes.disk" => Slot::Name(&mut kubernetes.disk, Naming::Quantity),
         _ => return None,
     })
 }
@@ -277,6 +334,10 @@ impl Slot<'_> {
             Self::Address(to) => {
                 *to = given.text().and_then(|text| text.parse().ok()).ok_or_else(unlike)?;
             }
+            Self::Host(to) => {
+                let host = given.text().and_then(|text| text.parse().ok());
+                *to = host.filter(|host: &IpAddr| !host.is_unspecified()).ok_or_else(unlike)?;
+            }
             Self::Choice(to) => {
                 let text = given.text().ok_or_else(unlike)?;
                 if !to.choose(text) {
@@ -288,6 +349,11 @@ impl Slot<'_> {
             }
             Self::Word(to) => {
                 let text = given.text().filter(|text| Naming::Key.takes(text)).ok_or_else(unlike)?;
+                *to = Some(text.to_owned()).filter(|text| !text.is_empty());
+            }
+            Self::Label(to) => {
+                let text =
+                    given.text().filter(|text| text.is_empty() || is_label(text, 63)).ok_or_else(unlike)?;
                 *to = Some(text.to_owned()).filter(|text| !text.is_empty());
             }
             Self::Url(to) => {
@@ -339,9 +405,11 @@ impl Slot<'_> {
         match self {
             Self::Path(_) => "a folder such as \"/var/lib/quorate\"",
             Self::Address(_) => "an address with a port, such as \"127.0.0.1:7400\"",
+            Self::Host(_) => "an address without a port, such as \"10.0.0.7\"",
             Self::Choice(to) => to.expected(),
             Self::Name(_, naming) => naming.expected(),
             Self::Word(_) => "up to 255 printable characters without spaces, or empty",
+            Self::Label(_) => "up to 63 small letters, digits and `-`, or empty",
             Self::Url(_) => "an address such as \"http://127.0.0.1:4566\", or empty",
             Self::Urls(_) => "addresses such as \"http://a:2379,http://b:2379\"",
             Self::File(_) => "a file such as \"/etc/quorate/ca.pem\", or empty",
@@ -356,9 +424,12 @@ impl Slot<'_> {
         match self {
             Self::Path(path) => format!("\"{}\"", path.display()),
             Self::Address(address) => format!("\"{address}\""),
+            Self::Host(host) => format!("\"{host}\""),
             Self::Choice(choice) => format!("\"{}\"", choice.word()),
             Self::Name(name, _) => format!("\"{name}\""),
-            Self::Word(text) | Self::Url(text) => format!("\"{}\"", text.as_deref().unwrap_or_default()),
+            Self::Word(text) | Self::Url(text) | Self::Label(text) => {
+                format!("\"{}\"", text.as_deref().unwrap_or_default())
+            }
             Self::Urls(urls) => format!("\"{}\"", urls.join(",")),
             Self::File(path) => {
                 format!("\"{}\"", path.as_deref().unwrap_or(std::path::Path::new("")).display())

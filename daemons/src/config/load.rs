@@ -1,7 +1,8 @@
 //! Layers of configuration, the later over the earlier: defaults, file, environment, flags.
 
 use super::{
-    Config, ConfigError, ConfigErrors, Fault, Place, QueueEngine, RecordsEngine, Replication, StoreEngine,
+    Config, ConfigError, ConfigErrors, Fault, Place, PodBackend, QueueEngine, RecordsEngine, Replication,
+    StoreEngine,
     keys::{self, Given},
 };
 use crate::{excerpt::Excerpt, function::Operation};
@@ -242,6 +243,31 @@ impl Layers {
         self.check_over("limits.expression_bytes", "limits.body_bytes");
         self.check_digits();
         self.check_engines();
+        self.check_pods();
+    }
+
+    /// What Kubernetes needs, and the time that it needs to start a pod.
+    fn check_pods(&mut self) {
+        const KEY: &str = "backend";
+        if self.loaded.config.backend != PodBackend::Kubernetes {
+            return;
+        }
+        let mut fault = |fault| self.errors.push(ConfigError { place: self.loaded.place(KEY), fault });
+        if !cfg!(feature = "kubernetes") {
+            fault(Fault::NotBuilt { key: KEY.to_owned(), feature: "kubernetes" });
+        }
+        if self.loaded.config.kubernetes.image.is_none() {
+            fault(Fault::Alone { key: KEY.to_owned(), needed: "kubernetes.image" });
+        }
+        let is_default = |key: &str| self.loaded.place(key) == Place::Default;
+        let (start, probe) = (is_default("timeouts.pod_start"), is_default("timeouts.probe_every"));
+        let timeouts = &mut self.loaded.config.timeouts;
+        if start {
+            timeouts.pod_start = super::POD_START_ON_KUBERNETES;
+        }
+        if probe {
+            timeouts.probe_every = super::PROBE_EVERY_ON_KUBERNETES;
+        }
     }
 
     /// Engines that this program was built without; the lease that suits the queues.

@@ -37,6 +37,8 @@ fn every_key_can_be_set_in_the_file() {
         r#"
         data = "/somewhere"
         listen = "0.0.0.0:0"
+        advertise = "10.0.0.7"
+        backend = "process"
         durability = "process"
         [functions.default]
         replication = "none"
@@ -87,6 +89,14 @@ fn every_key_can_be_set_in_the_file() {
         key = "key.pem"
         user = "quorate"
         password_file = "password"
+        [kubernetes]
+        namespace = "quorate"
+        image = "registry.example/quorate:1"
+        prefix = "q-"
+        spread = "soft"
+        cpu = "0.5"
+        memory = "64Mi"
+        disk = "500M"
         "#,
     )
     .expect("loads");
@@ -349,6 +359,45 @@ fn wrong_words_and_addresses_of_engines_are_refused() {
         let error = load(text).expect_err("refused");
         assert!(error.contains(expected), "{error}");
     }
+}
+
+#[test]
+fn pods_in_kubernetes_need_their_image_and_more_time_to_start() {
+    let error = load("backend = \"kubernetes\"\n").expect_err("refused");
+    assert!(error.contains("`backend` means nothing without `kubernetes.image`"), "{error}");
+    assert_eq!(error.contains("without the cargo feature `kubernetes`"), !cfg!(feature = "kubernetes"));
+    for (text, expected) in [
+        ("backend = \"kubernets\"", "did you mean `kubernetes`?"),
+        ("advertise = \"0.0.0.0\"", "`advertise` is an address without a port"),
+        ("[kubernetes]\nnamespace = \"a.b\"", "`kubernetes.namespace` is up to 63 small letters"),
+        ("[kubernetes]\nprefix = \"-q\"", "`kubernetes.prefix` is up to 30 small letters"),
+        ("[kubernetes]\nprefix = \"\"", "`kubernetes.prefix` is up to 30 small letters"),
+        ("[kubernetes]\ncpu = \"0\"", "`kubernetes.cpu` is an amount such as"),
+        ("[kubernetes]\ncpu = \".5\"", "`kubernetes.cpu` is an amount such as"),
+        ("[kubernetes]\nmemory = \"64MB\"", "`kubernetes.memory` is an amount such as"),
+    ] {
+        let error = load(text).expect_err("refused");
+        assert!(error.contains(expected), "{error}");
+    }
+    if cfg!(feature = "kubernetes") {
+        let times = |text: &str| {
+            let all = format!("backend = \"kubernetes\"\n[kubernetes]\nimage = \"quorate:1\"\n{text}");
+            load(&all).map(|loaded| [loaded.config.timeouts.pod_start, loaded.config.timeouts.probe_every])
+        };
+        assert_eq!(times(""), Ok([120, 1].map(Duration::from_secs)));
+        let said = "[timeouts]\npod_start = \"3s\"\nprobe_every = \"2s\"\n";
+        assert_eq!(times(said), Ok([3, 2].map(Duration::from_secs)));
+    }
+}
+
+#[test]
+fn what_listens_everywhere_is_reached_under_the_advertised_address() {
+    let local = Config::default();
+    assert_eq!(local.any_port(), "127.0.0.1:0".parse().unwrap());
+    let config = Config { advertise: "10.0.0.7".parse().unwrap(), ..Config::default() };
+    assert_eq!(config.any_port(), "0.0.0.0:0".parse().unwrap());
+    assert_eq!(config.reached_at("0.0.0.0:7400".parse().unwrap()), "10.0.0.7:7400".parse().unwrap());
+    assert_eq!(config.reached_at("127.0.0.1:80".parse().unwrap()), "127.0.0.1:80".parse().unwrap());
 }
 
 #[test]

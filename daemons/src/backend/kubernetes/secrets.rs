@@ -1,0 +1,235 @@
+//! Identities in Secrets: one for each set, with `worker.der`, `replica-0.der`, … and beside each its
+//! public half as `….pub`, as in the files of [`Identities`].
+//!
+//! A Secret outlives the service that made it, whose own files may go with its pod, and the set: a set
+//! that comes back has the keys it had. All pods of a set go with its Secret.
+
+use super::{
+    call::{Call, CallError},
+    manifest::{FIELD_MANAGER, INSTANCE, NAME, SET, instance},
+};
+use crate::{
+    config::Kubernetes,
+    identity::{Identities, IdentityError, Member, SetKeys},
+};
+use k8s_openapi::{
+    ByteString, Resource as _, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::OwnerReference,
+};
+use kube::{
+    Client,
+    core::{
+        Request, Resource as _,
+        params::{GetParams, PostParams},
+    },
+};
+use quorate_pbft::crypto::PublicKey;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::{Mutex, MutexGuard},
+};
+use zeroize::{Zeroize, Zeroizing};
+
+/// Tries to write a Secret that others write, too.
+const TRIES: usize = 8;
+
+/// The name of a set's Secret.
+pub(super) fn name(settings: &Kubernetes, set: &str) -> String {
+    format!("{}{set}-identities", settings.prefix)
+}
+
+/// Under which key a member's private half lies.
+pub(super) fn private(index: Option<u32>) -> String {
+    format!("{}.der", member(index))
+}
+
+fn public(index: Option<u32>) -> String {
+    format!("{}.pub", member(index))
+}
+
+fn member(index: Option<u32>) -> String {
+    index.map_or_else(|| "worker".into(), |index| format!("replica-{index}"))
+}
+
+/// The Secrets of one platform.
+pub(super) struct Secrets {
+    client: Client,
+    namespace: String,
+    settings: Kubernetes,
+    /// The objects' uids by set, as far as they are known.
+    uids: Mutex<HashMap<String, String>>,
+}
+
+/// A Secret as far as it matters here. Neither it nor the texts that it comes in are ever shown, which
+/// Kubernetes' own type and client would do.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Kept {
+    api_version: String,
+    kind: String,
+    metadata: Metadata,
+    #[serde(rename = "type", default)]
+    type_: String,
+    #[serde(default)]
+    data: BTreeMap<String, ByteString>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    uid: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    resource_version: Option<String>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        for value in self.data.values_mut() {
+            value.0.zeroize();
+        }
+    }
+}
+
+impl Secrets {
+    pub(super) fn new(client: Client, namespace: String, settings: Kubernetes) -> Self {
+        Self { client, namespace, settings, uids: Mutex::default() }
+    }
+
+    /// The keys of a set, of which those that are missing are made.
+    pub(super) async fn obtain(
+        &self,
+        identities: &Identities,
+        set: &str,
+        replicas: u32,
+    ) -> Result<SetKeys, IdentityError> {
+        let keeping =
+            |source: CallError| IdentityError::Keeping { set: set.into(), source: Box::new(source) };
+        let members: Vec<_> = std::iter::once(None).chain((0..replicas).map(Some)).collect();
+        for _ in 0..TRIES {
+            let found = self.read(set).await.map_err(keeping)?;
+            let is_there = found.is_some();
+            let mut kept = found.unwrap_or_else(|| self.empty(set));
+            let there = |index: &Option<u32>| kept.data.contains_key(&private(*index));
+            let missing: Vec<_> = members.iter().copied().filter(|index| !there(index)).collect();
+            if missing.is_empty() {
+                return self.keys(set, &kept, &members);
+            }
+            let identities = identities.clone();
+            let count = missing.len();
+            let made = tokio::task::spawn_blocking(move || identities.fresh(count)).await;
+            // A panic there is the end of the runtime, or was said.
+            let Ok(made) = made else { return std::future::pending().await };
+            for (index, identity) in missing.into_iter().zip(made?) {
+                kept.data.insert(private(index), ByteString(identity.private.to_vec()));
+                kept.data.insert(public(index), ByteString(identity.public.to_der().to_vec()));
+            }
+            match self.write(&kept, is_there).await {
+                Ok(kept) => return self.keys(set, &kept, &members),
+                // Whoever was quicker is right.
+                Err(error) if error.is_conflict() => {}
+                Err(error) => return Err(keeping(error)),
+            }
+        }
+        Err(keeping(CallError::Unreachable("others write its Secret again and again".into())))
+    }
+
+    /// What a set's pods go with.
+    pub(super) async fn owner(&self, set: &str) -> Result<Option<OwnerReference>, CallError> {
+        let known = self.uids().get(set).cloned();
+        let uid = match known {
+            Some(uid) => Some(uid),
+            None => self.read(set).await?.and_then(|kept| kept.metadata.uid.clone()),
+        };
+        Ok(uid.map(|uid| OwnerReference {
+            api_version: Secret::API_VERSION.into(),
+            kind: Secret::KIND.into(),
+            name: name(&self.settings, set),
+            uid,
+            ..OwnerReference::default()
+        }))
+    }
+
+    fn keys(&self, set: &str, kept: &Kept, members: &[Option<u32>]) -> Result<SetKeys, IdentityError> {
+        let mut keys = members.iter().map(|index| {
+            let path = |item: String| PathBuf::from(format!("secret/{}/{item}", kept.metadata.name));
+            let der = kept.data.get(&public(*index)).map(|der| der.0.clone()).unwrap_or_default();
+            let public = PublicKey::from_der(der.into())
+                .map_err(|source| IdentityError::Public { path: path(public(*index)), source })?;
+            Ok(Member { path: path(private(*index)), public })
+        });
+        let worker = keys.next().expect("a set has a worker")?;
+        if let Some(uid) = &kept.metadata.uid {
+            self.uids().insert(set.into(), uid.clone());
+        }
+        Ok(SetKeys { set: set.into(), worker, replicas: keys.collect::<Result<_, _>>()? })
+    }
+
+    fn empty(&self, set: &str) -> Kept {
+        let labels = [
+            (NAME, "quorate"),
+            (INSTANCE, instance(&self.settings)),
+            ("app.kubernetes.io/managed-by", FIELD_MANAGER),
+            (SET, set),
+        ];
+        Kept {
+            api_version: Secret::API_VERSION.into(),
+            kind: Secret::KIND.into(),
+            metadata: Metadata {
+                name: name(&self.settings, set),
+                uid: None,
+                resource_version: None,
+                labels: labels.map(|(key, value)| (key.into(), value.into())).into(),
+            },
+            type_: "Opaque".into(),
+            data: BTreeMap::new(),
+        }
+    }
+
+    async fn read(&self, set: &str) -> Result<Option<Kept>, CallError> {
+        let call = self.call("get");
+        let request = self.requests().get(&name(&self.settings, set), &GetParams::default());
+        match self.send(call, request).await {
+            Ok(kept) => Ok(Some(kept)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn write(&self, kept: &Kept, is_there: bool) -> Result<Kept, CallError> {
+        let text = serde_json::to_vec(kept).expect("a Secret is plain data");
+        let parameters = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
+        if is_there {
+            let request = self.requests().replace(&kept.metadata.name, &parameters, text);
+            self.send(self.call("update"), request).await
+        } else {
+            self.send(self.call("create"), self.requests().create(&parameters, text)).await
+        }
+    }
+
+    fn requests(&self) -> Request {
+        Request::new(Secret::url_path(&(), Some(&self.namespace)))
+    }
+
+    fn call(&self, verb: &'static str) -> Call<'_> {
+        Call { verb, resource: "secrets", namespace: &self.namespace }
+    }
+
+    async fn send(
+        &self,
+        call: Call<'_>,
+        request: Result<hyper::Request<Vec<u8>>, kube::core::request::Error>,
+    ) -> Result<Kept, CallError> {
+        let request = request.map_err(|error| CallError::Unreachable(error.to_string()))?;
+        let text = call.answer(self.client.request_text(request)).await.map(Zeroizing::new)?;
+        serde_json::from_str(&text).map_err(|error| call.error(&kube::Error::SerdeError(error)))
+    }
+
+    fn uids(&self) -> MutexGuard<'_, HashMap<String, String>> {
+        self.uids.lock().expect("nothing panics while it is held")
+    }
+}

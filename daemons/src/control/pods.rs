@@ -1,0 +1,133 @@
+//! The cluster service with the pods that it keeps: as one of the daemons of a platform on one machine, or
+//! by itself.
+
+use super::{Daemon, Failure, LEASE, instance, listen};
+use crate::{
+    backend::{
+        Backend, PodEvent,
+        process::{Nursery, Order, ProcessBackend, Program, Report},
+    },
+    cluster,
+    config::{Config, PodBackend},
+    engine::Engine,
+    set::DaemonRecord,
+    shutdown::{self, Shutdown},
+    store::announce::announce,
+};
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
+
+/// Where pods are, and what becomes of them.
+pub(super) struct Kept {
+    backend: Arc<dyn Backend>,
+    events: mpsc::UnboundedReceiver<PodEvent>,
+    /// Whether none can be running from before.
+    fresh: bool,
+}
+
+impl Kept {
+    /// As child processes of whoever takes the orders.
+    pub(super) fn as_processes(
+        state: &Path,
+        fresh: bool,
+        orders: mpsc::UnboundedSender<Order>,
+        told: mpsc::UnboundedReceiver<Report>,
+    ) -> Self {
+        let (backend, events) = ProcessBackend::new(&state.join("pods"), orders, told);
+        Self { backend: Arc::new(backend), events, fresh }
+    }
+
+    /// In Kubernetes, where they outlive this process. Their program is told `arguments` first.
+    #[cfg(feature = "kubernetes")]
+    pub(super) async fn in_kubernetes(config: &Config, arguments: Vec<String>) -> Result<Self, Failure> {
+        use crate::backend::kubernetes::KubernetesBackend;
+        let settings = config.kubernetes.clone();
+        let (backend, events) =
+            KubernetesBackend::connect(settings, arguments, config.timeouts.pod_start).await?;
+        Ok(Self { backend: Arc::new(backend), events, fresh: false })
+    }
+
+    #[cfg(not(feature = "kubernetes"))]
+    pub(super) async fn in_kubernetes(_: &Config, _: Vec<String>) -> Result<Self, Failure> {
+        Err("this program was built without the cargo feature `kubernetes`".into())
+    }
+
+    /// What the cluster service works with.
+    pub(super) fn setup(
+        self,
+        config: Arc<Config>,
+        engine: Arc<dyn Engine>,
+        state: PathBuf,
+        listener: TcpListener,
+        shutdown: Shutdown,
+    ) -> cluster::Setup {
+        let Self { backend, events: pods, fresh } = self;
+        cluster::Setup { config, state, fresh, engine, backend, pods, listener, shutdown }
+    }
+}
+
+/// The cluster service by itself, until it has to end: announced, and with the pods that it keeps. Dropping
+/// it takes both away.
+pub(super) async fn run_alone(
+    config: Arc<Config>,
+    engine: Arc<dyn Engine>,
+    state: PathBuf,
+    program: Program,
+    ending: Shutdown,
+) -> Result<(), Failure> {
+    // One that leads again may find what it announced before on its way out.
+    static LIVES: AtomicU64 = AtomicU64::new(0);
+    let life = LIVES.fetch_add(1, Ordering::Relaxed);
+    let mut children = JoinSet::new();
+    let kept = match config.backend {
+        PodBackend::Process => {
+            let (orders, given) = mpsc::unbounded_channel();
+            let (reports, told) = mpsc::unbounded_channel();
+            children.spawn(keep(Nursery::new(program), given, reports, ending.clone()));
+            Kept::as_processes(&state, true, orders, told)
+        }
+        PodBackend::Kubernetes => Kept::in_kubernetes(&config, program.arguments).await?,
+    };
+    let listener = listen(config.any_port()).await?;
+    let record = DaemonRecord {
+        daemon: Daemon::Cluster.name().into(),
+        instance: if life == 0 { instance() } else { format!("{}-{life}", instance()) },
+        address: Some(config.reached_at(listener.local_addr()?).to_string()),
+        pid: std::process::id(),
+    };
+    let announcement = announce(&engine, &record, LEASE).await?;
+    let outcome = cluster::run(kept.setup(config, engine, state, listener, ending)).await;
+    while children.join_next().await.is_some() {}
+    announcement.withdraw().await;
+    Ok(outcome?)
+}
+
+/// Keeps pods as children of this process until it has to end, or nobody orders any more.
+async fn keep(
+    mut nursery: Nursery,
+    mut orders: mpsc::UnboundedReceiver<Order>,
+    reports: mpsc::UnboundedSender<Report>,
+    mut ending: Shutdown,
+) {
+    loop {
+        tokio::select! {
+            () = shutdown::requested(&mut ending) => break,
+            order = orders.recv() => {
+                let Some(order) = order else { break };
+                for report in nursery.carry_out(order) {
+                    let _ = reports.send(report);
+                }
+            }
+            event = nursery.next_event() => {
+                let _ = reports.send(Report::Event(event));
+            }
+        }
+    }
+    nursery.end_all().await;
+}

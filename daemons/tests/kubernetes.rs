@@ -1,0 +1,330 @@
+//! Pods in a real Kubernetes cluster: the one of `KUBECONFIG`, whose node runs Docker beside that file's
+//! `docker.sock`, as `tests/kubernetes/up` has it. Without one these tests fail.
+#![cfg(feature = "kubernetes")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "kubernetes/cluster.rs"]
+mod cluster;
+#[path = "kubernetes/platform.rs"]
+mod platform;
+
+use cluster::{Cluster, in_namespace};
+use k8s_openapi::api::core::v1::{Endpoints, Pod, Secret, Service};
+use kube::{
+    Api,
+    api::{DeleteParams, ListParams},
+    runtime::wait::await_condition,
+};
+use platform::Platform;
+use quorate::{
+    backend::{Backend, BackendError, PodDaemon, PodEvent, Stop, kubernetes::KubernetesBackend},
+    config::{Durability, Functions, Kubernetes, Replication, Spread},
+    pod::{PodSpec, Said},
+    set::{MemberState, SetState},
+};
+use quorate_dag::Function;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Another machine may do much else beside.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+const BYZANTINE: Replication = Replication::Byzantine { f: 1 };
+
+fn settings(cluster: &Cluster) -> Kubernetes {
+    Kubernetes {
+        namespace: Some(cluster.namespace.clone()),
+        image: Some(cluster.image.clone()),
+        spread: Spread::Soft,
+        cpu: "10m".into(),
+        memory: "16Mi".into(),
+        ..Kubernetes::default()
+    }
+}
+
+/// A plain worker of `add`.
+fn worker(incarnation: u64) -> PodSpec {
+    PodSpec {
+        pod: "add-0-worker".into(),
+        set: "add-0".into(),
+        function: "add".into(),
+        index: None,
+        incarnation,
+        replication: Replication::None,
+        genesis: None,
+        identity: None,
+        listen: "127.0.0.1:0".into(),
+        transport: None,
+        data: "/unused".into(),
+        resumes: false,
+        durability: Durability::Process,
+        slots: 8,
+    }
+}
+
+/// A backend, and what becomes of its pods.
+struct Pods {
+    backend: KubernetesBackend,
+    events: mpsc::UnboundedReceiver<PodEvent>,
+}
+
+impl Pods {
+    fn new(cluster: &Cluster, settings: Kubernetes) -> Self {
+        Self::over(cluster.client.clone(), settings, PATIENCE)
+    }
+
+    fn over(client: kube::Client, settings: Kubernetes, pod_start: Duration) -> Self {
+        let arguments = vec!["--log".into(), "info".into()];
+        let (backend, events) = KubernetesBackend::over(client, settings, arguments, pod_start);
+        Self { backend, events }
+    }
+
+    async fn next(&mut self) -> PodEvent {
+        tokio::time::timeout(PATIENCE, self.events.recv()).await.expect("something happens").unwrap()
+    }
+
+    /// Starts a worker, and waits until it is ready.
+    async fn start(&mut self, incarnation: u64) {
+        self.backend.start(PodDaemon::Worker, &worker(incarnation)).await.unwrap();
+        loop {
+            match self.next().await {
+                PodEvent::Said { said: Said::Ready, incarnation: of, .. } if of == incarnation => return,
+                PodEvent::Ended { incarnation: of, status, .. } if of == incarnation => panic!("{status}"),
+                _ => {}
+            }
+        }
+    }
+
+    /// The status with which a life ends; nothing else may happen before.
+    async fn ended(&mut self, incarnation: u64) -> String {
+        match self.next().await {
+            PodEvent::Ended { incarnation: of, status, .. } if of == incarnation => status,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn plain_and_replicated_sets_answer_and_what_is_deleted_comes_back() {
+    in_namespace("sets", async |cluster| {
+        let mut functions = Functions::default();
+        for function in [&mut functions.add, &mut functions.mul, &mut functions.sub, &mut functions.div] {
+            function.replication = Replication::None;
+        }
+        functions.mul.replication = BYZANTINE;
+        let platform = Platform::start(cluster.client.clone(), settings(cluster), functions).await;
+        platform.scale(&[Function::Add, Function::Mul], 1).await;
+        let ready =
+            platform.sets_when(|sets| sets.iter().filter(|s| s.state == SetState::Ready).count() == 2);
+        let sets = ready.await;
+        assert_eq!(platform.answer("4*(3+5)").await, "32");
+
+        let offered = platform.offer("sums", Function::Add).await;
+        let endpoints = Api::<Endpoints>::namespaced(cluster.client.clone(), &cluster.namespace);
+        let has_all = |endpoints: Option<&Endpoints>| {
+            let subsets = endpoints.and_then(|endpoints| endpoints.subsets.as_ref()).into_iter().flatten();
+            let addresses = subsets.flat_map(|subset| subset.addresses.iter().flatten());
+            addresses.map(|address| format!("{}:7401", address.ip)).collect::<Vec<_>>() == offered
+        };
+        let listed = await_condition(endpoints, "quorate-sums", has_all);
+        tokio::time::timeout(PATIENCE, listed).await.expect("the worker is offered").unwrap();
+        platform.withdraw("sums").await;
+        let services = Api::<Service>::namespaced(cluster.client.clone(), &cluster.namespace);
+        assert!(services.get_opt("quorate-sums").await.unwrap().is_none());
+
+        // The worker: the same set, another life.
+        let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+        let object = cluster.object("add-0-worker").await;
+        pods.delete(&object, &DeleteParams::default()).await.unwrap();
+        platform
+            .sets_when(|sets| {
+                let add = sets.iter().find(|set| set.name == "add-0").unwrap();
+                add.state == SetState::Ready
+                    && (add.worker.incarnation, add.worker.state) == (2, MemberState::Ready)
+            })
+            .await;
+        assert_eq!(platform.answer("3+5").await, "8");
+
+        // A replica: its journal went with it, so another set takes the place of its own.
+        let object = cluster.object("mul-0-replica-2").await;
+        pods.delete(&object, &DeleteParams::default()).await.unwrap();
+        let replaced = platform.sets_when(|sets| {
+            let ready = |name: &str| sets.iter().any(|s| s.name == name && s.state == SetState::Ready);
+            ready("mul-1") && sets.iter().all(|set| set.name != "mul-0")
+        });
+        let after = replaced.await;
+        let group = |sets: &[quorate::set::SetRecord], name: &str| {
+            sets.iter().find(|set| set.name == name).unwrap().group().unwrap()
+        };
+        assert_ne!(group(&sets, "mul-0"), group(&after, "mul-1"));
+        assert_eq!(platform.answer("4*(3+5)").await, "32");
+
+        // Nothing runs that nobody wants; identities stay for the sets that come back.
+        platform.scale(&[Function::Add, Function::Mul], 0).await;
+        platform.sets_when(|sets| sets.is_empty()).await;
+        cluster.no_pods().await;
+        let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+        let kept =
+            secrets.list(&ListParams::default().labels("app.kubernetes.io/name=quorate")).await.unwrap();
+        let kept: Vec<_> = kept.items.into_iter().map(|secret| secret.metadata.name.unwrap()).collect();
+        assert_eq!(kept, ["quorate-mul-0-identities", "quorate-mul-1-identities"]);
+        platform.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_pod_is_found_again_by_another_backend_and_stopped() {
+    in_namespace("again", async |cluster| {
+        let mut first = Pods::new(cluster, settings(cluster));
+        first.start(1).await;
+        drop(first);
+        let mut second = Pods::new(cluster, settings(cluster));
+        let running = second.backend.list().await.unwrap();
+        assert_eq!((running[0].pod.as_str(), running[0].incarnation), ("add-0-worker", 1));
+        assert!(matches!(second.next().await, PodEvent::Started { incarnation: 1, .. }));
+        let Said::Listening { address, .. } = said(second.next().await) else { panic!("listens") };
+        assert!(address.ends_with(":7401") && !address.starts_with("0.0.0.0"), "{address}");
+        assert_eq!(said(second.next().await), Said::Ready);
+        second.backend.stop("add-0-worker", Stop::Gently).await.unwrap();
+        assert_eq!(second.ended(1).await, "stopped");
+        cluster.no_pods().await;
+        assert!(second.backend.list().await.unwrap().is_empty());
+    })
+    .await;
+}
+
+fn said(event: PodEvent) -> Said {
+    match event {
+        PodEvent::Said { said, .. } => said,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_later_life_takes_the_place_of_an_earlier_one() {
+    in_namespace("lives", async |cluster| {
+        let mut pods = Pods::new(cluster, settings(cluster));
+        pods.start(1).await;
+        pods.backend.start(PodDaemon::Worker, &worker(2)).await.unwrap();
+        assert_eq!(pods.ended(1).await, "stopped");
+        assert!(matches!(pods.next().await, PodEvent::Started { incarnation: 2, .. }));
+        pods.backend.stop("add-0-worker", Stop::Now).await.unwrap();
+        while !matches!(pods.next().await, PodEvent::Ended { incarnation: 2, .. }) {}
+        cluster.no_pods().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn why_a_pod_does_not_start_is_told() {
+    in_namespace("refused", async |cluster| {
+        let image = Some("127.0.0.1:1/quorate:none".into());
+        let mut pods = Pods::new(cluster, Kubernetes { image, ..settings(cluster) });
+        pods.backend.start(PodDaemon::Worker, &worker(1)).await.unwrap();
+        let status = pods.ended(1).await;
+        assert!(
+            status.starts_with("image 127.0.0.1:1/quorate:none can't be pulled (ErrImagePull)"),
+            "{status}"
+        );
+
+        let huge = Kubernetes { cpu: "1000".into(), ..settings(cluster) };
+        let mut pods = Pods::over(cluster.client.clone(), huge, Duration::from_secs(5));
+        pods.backend.start(PodDaemon::Worker, &worker(2)).await.unwrap();
+        let status = pods.ended(2).await;
+        assert!(status.contains("no node for it (Unschedulable)"), "{status}");
+        assert!(status.contains("Insufficient cpu"), "{status}");
+
+        // One that Kubernetes does not take at all.
+        let wrong = Kubernetes { image: Some(String::new()), ..settings(cluster) };
+        let mut pods = Pods::new(cluster, wrong);
+        pods.backend.start(PodDaemon::Worker, &worker(3)).await.unwrap();
+        let status = pods.ended(3).await;
+        assert!(status.contains("refuses to create pods") && status.contains("image"), "{status}");
+
+        // One whose program does not take its arguments.
+        let mut pods = Pods::new(cluster, settings(cluster));
+        let lost = PodSpec { function: "pow".into(), incarnation: 4, ..worker(4) };
+        pods.backend.start(PodDaemon::Worker, &lost).await.unwrap();
+        while !matches!(pods.next().await, PodEvent::Ended { incarnation: 4, ref status, .. }
+            if status.starts_with("exit status: "))
+        {}
+        cluster.no_pods().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_role_forbids_is_said() {
+    in_namespace("roles", async |cluster| {
+        cluster.role("reader", &[("pods", &["get", "list", "watch"])]).await;
+        let reader = Pods::over(cluster.client_as("reader").await, settings(cluster), PATIENCE);
+        assert!(reader.backend.list().await.unwrap().is_empty());
+        let error = reader.backend.start(PodDaemon::Worker, &worker(1)).await.unwrap_err();
+        assert!(matches!(error, BackendError::Unavailable { .. }), "it is tried again: {error}");
+        let expected = format!("may not create pods in namespace {}", cluster.namespace);
+        assert!(error.to_string().contains(&expected), "{error}");
+
+        cluster.role("nobody", &[]).await;
+        let nobody = Pods::over(cluster.client_as("nobody").await, settings(cluster), PATIENCE);
+        let error = nobody.backend.list().await.unwrap_err();
+        let expected = format!("may not list pods in namespace {}", cluster.namespace);
+        assert!(error.to_string().contains(&expected), "{error}");
+
+        // What the service needs, and no more.
+        let role = [
+            ("pods", &["create", "delete", "list", "watch"][..]),
+            ("secrets", &["create", "get", "update"][..]),
+            ("services", &["create", "delete", "patch"][..]),
+        ];
+        cluster.role("cluster", &role).await;
+        let client = cluster.client_as("cluster").await;
+        let platform = Platform::start(client, settings(cluster), Functions::default()).await;
+        platform.scale(&[Function::Add], 1).await;
+        platform.sets_when(|sets| sets.iter().any(|set| set.state == SetState::Ready)).await;
+        assert_eq!(platform.answer("3+5").await, "8");
+        platform.offer("sums", Function::Add).await;
+        platform.withdraw("sums").await;
+        platform.scale(&[Function::Add], 0).await;
+        platform.sets_when(|sets| sets.is_empty()).await;
+        platform.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_evicted_pod_has_ended() {
+    in_namespace("evicted", async |cluster| {
+        let mut pods = Pods::new(cluster, settings(cluster));
+        pods.start(1).await;
+        cluster.evict(&cluster.object("add-0-worker").await).await;
+        let status = pods.ended(1).await;
+        assert!(status.starts_with("deleted"), "{status}");
+        cluster.no_pods().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nothing_has_ended_while_the_api_server_is_away() {
+    cluster::alone_in_namespace("away", async |cluster| {
+        let mut pods = Pods::new(cluster, settings(cluster));
+        pods.start(1).await;
+        let away = cluster.stop_api_server();
+        let error = pods.backend.start(PodDaemon::Worker, &worker(2)).await.unwrap_err();
+        assert!(matches!(error, BackendError::Unavailable { .. }), "{error}");
+        assert!(error.to_string().contains("did not answer within 5s"), "{error}");
+        assert_eq!(pods.backend.list().await.unwrap().len(), 1, "what was seen last");
+        // Longer than a watch lasts.
+        let silence = tokio::time::timeout(Duration::from_secs(35), pods.events.recv()).await;
+        assert!(silence.is_err(), "{silence:?}");
+        drop(away);
+        // The watch goes on.
+        let object = cluster.object("add-0-worker").await;
+        let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+        api.delete(&object, &DeleteParams::default()).await.unwrap();
+        assert_eq!(pods.ended(1).await, "deleted");
+        cluster.no_pods().await;
+    })
+    .await;
+}
