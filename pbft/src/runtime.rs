@@ -74,6 +74,7 @@ mod identities;
 mod link;
 mod patience;
 mod routes;
+mod secure;
 mod serve;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -83,6 +84,7 @@ pub use self::serve::Twist;
 pub use self::{
     client::{Client, ClientFailed, ClientSetup, ClientStatus, Link, LinkSetup, Reply},
     identities::generate_identities,
+    secure::{Broken, Protection, Secure, Session},
     serve::{ReplicaHandle, ReplicaSetup, ReplicaStatus, ServeFailed, serve},
 };
 pub use crate::journal::{JournalFailed, JournalSetup, SyncPolicy};
@@ -123,7 +125,7 @@ impl<A: ToString> FromIterator<(ReplicaId, A)> for AddressBook {
     }
 }
 
-/// Sizes and times of connections.
+/// Sizes and times of connections, and what protects them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TransportSettings {
     /// The longest frame that is taken; none means what the configuration's batches need.
@@ -143,6 +145,8 @@ pub struct TransportSettings {
     pub key_period: Duration,
     /// How long keys of before are accepted after that.
     pub key_grace: Duration,
+    /// What stands between sockets and frames. All members and clients of a group have it, or none.
+    pub protection: Protection,
 }
 
 impl Default for TransportSettings {
@@ -156,6 +160,7 @@ impl Default for TransportSettings {
             redial_max: Duration::from_secs(1),
             key_period: Duration::from_secs(3600),
             key_grace: Duration::from_secs(60),
+            protection: Protection(None),
         }
     }
 }

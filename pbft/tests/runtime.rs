@@ -1,6 +1,9 @@
 //! Replicas and clients over real sockets on loopback.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
 
+#[path = "runtime/protection.rs"]
+mod protection;
+
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::Path,

@@ -43,7 +43,8 @@ pub(super) async fn accept<S: Service + 'static>(shared: Rc<Shared<S>>, listener
 
 /// Serves a connection that somebody else dialled.
 async fn came_in<S: Service>(shared: Rc<Shared<S>>, stream: TcpStream) {
-    let (outgoing, incoming) = Outgoing::new(stream, shared.transport.queue_bytes_max);
+    let session = shared.transport.protection.accept();
+    let (outgoing, incoming) = Outgoing::new(stream, session, shared.transport.queue_bytes_max);
     let nonce = {
         let inner = &mut *shared.inner.borrow_mut();
         let nonce = inner.rng.next_seed();

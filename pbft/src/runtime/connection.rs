@@ -18,7 +18,10 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::frame::{self, Frame, GREETING_BYTES_MAX, Refusal};
+use super::{
+    frame::{self, Frame, GREETING_BYTES_MAX, Refusal},
+    secure::{Broken, Session},
+};
 
 /// Frames are gathered into pieces of about this many bytes, each written by one system call.
 const PIECE_BYTES: usize = 64 << 10;
@@ -29,6 +32,8 @@ const READ_BYTES: usize = 48 << 10;
 /// socket takes at once, and the connection's own task the rest.
 pub(super) struct Outgoing {
     stream: OwnedWriteHalf,
+    /// What protects the connection, both ways.
+    session: Option<RefCell<Box<dyn Session>>>,
     state: RefCell<Pending>,
     /// Whether its owner noted that it wants flushing.
     noted: Cell<bool>,
@@ -43,6 +48,8 @@ struct Pending {
     /// Whole frames each, but for the first one, of which a part may be written.
     pieces: VecDeque<BytesMut>,
     bytes: usize,
+    /// What the session has made of pieces, or says for itself: it goes before them.
+    sealed: BytesMut,
     /// An empty piece, so that a busy connection allocates none.
     spare: BytesMut,
     /// Whether the first piece was begun: dropping it would tear a frame.
@@ -53,11 +60,16 @@ struct Pending {
 
 impl Outgoing {
     /// The writing half of a connection, and what its reading half is for [`run`].
-    pub(super) fn new(stream: TcpStream, bytes_max: usize) -> (Rc<Self>, OwnedReadHalf) {
+    pub(super) fn new(
+        stream: TcpStream,
+        session: Option<Box<dyn Session>>,
+        bytes_max: usize,
+    ) -> (Rc<Self>, OwnedReadHalf) {
         let _ = stream.set_nodelay(true); // a hint: what is flushed is gathered already
         let (incoming, stream) = stream.into_split();
         let (state, noted, wake) = Default::default();
-        (Rc::new(Self { stream, state, noted, wake, bytes_max }), incoming)
+        let session = session.map(RefCell::new);
+        (Rc::new(Self { stream, session, state, noted, wake, bytes_max }), incoming)
     }
 
     /// Notes this connection in `dirty`, once until it is flushed.
@@ -105,43 +117,37 @@ impl Outgoing {
 
     /// Whether nothing is left.
     fn try_flush(&self) -> bool {
-        let mut state = self.state.borrow_mut();
-        while let Some(piece) = state.pieces.front_mut() {
-            match self.stream.try_write(piece) {
-                Ok(count) => {
-                    piece.advance(count);
-                    let done = piece.is_empty();
-                    state.bytes -= count;
-                    state.begun = !done;
-                    if done && let Some(piece) = state.pieces.pop_front() {
-                        // A long frame's room is not kept.
-                        state.spare = if piece.capacity() <= PIECE_BYTES { piece } else { BytesMut::new() };
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
-                Err(_) => {
-                    state.closed = true;
-                    state.pieces.clear();
-                    state.bytes = 0;
-                    return false;
-                }
-            }
-        }
-        true
+        let state = &mut *self.state.borrow_mut();
+        let written = match &self.session {
+            None => state.write_pieces(&self.stream),
+            Some(session) => state.write_sealed(&self.stream, &mut **session.borrow_mut()),
+        };
+        written.unwrap_or_else(|_| {
+            state.close();
+            false
+        })
+    }
+
+    /// Takes in what came from the other end, when the connection is protected, and appends what was in it
+    /// to `plain`. What is to be answered leaves.
+    fn open(&self, wire: &mut BytesMut, plain: &mut BytesMut) -> Result<(), Broken> {
+        let Some(session) = &self.session else { return Ok(()) };
+        let opened = session.borrow_mut().open(wire, plain, &mut self.state.borrow_mut().sealed);
+        // A handshake that ends lets go what has waited for it.
+        self.flush();
+        opened
     }
 
     /// Ends the connection, and lets go of what waits.
     pub(super) fn close(&self) {
-        let state = &mut *self.state.borrow_mut();
-        state.closed = true;
-        state.pieces.clear();
-        state.bytes = 0;
+        self.state.borrow_mut().close();
         self.wake.notify_one();
     }
 
     /// Whether the socket took all that was written.
     pub(super) fn is_written(&self) -> bool {
-        self.state.borrow().bytes == 0
+        let state = self.state.borrow();
+        state.bytes == 0 && state.sealed.is_empty()
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -173,6 +179,61 @@ impl Outgoing {
                 return;
             }
         }
+    }
+}
+
+impl Pending {
+    /// Whether the socket took all of it.
+    fn write_pieces(&mut self, stream: &OwnedWriteHalf) -> io::Result<bool> {
+        while let Some(piece) = self.pieces.front_mut() {
+            let Some(count) = try_write(stream, piece)? else { return Ok(false) };
+            piece.advance(count);
+            self.bytes -= count;
+            self.begun = !piece.is_empty();
+            if !self.begun {
+                self.take_piece();
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether the socket took all that can be sealed by now.
+    fn write_sealed(&mut self, stream: &OwnedWriteHalf, session: &mut dyn Session) -> io::Result<bool> {
+        loop {
+            while !self.sealed.is_empty() {
+                let Some(count) = try_write(stream, &self.sealed)? else { return Ok(false) };
+                self.sealed.advance(count);
+            }
+            let Some(piece) = self.pieces.front().filter(|_| session.is_ready()) else { return Ok(true) };
+            session.seal(piece, &mut self.sealed).map_err(io::Error::other)?;
+            self.bytes -= piece.len();
+            self.take_piece();
+        }
+    }
+
+    /// The first piece is done with.
+    fn take_piece(&mut self) {
+        if let Some(mut piece) = self.pieces.pop_front() {
+            piece.clear();
+            // A long frame's room is not kept.
+            self.spare = if piece.capacity() <= PIECE_BYTES { piece } else { BytesMut::new() };
+        }
+    }
+
+    fn close(&mut self) {
+        self.closed = true;
+        self.pieces.clear();
+        self.sealed.clear();
+        self.bytes = 0;
+    }
+}
+
+/// How much the socket took; `None` when it has no room.
+fn try_write(stream: &OwnedWriteHalf, bytes: &[u8]) -> io::Result<Option<usize>> {
+    match stream.try_write(bytes) {
+        Ok(count) => Ok(Some(count)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -212,20 +273,27 @@ pub(super) trait Reader {
 pub(super) async fn run(outgoing: &Outgoing, incoming: OwnedReadHalf, reader: &mut impl Reader) -> Ended {
     tokio::select! {
         () = outgoing.keep_writing() => Ended::Closed,
-        ended = keep_reading(incoming, reader) => ended,
+        ended = keep_reading(outgoing, incoming, reader) => ended,
     }
 }
 
-async fn keep_reading(mut incoming: OwnedReadHalf, reader: &mut impl Reader) -> Ended {
-    let mut read = BytesMut::new();
+async fn keep_reading(outgoing: &Outgoing, mut incoming: OwnedReadHalf, reader: &mut impl Reader) -> Ended {
+    let (mut read, mut wire) = (BytesMut::new(), BytesMut::new());
+    if let Err(broken) = outgoing.open(&mut wire, &mut read) {
+        return Ended::Refused(broken.into());
+    }
     loop {
+        let into = if outgoing.session.is_some() { &mut wire } else { &mut read };
         // A quarter of a buffer left is not worth another system call for.
-        if read.capacity() - read.len() < READ_BYTES / 4 {
-            read.reserve(READ_BYTES);
+        if into.capacity() - into.len() < READ_BYTES / 4 {
+            into.reserve(READ_BYTES);
         }
-        match incoming.read_buf(&mut read).await {
+        match incoming.read_buf(into).await {
             Ok(0) | Err(_) => return Ended::Closed,
             Ok(_) => {}
+        }
+        if let Err(broken) = outgoing.open(&mut wire, &mut read) {
+            return Ended::Refused(broken.into());
         }
         loop {
             match frame::take(&mut read, reader.frame_bytes_max()) {
@@ -293,7 +361,7 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (_deaf, _) = listener.accept().await.unwrap();
-        let (outgoing, incoming) = Outgoing::new(stream, 10 * PIECE_BYTES);
+        let (outgoing, incoming) = Outgoing::new(stream, None, 10 * PIECE_BYTES);
         while outgoing.take_dropped() == 0 {
             outgoing.put_bytes(&[1; FRAME_BYTES]);
             outgoing.flush();
@@ -340,7 +408,7 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let mut flood = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
-        let (outgoing, incoming) = Outgoing::new(stream, 10 * PIECE_BYTES);
+        let (outgoing, incoming) = Outgoing::new(stream, None, 10 * PIECE_BYTES);
         let mut reader = Impatient { later: Instant::now(), reads: 0 };
         let replicas = (0..4).map(PublicKey::fixture).collect();
         let configuration = Configuration::genesis(GroupId([1; 16]), replicas, vec![]);
@@ -364,7 +432,7 @@ mod tests {
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (mut deaf, _) = listener.accept().await.unwrap();
         let limit = 10 * PIECE_BYTES;
-        let (outgoing, incoming) = Outgoing::new(stream, limit);
+        let (outgoing, incoming) = Outgoing::new(stream, None, limit);
         let mut dropped = 0;
         // More than sockets hold: until pieces are dropped again and again.
         let mut number = 0u8;

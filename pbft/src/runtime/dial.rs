@@ -88,7 +88,8 @@ pub(super) async fn dial<D: Dialler>(
 
 /// Serves the connection until it ends; says whether the greeting went through.
 async fn serve<D: Dialler>(dialler: &D, peer: ReplicaId, stream: TcpStream) -> bool {
-    let (outgoing, incoming) = Outgoing::new(stream, dialler.transport().queue_bytes_max);
+    let session = dialler.transport().protection.dial(peer);
+    let (outgoing, incoming) = Outgoing::new(stream, session, dialler.transport().queue_bytes_max);
     outgoing.put_bytes(&dialler.hello());
     outgoing.flush();
     let joined = Notify::new();

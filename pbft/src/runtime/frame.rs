@@ -13,6 +13,7 @@
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use thiserror::Error;
 
+use super::secure::Broken;
 use crate::{
     crypto::{Domain, Keychain, Kind, NewKey, Principal, SIGNATURE_BYTES_MAX, TAG_BYTES, Tag},
     group::{Configuration, GroupId, REPLICAS_MAX},
@@ -69,6 +70,8 @@ pub(super) enum Refusal {
     Greeting,
     #[error("nobody proved to be the sender")]
     Unproven,
+    #[error("connection is not protected as it should be: {0}")]
+    Unprotected(#[from] Broken),
 }
 
 impl Refusal {
@@ -80,6 +83,7 @@ impl Refusal {
             Self::Kind(_) => "misplaced",
             Self::Greeting => "greeting",
             Self::Unproven => "unproven",
+            Self::Unprotected(_) => "unprotected",
         }
     }
 }

@@ -103,7 +103,7 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let connect = || TcpStream::connect(listener.local_addr().unwrap());
         let (dialled, came_in) = (connect().await.unwrap(), connect().await.unwrap());
-        let ((dialled, _), (came_in, _)) = (Outgoing::new(dialled, 1), Outgoing::new(came_in, 1));
+        let ((dialled, _), (came_in, _)) = (Outgoing::new(dialled, None, 1), Outgoing::new(came_in, None, 1));
         let peer = Principal::Replica(ReplicaId(0));
         let route = Route { dialled: Some(Rc::clone(&dialled)), ..Route::default() };
         let mut routes = Routes { replicas: vec![route], clients: Vec::new(), dirty: Vec::new() };
