@@ -10,7 +10,7 @@ use super::{
     item::{Attempt, ID, Item, PART, ReceiptName, TTL, receipt_ttl, text},
 };
 use crate::{
-    aws::{AwsError, throttling},
+    aws::{ATTEMPTS, AwsError, back_off, throttling},
     records::RecordsError,
 };
 use aws_sdk_dynamodb::{
@@ -19,8 +19,7 @@ use aws_sdk_dynamodb::{
 };
 use bytes::Bytes;
 use futures::future::{join_all, try_join_all};
-use rand::RngExt;
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 use uuid::Uuid;
 
 /// Bytes of a part. An item may have 400 KB; this is a round number below that leaves room for the rest.
@@ -35,11 +34,6 @@ const BATCH_DELETIONS: usize = 25;
 
 /// Requests of one receipt at once.
 const AT_ONCE: usize = 4;
-
-/// How often a batch is sent in a row without anything of it being taken, and the pauses between: random up
-/// to the first, doubled with each up to the second.
-const BATCH_ATTEMPTS: u32 = 6;
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 impl Inner {
     /// Writes a receipt that is nobody's yet.
@@ -165,12 +159,12 @@ impl Inner {
     }
 
     fn left_over(&self, operation: &'static str, items: usize) -> RecordsError {
-        let what = format!("{items} items were not taken in {BATCH_ATTEMPTS} attempts: the table throttles");
+        let what = format!("{items} items were not taken in {ATTEMPTS} attempts: the table throttles");
         self.unavailable(self.service.explain_entry(operation, "ThrottlingException", Some(&what)))
     }
 }
 
-/// How often a batch is sent again.
+/// How often in a row a batch was sent without anything of it being taken.
 #[derive(Default)]
 struct Patience {
     in_vain: u32,
@@ -180,13 +174,11 @@ impl Patience {
     /// Waits before what is left is sent again, unless that was in vain too often.
     async fn pause(&mut self, progress: bool) -> bool {
         self.in_vain = if progress { 0 } else { self.in_vain + 1 };
-        if self.in_vain >= BATCH_ATTEMPTS {
-            return false;
+        let again = self.in_vain < ATTEMPTS;
+        if again {
+            back_off(self.in_vain).await;
         }
-        let most = (BACK_OFF.0 * 2_u32.pow(self.in_vain)).min(BACK_OFF.1);
-        let pause = most.mul_f64(rand::rng().random_range(0.0..1.0));
-        tokio::time::sleep(pause).await;
-        true
+        again
     }
 }
 
