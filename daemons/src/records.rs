@@ -2,6 +2,8 @@
 
 #[doc(hidden)]
 pub mod conformance;
+#[cfg(feature = "dynamo")]
+pub mod dynamo;
 pub(crate) mod sqlite;
 
 use async_trait::async_trait;
