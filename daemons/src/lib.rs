@@ -6,6 +6,8 @@
 pub mod admin;
 pub mod api;
 pub mod autoscaler;
+#[cfg(any(feature = "sqs", feature = "dynamo"))]
+pub mod aws;
 pub mod backend;
 pub mod cli;
 pub mod client;
