@@ -12,6 +12,7 @@ use aws_config::{
     timeout::TimeoutConfig,
 };
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+use rand::RngExt;
 use sdk::error::{ProvideErrorMetadata, SdkError};
 use std::{error::Error, time::Duration};
 
@@ -25,7 +26,7 @@ const ATTEMPT: Duration = Duration::from_secs(10);
 const OPERATION: Duration = Duration::from_secs(30);
 
 /// With the pauses below, what fails at once fails for good within two seconds.
-const ATTEMPTS: u32 = 5;
+pub const ATTEMPTS: u32 = 5;
 
 /// Between the first two attempts at most; doubled with each, up to the second. The SDK takes a random part
 /// of it, so that those who were refused together do not come back together.
@@ -77,6 +78,14 @@ pub fn timeouts(wait: Duration) -> TimeoutConfig {
         .operation_attempt_timeout(ATTEMPT + wait)
         .operation_timeout(OPERATION + wait)
         .build()
+}
+
+/// The pause after this many attempts, for what the SDK does not try again by itself: the refused part of a
+/// batch whose rest was taken.
+pub async fn back_off(attempts: u32) {
+    let longest = BACK_OFF.0.saturating_mul(2u32.saturating_pow(attempts.saturating_sub(1))).min(BACK_OFF.1);
+    let part = rand::rng().random_range(0.0..1.0);
+    tokio::time::sleep(longest.mul_f64(part)).await;
 }
 
 /// A service as its errors name it.
