@@ -4,6 +4,8 @@
 #[doc(hidden)]
 pub mod conformance;
 pub(crate) mod sqlite;
+#[cfg(feature = "sqs")]
+pub mod sqs;
 
 use async_trait::async_trait;
 use bytes::Bytes;
