@@ -12,12 +12,11 @@ use crate::{
     backend::process::{Order, Program, Report},
     cluster,
     config::{Config, PodBackend, StoreEngine},
-    engine::Engine,
+    engine::{Engine, open::open},
     fault::{self, Fault, How},
     gateway, hex, identity, pod, scheduler,
     set::{DAEMONS, DaemonRecord},
     shutdown::{self, Shutdown},
-    sqlite::SqliteEngine,
     store::{
         StoreError,
         announce::{Announcement, announce},
@@ -119,7 +118,7 @@ pub async fn run() -> Result<(), Failure> {
 pub async fn run_one(daemon: Daemon, config: Config, program: Program) -> Result<(), Failure> {
     let asked_to_end = asked_to_end();
     let state = state_folder(&config.data);
-    let engine = open(&state, &config)?;
+    let engine = open(&config, &state).await?;
     let (end, ending) = watch::channel(false);
     let mut running = Running::new(Arc::new(config), engine, ending);
     if daemon == Daemon::Cluster {
@@ -270,8 +269,10 @@ async fn start(
     say: &mpsc::UnboundedSender<FromControl>,
     told: mpsc::UnboundedReceiver<Report>,
 ) -> Result<(Running, watch::Sender<bool>), Failure> {
-    let engine = open(&brief.state, &brief.config)?;
-    forget_former_life(&*engine).await?;
+    let engine = open(&brief.config, &brief.state).await?;
+    if brief.config.engines.store == StoreEngine::Sqlite {
+        forget_former_life(&*engine).await?;
+    }
     if brief.restarts > 0 {
         let fault = Fault {
             id: uuid::Uuid::now_v7(),
@@ -410,12 +411,6 @@ pub fn asked_to_end() -> impl Future<Output = ()> {
     async {
         let _ = tokio::signal::ctrl_c().await;
     }
-}
-
-fn open(state: &Path, config: &Config) -> Result<Arc<dyn Engine>, Failure> {
-    std::fs::create_dir_all(state)
-        .map_err(|error| format!("can't make the state folder {}: {error}", state.display()))?;
-    Ok(SqliteEngine::open(&state.join("quorate.db"), config.durability)?)
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {

@@ -1,5 +1,7 @@
 //! What a platform stands on: its queues, records and store, and the two steps that touch more than one.
 
+pub mod open;
+
 use crate::{
     queue::{Handle, Queue, QueueError, QueueName, Queues},
     records::{Created, Finished, NewRecord, Outcome, Records, RecordsError},

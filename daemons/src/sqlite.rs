@@ -30,7 +30,7 @@ use crate::{
     config::Durability,
     engine::{Conclusion, Engine, StepError},
     queue::{
-        Queue, QueueError, QueueName,
+        Queue, QueueError, QueueName, Queues,
         sqlite::{SqliteQueue, put_message, remove_message},
     },
     records::{
@@ -161,6 +161,16 @@ impl SqliteEngine {
         }))
     }
 
+    /// Its records, for an engine that has its queues or its store elsewhere.
+    pub(crate) fn records_alone(&self) -> SqliteRecords {
+        SqliteRecords { core: Arc::clone(&self.core) }
+    }
+
+    /// Its store, for an engine that has its queues or its records elsewhere.
+    pub(crate) fn store_alone(&self) -> SqliteStore {
+        SqliteStore { core: Arc::clone(&self.core) }
+    }
+
     async fn queue_of(&self, name: &QueueName) -> Result<Arc<SqliteQueue>, QueueError> {
         if let Some(known) = self.queues.lock().unwrap_or_else(PoisonError::into_inner).get(name) {
             return Ok(Arc::clone(known));
@@ -168,6 +178,18 @@ impl SqliteEngine {
         let queue = SqliteQueue::open(&self.core, name).await?;
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(Arc::clone(queues.entry(name.clone()).or_insert_with(|| Arc::new(queue))))
+    }
+}
+
+/// Its queues, for an engine that has its records or its store elsewhere.
+#[async_trait]
+impl Queues for Arc<SqliteEngine> {
+    async fn queue(&self, name: &QueueName) -> Result<Arc<dyn Queue>, QueueError> {
+        Ok(self.queue_of(name).await?)
+    }
+
+    async fn queues(&self) -> Result<Vec<QueueName>, QueueError> {
+        Engine::queues(&**self).await
     }
 }
 
