@@ -7,6 +7,7 @@ mod failures;
 #[path = "dynamo/front.rs"]
 mod front;
 #[allow(dead_code, unreachable_pub, reason = "other tests use the others")]
+#[path = "servers/installed.rs"]
 mod servers;
 #[path = "dynamo/table.rs"]
 mod table;

@@ -3,6 +3,7 @@
 #![cfg(feature = "etcd")]
 
 #[allow(dead_code, unreachable_pub, reason = "other tests use the others")]
+#[path = "servers/installed.rs"]
 mod servers;
 
 #[path = "etcd/faults.rs"]
