@@ -4,6 +4,8 @@ pub mod announce;
 #[doc(hidden)]
 pub mod conformance;
 pub mod election;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 mod held;
 pub mod lock;
 pub(crate) mod sqlite;
