@@ -9,12 +9,14 @@
 
 mod binary;
 mod data;
+mod fleet;
 mod load;
 mod platform;
 pub mod process;
 
 pub use binary::binary;
 pub use data::{Data, Output, keys};
+pub use fleet::Fleet;
 pub use load::{Load, Mix, Report};
 pub use platform::{Platform, Response, Status};
 

@@ -97,6 +97,12 @@ impl Load {
     /// Starts `outstanding` loops on a platform.
     #[must_use]
     pub fn start(platform: &Platform, mix: Mix, outstanding: usize) -> Self {
+        Self::at(&platform.url, platform.http.clone(), mix, outstanding)
+    }
+
+    /// Starts `outstanding` loops on whatever gateway listens at `url`.
+    #[must_use]
+    pub fn at(url: &str, http: reqwest::Client, mix: Mix, outstanding: usize) -> Self {
         // The keys of two loads differ, so that neither is answered with the other's results.
         static LOADS: AtomicU64 = AtomicU64::new(0);
         let load = LOADS.fetch_add(1, Ordering::Relaxed);
@@ -107,7 +113,7 @@ impl Load {
         let outstanding = u64::try_from(outstanding).expect("is small");
         for first in 0..outstanding {
             let (stopped, count) = (stopped.clone(), count.clone());
-            let client = Client { url: platform.url.clone(), http: platform.http.clone(), mix, load };
+            let client = Client { url: url.to_owned(), http: http.clone(), mix, load };
             loops.spawn(async move {
                 let mut sent = Vec::new();
                 for n in (first..).step_by(usize::try_from(outstanding).expect("came from one")) {
@@ -120,7 +126,7 @@ impl Load {
                 sent
             });
         }
-        Self { stop, answered, loops, url: platform.url.clone(), http: platform.http.clone() }
+        Self { stop, answered, loops, url: url.to_owned(), http }
     }
 
     /// Waits until so many more requests have come to an end.
@@ -181,7 +187,7 @@ impl Load {
 impl Report {
     fn judge(&mut self, sent: &Sent) {
         let micros = u64::try_from(sent.latency.as_micros()).unwrap_or(u64::MAX);
-        self.latency_us.saturating_record(micros);
+        self.latency_us.record(micros).expect("it grows as it has to");
         if sent.ids.len() > 1 {
             self.duplicated.push(format!("{} is {:?}", sent.expression, sent.ids));
         }

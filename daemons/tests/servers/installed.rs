@@ -1,7 +1,6 @@
 //! Servers that engines are checked against: each is started by the test that needs it, on a free port of
 //! loopback, and ends with it. `tests/engines` installs them.
 
-#[cfg(feature = "etcd")]
 pub mod etcd;
 pub mod moto;
 
