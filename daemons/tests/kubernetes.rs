@@ -95,11 +95,13 @@ impl Pods {
         }
     }
 
-    /// The status with which a life ends; nothing else may happen before.
+    /// The status with which a life ends.
     async fn ended(&mut self, incarnation: u64) -> String {
-        match self.next().await {
-            PodEvent::Ended { incarnation: of, status, .. } if of == incarnation => status,
-            other => panic!("{other:?}"),
+        loop {
+            match self.next().await {
+                PodEvent::Ended { incarnation: of, status, .. } if of == incarnation => return status,
+                _ => {}
+            }
         }
     }
 }
@@ -210,7 +212,7 @@ async fn a_later_life_takes_the_place_of_an_earlier_one() {
         assert_eq!(pods.ended(1).await, "stopped");
         assert!(matches!(pods.next().await, PodEvent::Started { incarnation: 2, .. }));
         pods.backend.stop("add-0-worker", Stop::Now).await.unwrap();
-        while !matches!(pods.next().await, PodEvent::Ended { incarnation: 2, .. }) {}
+        assert_eq!(pods.ended(2).await, "stopped");
         cluster.no_pods().await;
     })
     .await;
@@ -246,9 +248,8 @@ async fn why_a_pod_does_not_start_is_told() {
         let mut pods = Pods::new(cluster, settings(cluster));
         let lost = PodSpec { function: "pow".into(), incarnation: 4, ..worker(4) };
         pods.backend.start(PodDaemon::Worker, &lost).await.unwrap();
-        while !matches!(pods.next().await, PodEvent::Ended { incarnation: 4, ref status, .. }
-            if status.starts_with("exit status: "))
-        {}
+        let status = pods.ended(4).await;
+        assert!(status.starts_with("exit status: "), "{status}");
         cluster.no_pods().await;
     })
     .await;
