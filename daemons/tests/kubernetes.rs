@@ -19,10 +19,12 @@ use platform::Platform;
 use quorate::{
     backend::{Backend, BackendError, PodDaemon, PodEvent, Stop, kubernetes::KubernetesBackend},
     config::{Durability, Functions, Kubernetes, Replication, Spread},
+    identity::{Identities, SetKeys},
     pod::{PodSpec, Said},
     set::{MemberState, SetState},
 };
 use quorate_dag::Function;
+use quorate_pbft::crypto::PublicKey;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -291,6 +293,36 @@ async fn what_a_role_forbids_is_said() {
         platform.stop().await;
     })
     .await;
+}
+
+#[tokio::test]
+async fn identities_are_kept_in_the_cluster_whoever_makes_them() {
+    in_namespace("keys", async |cluster| {
+        let pods = [(); 2].map(|()| Pods::new(cluster, settings(cluster)));
+        let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let made = pods.iter().zip(&folders).map(async |(pods, folder)| {
+            pods.backend.keys(&Identities::at(folder.path()), "add-0", 1).await.unwrap()
+        });
+        let made = futures::future::join_all(made).await;
+        assert_eq!(public(&made[0]), public(&made[1]));
+        // Nothing private stays in the folders.
+        for folder in &folders {
+            let left = std::fs::read_dir(folder.path().join("identities")).unwrap().count();
+            assert_eq!(left, 0);
+        }
+        // A set that is made anew with more replicas keeps those it had.
+        let folder = tempfile::tempdir().unwrap();
+        let identities = Identities::at(folder.path());
+        let more = pods[0].backend.keys(&identities, "add-0", 2).await.unwrap();
+        assert_eq!(public(&more)[..2], public(&made[0]));
+        assert_eq!(public(&more).len(), 3);
+    })
+    .await;
+}
+
+/// The keys of the worker and of the replicas.
+fn public(keys: &SetKeys) -> Vec<PublicKey> {
+    std::iter::once(&keys.worker).chain(&keys.replicas).map(|member| member.public.clone()).collect()
 }
 
 #[tokio::test]
