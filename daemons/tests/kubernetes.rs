@@ -19,10 +19,12 @@ use platform::Platform;
 use quorate::{
     backend::{Backend, BackendError, PodDaemon, PodEvent, Stop, kubernetes::KubernetesBackend},
     config::{Durability, Functions, Kubernetes, Replication, Spread},
+    identity::{Identities, SetKeys},
     pod::{PodSpec, Said},
     set::{MemberState, SetState},
 };
 use quorate_dag::Function;
+use quorate_pbft::crypto::PublicKey;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -95,11 +97,13 @@ impl Pods {
         }
     }
 
-    /// The status with which a life ends; nothing else may happen before.
+    /// The status with which a life ends.
     async fn ended(&mut self, incarnation: u64) -> String {
-        match self.next().await {
-            PodEvent::Ended { incarnation: of, status, .. } if of == incarnation => status,
-            other => panic!("{other:?}"),
+        loop {
+            match self.next().await {
+                PodEvent::Ended { incarnation: of, status, .. } if of == incarnation => return status,
+                _ => {}
+            }
         }
     }
 }
@@ -210,7 +214,7 @@ async fn a_later_life_takes_the_place_of_an_earlier_one() {
         assert_eq!(pods.ended(1).await, "stopped");
         assert!(matches!(pods.next().await, PodEvent::Started { incarnation: 2, .. }));
         pods.backend.stop("add-0-worker", Stop::Now).await.unwrap();
-        while !matches!(pods.next().await, PodEvent::Ended { incarnation: 2, .. }) {}
+        assert_eq!(pods.ended(2).await, "stopped");
         cluster.no_pods().await;
     })
     .await;
@@ -246,9 +250,8 @@ async fn why_a_pod_does_not_start_is_told() {
         let mut pods = Pods::new(cluster, settings(cluster));
         let lost = PodSpec { function: "pow".into(), incarnation: 4, ..worker(4) };
         pods.backend.start(PodDaemon::Worker, &lost).await.unwrap();
-        while !matches!(pods.next().await, PodEvent::Ended { incarnation: 4, ref status, .. }
-            if status.starts_with("exit status: "))
-        {}
+        let status = pods.ended(4).await;
+        assert!(status.starts_with("exit status: "), "{status}");
         cluster.no_pods().await;
     })
     .await;
@@ -290,6 +293,36 @@ async fn what_a_role_forbids_is_said() {
         platform.stop().await;
     })
     .await;
+}
+
+#[tokio::test]
+async fn identities_are_kept_in_the_cluster_whoever_makes_them() {
+    in_namespace("keys", async |cluster| {
+        let pods = [(); 2].map(|()| Pods::new(cluster, settings(cluster)));
+        let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let made = pods.iter().zip(&folders).map(async |(pods, folder)| {
+            pods.backend.keys(&Identities::at(folder.path()), "add-0", 1).await.unwrap()
+        });
+        let made = futures::future::join_all(made).await;
+        assert_eq!(public(&made[0]), public(&made[1]));
+        // Nothing private stays in the folders.
+        for folder in &folders {
+            let left = std::fs::read_dir(folder.path().join("identities")).unwrap().count();
+            assert_eq!(left, 0);
+        }
+        // A set that is made anew with more replicas keeps those it had.
+        let folder = tempfile::tempdir().unwrap();
+        let identities = Identities::at(folder.path());
+        let more = pods[0].backend.keys(&identities, "add-0", 2).await.unwrap();
+        assert_eq!(public(&more)[..2], public(&made[0]));
+        assert_eq!(public(&more).len(), 3);
+    })
+    .await;
+}
+
+/// The keys of the worker and of the replicas.
+fn public(keys: &SetKeys) -> Vec<PublicKey> {
+    std::iter::once(&keys.worker).chain(&keys.replicas).map(|member| member.public.clone()).collect()
 }
 
 #[tokio::test]

@@ -171,9 +171,19 @@ impl KubernetesBackend {
         Call { verb, resource: "services", namespace: &self.namespace }
     }
 
-    /// Has an object deleted; one that is gone already is as good.
-    async fn delete(&self, object: &str, how: Stop) -> Result<(), CallError> {
-        delete(&self.pods, self.call("delete"), object, how).await
+    /// Has a pod's objects deleted that were not asked to end as firmly; one that is gone already is as
+    /// good.
+    async fn end(&self, pod: &str, how: Stop) -> Result<(), CallError> {
+        let objects = self.lives.lock().to_stop(pod, how);
+        for object in objects {
+            // The watch may show it before the answer is here.
+            let before = self.lives.lock().stopping(&object, Some(how));
+            if let Err(error) = delete(&self.pods, self.call("delete"), &object, how).await {
+                self.lives.lock().stopping(&object, before);
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     /// The pod's own fault: it is told as one that has ended.
@@ -203,11 +213,7 @@ async fn delete(pods: &Api<Pod>, call: Call<'_>, object: &str, how: Stop) -> Res
 #[async_trait]
 impl Backend for KubernetesBackend {
     async fn start(&self, daemon: PodDaemon, spec: &PodSpec) -> Result<(), BackendError> {
-        let earlier = self.lives.lock().to_stop(&spec.pod, Stop::Now);
-        for object in earlier {
-            self.delete(&object, Stop::Now).await.map_err(unavailable("started"))?;
-            self.lives.lock().stopping(&object, Stop::Now);
-        }
+        self.end(&spec.pod, Stop::Now).await.map_err(unavailable("started"))?;
         let owner = match &spec.identity {
             None => None,
             Some(_) => match self.secrets.owner(&spec.set).await.map_err(unavailable("started"))? {
@@ -238,12 +244,7 @@ impl Backend for KubernetesBackend {
     }
 
     async fn stop(&self, pod: &str, how: Stop) -> Result<(), BackendError> {
-        let objects = self.lives.lock().to_stop(pod, how);
-        for object in objects {
-            self.delete(&object, how).await.map_err(unavailable("ended"))?;
-            self.lives.lock().stopping(&object, how);
-        }
-        Ok(())
+        self.end(pod, how).await.map_err(unavailable("ended"))
     }
 
     async fn tell(&self, pod: &str, told: Told) -> Result<(), BackendError> {

@@ -11,7 +11,7 @@ use crate::{
     config::{Config, PodBackend},
     engine::Engine,
     set::DaemonRecord,
-    shutdown::{self, Shutdown},
+    shutdown::Shutdown,
     store::announce::announce,
 };
 use std::{
@@ -89,7 +89,7 @@ pub(super) async fn run_alone(
         PodBackend::Process => {
             let (orders, given) = mpsc::unbounded_channel();
             let (reports, told) = mpsc::unbounded_channel();
-            children.spawn(keep(Nursery::new(program), given, reports, ending.clone()));
+            children.spawn(keep(Nursery::new(program), given, reports));
             Kept::as_processes(&state, true, orders, told)
         }
         PodBackend::Kubernetes => Kept::in_kubernetes(&config, program.arguments).await?,
@@ -108,16 +108,15 @@ pub(super) async fn run_alone(
     Ok(outcome?)
 }
 
-/// Keeps pods as children of this process until it has to end, or nobody orders any more.
+/// Keeps pods as children of this process until nobody orders any more: the service that does ends first,
+/// so that it does not take their end for a fault.
 async fn keep(
     mut nursery: Nursery,
     mut orders: mpsc::UnboundedReceiver<Order>,
     reports: mpsc::UnboundedSender<Report>,
-    mut ending: Shutdown,
 ) {
     loop {
         tokio::select! {
-            () = shutdown::requested(&mut ending) => break,
             order = orders.recv() => {
                 let Some(order) = order else { break };
                 for report in nursery.carry_out(order) {
@@ -130,4 +129,67 @@ async fn keep(
         }
     }
     nursery.end_all().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::Durability,
+        control::lead,
+        set::DAEMONS,
+        sqlite::SqliteEngine,
+        store::{Change, Revision},
+    };
+    use std::time::Duration;
+    use tokio::sync::watch;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// One of a pair, and the word for it to end.
+    fn candidate(
+        config: &Config,
+        engine: &Arc<dyn Engine>,
+    ) -> (tokio::task::JoinHandle<Result<(), Failure>>, watch::Sender<bool>) {
+        let (end, ending) = watch::channel(false);
+        let (config, engine) = (Arc::new(config.clone()), Arc::clone(engine));
+        let program = Program { binary: "/nowhere/quorate".into(), arguments: Vec::new() };
+        let over = Arc::clone(&engine);
+        let work = move |ending| {
+            run_alone(config.clone(), over.clone(), config.data.clone(), program.clone(), ending)
+        };
+        (tokio::spawn(lead(engine, Daemon::Cluster, ending, work)), end)
+    }
+
+    #[tokio::test]
+    async fn of_a_pair_the_one_that_leads_serves_and_is_announced() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config {
+            data: folder.path().into(),
+            advertise: "127.0.0.2".parse().unwrap(),
+            ..Config::default()
+        };
+        let engine = SqliteEngine::open(&folder.path().join("quorate.db"), Durability::Process).unwrap();
+        let engine: Arc<dyn Engine> = engine;
+        let mut announced = engine.store().watch(&format!("{DAEMONS}cluster/"), Revision(1)).await.unwrap();
+        let mut next = async || {
+            let change = tokio::time::timeout(PATIENCE, announced.recv()).await.expect("in time");
+            change.unwrap().unwrap()
+        };
+        let (first, end_first) = candidate(&config, &engine);
+        let Change::Put(entry) = next().await else { panic!("the first is announced") };
+        let record: DaemonRecord = serde_json::from_slice(&entry.value).unwrap();
+        assert!(record.address.unwrap().starts_with("127.0.0.2:"));
+        let (second, end_second) = candidate(&config, &engine);
+        end_first.send_replace(true);
+        // The second has not been announced before the first had gone.
+        let Change::Deleted { key, .. } = next().await else { panic!("the first is withdrawn") };
+        assert_eq!(key, entry.key);
+        first.await.unwrap().unwrap();
+        let Change::Put(successor) = next().await else { panic!("the second is announced") };
+        assert_ne!(successor.key, entry.key);
+        end_second.send_replace(true);
+        assert!(matches!(next().await, Change::Deleted { .. }));
+        second.await.unwrap().unwrap();
+    }
 }

@@ -100,12 +100,12 @@ impl Cluster {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// The object of a pod's latest life.
+    /// The object of a pod that runs.
     pub(crate) async fn object(&self, pod: &str) -> String {
         let found = self.pods().list(&ListParams::default().labels(&format!("quorate.io/pod={pod}"))).await;
-        let running =
+        let mut running =
             found.unwrap().items.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
-        running.last().expect("it runs").metadata.name.unwrap()
+        running.next().expect("it runs").metadata.name.unwrap()
     }
 
     /// Waits until no pod is left.

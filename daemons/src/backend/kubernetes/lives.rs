@@ -265,11 +265,9 @@ impl Lives {
         of_pod.filter(|(_, life)| !asked(life)).map(|(object, _)| object.clone()).collect()
     }
 
-    /// One was asked to end.
-    pub(super) fn stopping(&mut self, object: &str, how: Stop) {
-        if let Some(life) = self.lives.get_mut(object) {
-            life.stopping = Some(how);
-        }
+    /// One is asked to end; gives back how it was before.
+    pub(super) fn stopping(&mut self, object: &str, how: Option<Stop>) -> Option<Stop> {
+        std::mem::replace(&mut self.lives.get_mut(object)?.stopping, how)
     }
 
     /// Has the latest life of a pod told something.

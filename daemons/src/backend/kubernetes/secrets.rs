@@ -16,7 +16,7 @@ use k8s_openapi::{
     ByteString, Resource as _, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::OwnerReference,
 };
 use kube::{
-    Client,
+    Api, Client,
     core::{
         Request, Resource as _,
         params::{GetParams, PostParams},
@@ -24,11 +24,7 @@ use kube::{
 };
 use quorate_pbft::crypto::PublicKey;
 use serde::{Deserialize, Serialize};
-use std::{
-    collections::{BTreeMap, HashMap},
-    path::PathBuf,
-    sync::{Mutex, MutexGuard},
-};
+use std::{collections::BTreeMap, path::PathBuf};
 use zeroize::{Zeroize, Zeroizing};
 
 /// Tries to write a Secret that others write, too.
@@ -57,8 +53,6 @@ pub(super) struct Secrets {
     client: Client,
     namespace: String,
     settings: Kubernetes,
-    /// The objects' uids by set, as far as they are known.
-    uids: Mutex<HashMap<String, String>>,
 }
 
 /// A Secret as far as it matters here. Neither it nor the texts that it comes in are ever shown, which
@@ -97,7 +91,7 @@ impl Drop for Kept {
 
 impl Secrets {
     pub(super) fn new(client: Client, namespace: String, settings: Kubernetes) -> Self {
-        Self { client, namespace, settings, uids: Mutex::default() }
+        Self { client, namespace, settings }
     }
 
     /// The keys of a set, of which those that are missing are made.
@@ -138,17 +132,16 @@ impl Secrets {
         Err(keeping(CallError::Unreachable("others write its Secret again and again".into())))
     }
 
-    /// What a set's pods go with.
+    /// What a set's pods go with: asked for each time, because a pod of one that is gone would go at once.
     pub(super) async fn owner(&self, set: &str) -> Result<Option<OwnerReference>, CallError> {
-        let known = self.uids().get(set).cloned();
-        let uid = match known {
-            Some(uid) => Some(uid),
-            None => self.read(set).await?.and_then(|kept| kept.metadata.uid.clone()),
-        };
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
+        let name = name(&self.settings, set);
+        let found = self.call("get").answer(secrets.get_metadata_opt(&name)).await?;
+        let uid = found.and_then(|found| found.metadata.uid);
         Ok(uid.map(|uid| OwnerReference {
             api_version: Secret::API_VERSION.into(),
             kind: Secret::KIND.into(),
-            name: name(&self.settings, set),
+            name,
             uid,
             ..OwnerReference::default()
         }))
@@ -163,9 +156,6 @@ impl Secrets {
             Ok(Member { path: path(private(*index)), public })
         });
         let worker = keys.next().expect("a set has a worker")?;
-        if let Some(uid) = &kept.metadata.uid {
-            self.uids().insert(set.into(), uid.clone());
-        }
         Ok(SetKeys { set: set.into(), worker, replicas: keys.collect::<Result<_, _>>()? })
     }
 
@@ -227,9 +217,5 @@ impl Secrets {
         let request = request.map_err(|error| CallError::Unreachable(error.to_string()))?;
         let text = call.answer(self.client.request_text(request)).await.map(Zeroizing::new)?;
         serde_json::from_str(&text).map_err(|error| call.error(&kube::Error::SerdeError(error)))
-    }
-
-    fn uids(&self) -> MutexGuard<'_, HashMap<String, String>> {
-        self.uids.lock().expect("nothing panics while it is held")
     }
 }

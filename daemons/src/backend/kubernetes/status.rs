@@ -52,8 +52,8 @@ pub(super) fn condition(pod: &Pod) -> Condition {
 
 /// Why a pod is being deleted, as far as Kubernetes says so.
 pub(super) fn deletion(pod: &Pod) -> String {
-    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    let disrupted = conditions.filter(|c| c.type_ == "DisruptionTarget" && c.status == "True").last();
+    let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let disrupted = conditions.find(|c| c.type_ == "DisruptionTarget" && c.status == "True");
     match disrupted {
         Some(why) => {
             format!("deleted: {}", said(why.reason.as_deref().unwrap_or("disrupted"), why.message.as_deref()))

@@ -123,10 +123,10 @@ async fn what_was_asked_to_end_has_stopped() {
     let mut stage = Stage::new();
     stage.show(&running("a", 1));
     assert_eq!(stage.lives.to_stop("add-0-worker", Stop::Gently), ["a"]);
-    stage.lives.stopping("a", Stop::Gently);
+    stage.lives.stopping("a", Some(Stop::Gently));
     assert!(stage.lives.to_stop("add-0-worker", Stop::Gently).is_empty(), "once is enough");
     assert_eq!(stage.lives.to_stop("add-0-worker", Stop::Now), ["a"]);
-    stage.lives.stopping("a", Stop::Now);
+    stage.lives.stopping("a", Some(Stop::Now));
     assert!(stage.lives.to_stop("add-0-worker", Stop::Gently).is_empty());
     assert_eq!(stage.gone("a"), "1 ended: stopped");
 }
