@@ -6,7 +6,7 @@
 use clap::{Parser, value_parser};
 use hdrhistogram::Histogram;
 use quorate::{
-    config::{Config, Durability, FunctionConfig, Functions, Limits, Replication, Timeouts},
+    config::{Config, Durability, FunctionConfig, Functions, Replication},
     engine::Engine,
     pod::PodSpec,
     queue::QueueName,
@@ -85,8 +85,7 @@ impl Platform {
             listen: "127.0.0.1:0".parse().expect("an address"),
             durability: Durability::Process,
             functions,
-            limits: Limits::default(),
-            timeouts: Timeouts::default(),
+            ..Config::default()
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         tokio::spawn(scheduler::run(Arc::new(config), Arc::clone(&engine), listener, ending));
