@@ -38,7 +38,6 @@ pub mod sqlite;
 pub mod store;
 pub mod supervisor;
 pub mod telemetry;
-pub mod tls;
 pub mod token;
 mod trouble;
 pub mod witness;
