@@ -260,6 +260,8 @@ impl Cluster {
                     }));
                 }
                 None if fresh => missing.push((member.pod.clone(), member.incarnation)),
+                // That is known, and whoever can't come back is not missed anew each time.
+                None if member.state == MemberState::Down => {}
                 // Its order may still wait for its predecessor's end.
                 None if self.started.contains_key(&member.pod) => {}
                 None => events.push(PodEvent::Ended {
