@@ -6,6 +6,7 @@ use aws_sdk_dynamodb as sdk;
 #[cfg(feature = "sqs")]
 use aws_sdk_sqs as sdk;
 
+use crate::causes::{causes, with_causes};
 use aws_config::{
     BehaviorVersion, Region, SdkConfig,
     retry::{RetryConfig, RetryMode},
@@ -119,15 +120,15 @@ impl Service {
                 (meta.code().map(str::to_owned), refused(meta.code(), meta.message(), status))
             }
             SdkError::DispatchFailure(failure) if failure.is_io() || failure.is_timeout() => {
-                (None, format!("it can't be reached: {}", causes(error)))
+                (None, format!("it can't be reached: {}", reasons(error)))
             }
-            SdkError::TimeoutError(_) => (None, format!("it did not answer in time: {}", causes(error))),
+            SdkError::TimeoutError(_) => (None, format!("it did not answer in time: {}", reasons(error))),
             SdkError::ResponseError(response) => {
                 let status = response.raw().status().as_u16();
-                (None, format!("its answer (HTTP {status}) can't be understood: {}", causes(error)))
+                (None, format!("its answer (HTTP {status}) can't be understood: {}", reasons(error)))
             }
             // No credentials, no region, a wrong endpoint.
-            _ => (None, format!("the request could not be made: {}", causes(error))),
+            _ => (None, format!("the request could not be made: {}", reasons(error))),
         };
         AwsError { service: self.clone(), operation, code, what }
     }
@@ -216,18 +217,9 @@ fn repeats_the_request(code: Option<&str>) -> bool {
     matches!(code, Some("SignatureDoesNotMatch" | "InvalidSignatureException"))
 }
 
-/// An error and what caused it, from the outermost to the innermost, each said once.
-fn causes(error: &(dyn Error + 'static)) -> String {
-    let mut said: Vec<String> = Vec::new();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let text = cause.to_string();
-        if !said.iter().any(|before| before.contains(&text)) {
-            said.push(text);
-        }
-        next = cause.source();
-    }
-    one_line(&said.join(": "))
+/// What an error comes from, in one line.
+fn reasons(error: &(dyn Error + 'static)) -> String {
+    one_line(&with_causes(String::new(), causes(error)))
 }
 
 fn one_line(text: &str) -> String {

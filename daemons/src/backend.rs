@@ -75,12 +75,8 @@ pub trait Backend: Send + Sync + 'static {
         set: &str,
         replicas: u32,
     ) -> Result<SetKeys, IdentityError> {
-        let (identities, set) = (identities.clone(), set.to_owned());
-        match tokio::task::spawn_blocking(move || identities.obtain(&set, replicas)).await {
-            Ok(keys) => keys,
-            // A panic there is the end of the runtime, or was said.
-            Err(_) => std::future::pending().await,
-        }
+        let set = set.to_owned();
+        identities.beside(move |identities| identities.obtain(&set, replicas)).await
     }
 }
 

@@ -3,6 +3,7 @@
 //! `store_conformance!`, each check a test of its own.
 
 use crate::{
+    clock::{Clock, ManualClock, SystemClock},
     engine::Engine,
     queue::{Queue, QueueName},
 };
@@ -39,6 +40,29 @@ pub trait Time: Send + Sync {
 
     /// Lets time pass: an engine with a clock of its own is waited for.
     async fn pass(&self, time: Duration);
+}
+
+/// The machine's own, which is waited for.
+#[async_trait]
+impl Time for SystemClock {
+    fn now_ms(&self) -> u64 {
+        Clock::now_ms(self)
+    }
+
+    async fn pass(&self, time: Duration) {
+        tokio::time::sleep(time).await;
+    }
+}
+
+#[async_trait]
+impl Time for Arc<ManualClock> {
+    fn now_ms(&self) -> u64 {
+        Clock::now_ms(&**self)
+    }
+
+    async fn pass(&self, time: Duration) {
+        self.advance(time);
+    }
 }
 
 impl Subject {

@@ -116,7 +116,7 @@ pub async fn run() -> Result<(), Failure> {
 /// # Errors
 /// When it can't start, or failed.
 pub async fn run_one(daemon: Daemon, config: Config, program: Program) -> Result<(), Failure> {
-    let asked_to_end = asked_to_end();
+    let asked_to_end = shutdown::asked_to_end();
     let state = state_folder(&config.data);
     let engine = open(&config, &state).await?;
     let (end, ending) = watch::channel(false);
@@ -387,29 +387,6 @@ where
         };
         leadership.resign().await;
         return outcome.map_err(Into::into);
-    }
-}
-
-/// Listens from now on for the word to end, Ctrl-C, or SIGTERM as Kubernetes sends it, and comes with it.
-pub fn asked_to_end() -> impl Future<Output = ()> {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        let listening = [SignalKind::interrupt(), SignalKind::terminate()].map(signal);
-        async move {
-            let [Ok(mut interrupt), Ok(mut terminate)] = listening else {
-                // What is not listened for ends the process by itself.
-                return std::future::pending().await;
-            };
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-        }
-    }
-    #[cfg(not(unix))]
-    async {
-        let _ = tokio::signal::ctrl_c().await;
     }
 }
 

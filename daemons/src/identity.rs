@@ -122,6 +122,19 @@ impl Identities {
         Ok(SetKeys { set: set.into(), worker, replicas: members.collect::<Result<_, _>>()? })
     }
 
+    /// Does on another thread what blocks.
+    pub(crate) async fn beside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, IdentityError> + Send + 'static,
+    ) -> Result<T, IdentityError> {
+        let identities = self.clone();
+        match tokio::task::spawn_blocking(move || work(&identities)).await {
+            Ok(done) => done,
+            // A panic there is the end of the runtime, or was said.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
     /// So many identities that are kept by whoever asks: those that lie ready, and new ones. Blocks.
     ///
     /// # Errors
@@ -233,8 +246,17 @@ fn generate() -> Result<Identity, IdentityError> {
 }
 
 fn member_paths(folder: &Path, replicas: u32) -> Vec<PathBuf> {
-    let worker = folder.join("worker.der");
-    std::iter::once(worker).chain((0..replicas).map(|i| folder.join(format!("replica-{i}.der")))).collect()
+    members(replicas).map(|index| folder.join(format!("{}.der", member(index)))).collect()
+}
+
+/// The members of a set with so many replicas: its worker, which has no index, and they.
+pub(crate) fn members(replicas: u32) -> impl Iterator<Item = Option<u32>> {
+    std::iter::once(None).chain((0..replicas).map(Some))
+}
+
+/// What a member's keys are kept under.
+pub(crate) fn member(index: Option<u32>) -> String {
+    index.map_or_else(|| "worker".into(), |index| format!("replica-{index}"))
 }
 
 /// The public half, without touching the private one where that is not needed: checking a private key

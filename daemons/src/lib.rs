@@ -9,6 +9,8 @@ pub mod autoscaler;
 #[cfg(any(feature = "sqs", feature = "dynamo"))]
 pub mod aws;
 pub mod backend;
+#[cfg(any(feature = "sqs", feature = "dynamo", feature = "etcd", feature = "kubernetes"))]
+mod causes;
 pub mod cli;
 pub mod client;
 pub mod clock;

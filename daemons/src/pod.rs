@@ -67,6 +67,29 @@ pub struct PodSpec {
 }
 
 impl PodSpec {
+    /// A plain worker of the first set of a function, on loopback, with one slot: tests and benchmarks say
+    /// what is otherwise.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn plain(function: &str) -> Self {
+        Self {
+            pod: format!("{function}-0-worker"),
+            set: format!("{function}-0"),
+            function: function.into(),
+            index: None,
+            incarnation: 1,
+            replication: Replication::None,
+            genesis: None,
+            identity: None,
+            listen: "127.0.0.1:0".into(),
+            transport: None,
+            data: "unused".into(),
+            resumes: false,
+            durability: Durability::Process,
+            slots: 1,
+        }
+    }
+
     /// Reads a spec from its file.
     ///
     /// # Errors

@@ -28,7 +28,7 @@ pub(crate) use writer::{Claim, NewWatch, Order, Taken, Tx};
 use crate::{
     clock::{Clock, SystemClock},
     config::Durability,
-    engine::{Conclusion, Engine, StepError},
+    engine::{Assembled, Conclusion, Engine, StepError},
     queue::{
         Queue, QueueError, QueueName, Queues,
         sqlite::{SqliteQueue, put_message, remove_message},
@@ -161,14 +161,14 @@ impl SqliteEngine {
         }))
     }
 
-    /// Its records, for an engine that has its queues or its store elsewhere.
-    pub(crate) fn records_alone(&self) -> SqliteRecords {
-        SqliteRecords { core: Arc::clone(&self.core) }
-    }
-
-    /// Its store, for an engine that has its queues or its records elsewhere.
-    pub(crate) fn store_alone(&self) -> SqliteStore {
-        SqliteStore { core: Arc::clone(&self.core) }
+    /// The same in parts, for an engine that has some of them elsewhere.
+    #[must_use]
+    pub fn in_parts(self: &Arc<Self>) -> Assembled {
+        Assembled {
+            queues: Box::new(Arc::clone(self)),
+            records: Box::new(SqliteRecords { core: Arc::clone(&self.core) }),
+            store: Box::new(SqliteStore { core: Arc::clone(&self.core) }),
+        }
     }
 
     async fn queue_of(&self, name: &QueueName) -> Result<Arc<SqliteQueue>, QueueError> {
@@ -181,7 +181,6 @@ impl SqliteEngine {
     }
 }
 
-/// Its queues, for an engine that has its records or its store elsewhere.
 #[async_trait]
 impl Queues for Arc<SqliteEngine> {
     async fn queue(&self, name: &QueueName) -> Result<Arc<dyn Queue>, QueueError> {

@@ -2,10 +2,7 @@
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-use quorate::{
-    config::{Durability, Replication},
-    pod::{PodSpec, Said},
-};
+use quorate::pod::{PodSpec, Said};
 use std::{net::SocketAddr, process::Stdio, time::Duration};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -41,22 +38,7 @@ async fn said(pod: SocketAddr) -> (Said, Said, BufReader<TcpStream>) {
 #[tokio::test]
 async fn a_pod_outlives_who_speaks_with_it_and_ends_when_it_is_asked_to() {
     let folder = tempfile::tempdir().unwrap();
-    let spec = PodSpec {
-        pod: "add-0-worker".into(),
-        set: "add-0".into(),
-        function: "add".into(),
-        index: None,
-        incarnation: 1,
-        replication: Replication::None,
-        genesis: None,
-        identity: None,
-        listen: "127.0.0.1:0".into(),
-        transport: None,
-        data: folder.path().join("data"),
-        resumes: false,
-        durability: Durability::Process,
-        slots: 1,
-    };
+    let spec = PodSpec { data: folder.path().join("data"), ..PodSpec::plain("add") };
     let file = folder.path().join("spec.json");
     std::fs::write(&file, serde_json::to_vec(&spec).unwrap()).unwrap();
     let attach = free_port().await;

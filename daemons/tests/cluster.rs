@@ -17,7 +17,7 @@ use quorate::{
     fault::{Fault, How},
     pod::{PodSpec, Said, Told},
     queue::QueueName,
-    set::{Member, MemberState, SetRecord, SetState},
+    set::{Member, MemberState, SETS, SetRecord, SetState},
     sqlite::SqliteEngine,
 };
 use std::{
@@ -155,14 +155,18 @@ impl Service {
 
     /// All sets, once they are as they should be.
     async fn sets_when(&mut self, are: impl Fn(&[SetRecord]) -> bool) -> Vec<SetRecord> {
+        let engine = Arc::clone(&self.engine);
         let all = async {
+            // What the service says has changed when its records have.
+            let (_, seen) = engine.store().list(SETS).await.unwrap();
+            let mut changes = engine.store().watch(SETS, seen.next()).await.unwrap();
             loop {
                 let (_, text) = self.send(Method::GET, "/v1/sets").await;
                 let sets: Vec<SetRecord> = serde_json::from_str(&text).unwrap();
                 if are(&sets) {
                     return sets;
                 }
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                changes.recv().await.expect("the store is there").unwrap();
             }
         };
         tokio::time::timeout(PATIENCE, all).await.expect("sets as they should be")

@@ -23,15 +23,13 @@ use quorate::{
     aws::{self, AwsOptions},
     clock::{Clock, ManualClock},
     config::Durability,
-    conformance::{Subject, Time},
-    engine::Engine,
-    queue::{Queue, QueueError, QueueName},
+    conformance::Subject,
+    engine::Assembled,
     records::{
         Created, NewRecord, Outcome, Records, Request,
         dynamo::{DynamoOptions, DynamoRecords},
     },
     sqlite::{Options, SqliteEngine},
-    store::Store,
 };
 use servers::moto::Moto;
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -40,44 +38,6 @@ use uuid::Uuid;
 const TABLE: &str = "quorate-records";
 const RECEIPT_BYTES_MAX: usize = 2 << 20;
 const KEPT: Duration = Duration::from_secs(60);
-
-/// Records of DynamoDB, and the rest of an engine: its steps are those of any that is put together.
-struct Together {
-    records: DynamoRecords,
-    rest: Arc<SqliteEngine>,
-}
-
-#[async_trait::async_trait]
-impl Engine for Together {
-    async fn queue(&self, name: &QueueName) -> Result<Arc<dyn Queue>, QueueError> {
-        self.rest.queue(name).await
-    }
-
-    async fn queues(&self) -> Result<Vec<QueueName>, QueueError> {
-        self.rest.queues().await
-    }
-
-    fn records(&self) -> &dyn Records {
-        &self.records
-    }
-
-    fn store(&self) -> &dyn Store {
-        self.rest.store()
-    }
-}
-
-struct Clockwork(Arc<ManualClock>);
-
-#[async_trait::async_trait]
-impl Time for Clockwork {
-    fn now_ms(&self) -> u64 {
-        self.0.now_ms()
-    }
-
-    async fn pass(&self, time: Duration) {
-        self.0.advance(time);
-    }
-}
 
 /// A DynamoDB of its own, and the way there.
 struct Place {
@@ -172,8 +132,8 @@ async fn subject() -> Subject {
     let options = Options { clock: place.clock.clone(), ..Options::new(Durability::Process) };
     let rest = SqliteEngine::open_with(&folder.path().join("rest.db"), options).expect("it opens");
     Subject {
-        engine: Arc::new(Together { records: place.records().await, rest }),
-        time: Box::new(Clockwork(place.clock.clone())),
+        engine: Arc::new(Assembled { records: Box::new(place.records().await), ..rest.in_parts() }),
+        time: Box::new(place.clock.clone()),
         too_large: RECEIPT_BYTES_MAX + 1,
         changes_kept: 10_000,
         compact: None,

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use quorate::{
-    config::{Config, Durability, Replication},
+    config::{Config, Durability},
     engine::Engine,
     pod::PodSpec,
     sqlite::SqliteEngine,
@@ -50,21 +50,10 @@ async fn a_control_plane_of_which_a_daemon_failed_ends() {
 async fn a_pod_that_failed_ends() {
     let folder = tempfile::tempdir().unwrap();
     let spec = PodSpec {
-        pod: "add-0-worker".into(),
-        set: "add-0".into(),
-        function: "add".into(),
-        index: None,
-        incarnation: 1,
-        replication: Replication::None,
-        genesis: None,
-        identity: None,
         // No host has this name.
         listen: "nowhere.invalid:0".into(),
-        transport: None,
         data: folder.path().join("data"),
-        resumes: false,
-        durability: Durability::Process,
-        slots: 1,
+        ..PodSpec::plain("add")
     };
     let path = folder.path().join("spec.json");
     std::fs::write(&path, serde_json::to_vec(&spec).unwrap()).unwrap();

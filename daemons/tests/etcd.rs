@@ -8,20 +8,16 @@ mod servers;
 
 #[path = "etcd/faults.rs"]
 mod faults;
-#[path = "etcd/proxy.rs"]
-mod proxy;
 #[path = "etcd/watches.rs"]
 mod watches;
 #[path = "etcd/wounded.rs"]
 mod wounded;
 
-use async_trait::async_trait;
 use quorate::{
+    clock::SystemClock,
     config::Durability,
-    conformance::{Subject, Time},
-    engine::Engine,
-    queue::{Queue, QueueError, QueueName},
-    records::Records,
+    conformance::Subject,
+    engine::{Assembled, Engine},
     sqlite::SqliteEngine,
     store::{
         Store,
@@ -29,55 +25,12 @@ use quorate::{
     },
 };
 use servers::etcd::Etcd;
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::sync::Arc;
 use tokio::sync::RwLock;
 use wounded::Wounded;
 
 /// How far a watch may fall behind here.
 const CAPACITY: u32 = 200;
-
-/// The store in etcd; queues and records, of which its checks want nothing, in a file.
-struct OnEtcd<S> {
-    store: S,
-    rest: Arc<SqliteEngine>,
-}
-
-#[async_trait]
-impl<S: Store> Engine for OnEtcd<S> {
-    async fn queue(&self, name: &QueueName) -> Result<Arc<dyn Queue>, QueueError> {
-        self.rest.queue(name).await
-    }
-
-    async fn queues(&self) -> Result<Vec<QueueName>, QueueError> {
-        self.rest.queues().await
-    }
-
-    fn records(&self) -> &dyn Records {
-        self.rest.records()
-    }
-
-    fn store(&self) -> &dyn Store {
-        &self.store
-    }
-}
-
-/// The time of this machine, which is etcd's.
-struct Wall;
-
-#[async_trait]
-impl Time for Wall {
-    fn now_ms(&self) -> u64 {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970");
-        u64::try_from(now.as_millis()).expect("and before the end of time")
-    }
-
-    async fn pass(&self, time: Duration) {
-        tokio::time::sleep(time).await;
-    }
-}
 
 async fn connect(etcd: &Etcd) -> EtcdStore {
     let options = EtcdOptions { watch_capacity: CAPACITY as usize, ..EtcdOptions::new(etcd.endpoints()) };
@@ -87,7 +40,7 @@ async fn connect(etcd: &Etcd) -> EtcdStore {
 /// An engine that keeps its queues and records in that folder.
 fn on_etcd(store: impl Store, folder: &tempfile::TempDir) -> Arc<dyn Engine> {
     let rest = SqliteEngine::open(&folder.path().join("quorate.db"), Durability::Process).expect("it opens");
-    Arc::new(OnEtcd { store, rest })
+    Arc::new(Assembled { store: Box::new(store), ..rest.in_parts() })
 }
 
 fn subject(store: impl Store, etcd: Arc<RwLock<Etcd>>) -> Subject {
@@ -95,7 +48,7 @@ fn subject(store: impl Store, etcd: Arc<RwLock<Etcd>>) -> Subject {
     let compacted = Arc::clone(&etcd);
     Subject {
         engine: on_etcd(store, &folder),
-        time: Box::new(Wall),
+        time: Box::new(SystemClock::default()),
         too_large: 0,
         changes_kept: CAPACITY,
         compact: Some(Box::new(move || {

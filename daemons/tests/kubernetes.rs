@@ -18,7 +18,7 @@ use kube::{
 use platform::Platform;
 use quorate::{
     backend::{Backend, BackendError, PodDaemon, PodEvent, Stop, kubernetes::KubernetesBackend},
-    config::{Durability, Functions, Kubernetes, Replication, Spread},
+    config::{Functions, Kubernetes, Replication, Spread},
     identity::{Identities, SetKeys},
     pod::{PodSpec, Said},
     set::{MemberState, SetState},
@@ -46,22 +46,7 @@ fn settings(cluster: &Cluster) -> Kubernetes {
 
 /// A plain worker of `add`.
 fn worker(incarnation: u64) -> PodSpec {
-    PodSpec {
-        pod: "add-0-worker".into(),
-        set: "add-0".into(),
-        function: "add".into(),
-        index: None,
-        incarnation,
-        replication: Replication::None,
-        genesis: None,
-        identity: None,
-        listen: "127.0.0.1:0".into(),
-        transport: None,
-        data: "/unused".into(),
-        resumes: false,
-        durability: Durability::Process,
-        slots: 8,
-    }
+    PodSpec { incarnation, slots: 8, ..PodSpec::plain("add") }
 }
 
 /// A backend, and what becomes of its pods.

@@ -7,7 +7,6 @@ use quorate::{
         Backend, PodDaemon, PodEvent, RunningPod, Stop,
         process::{Nursery, Order, ProcessBackend, Program, Report},
     },
-    config::{Durability, Replication},
     pod::{PodSpec, Said, Told},
 };
 use std::{os::unix::fs::PermissionsExt, path::PathBuf, time::Duration};
@@ -144,22 +143,7 @@ async fn a_pod_whose_spec_can_t_be_written_is_a_pod_that_ended() {
     let (orders, mut given) = tokio::sync::mpsc::unbounded_channel();
     let (_reports, told) = tokio::sync::mpsc::unbounded_channel();
     let (backend, mut events) = ProcessBackend::new(&file, orders, told);
-    let spec = PodSpec {
-        pod: "add-0-worker".into(),
-        set: "add-0".into(),
-        function: "add".into(),
-        index: None,
-        incarnation: 3,
-        replication: Replication::None,
-        genesis: None,
-        identity: None,
-        listen: "127.0.0.1:0".into(),
-        transport: None,
-        data: folder.path().join("data"),
-        resumes: false,
-        durability: Durability::Process,
-        slots: 1,
-    };
+    let spec = PodSpec { incarnation: 3, data: folder.path().join("data"), ..PodSpec::plain("add") };
     backend.start(PodDaemon::Worker, &spec).await.unwrap();
     let Some(PodEvent::Ended { pod, incarnation: 3, status }) = events.recv().await else { panic!() };
     assert_eq!(pod, "add-0-worker");

@@ -117,20 +117,9 @@ impl Platform {
     /// A plain worker, in the store as incarnation `incarnation` of the first set of its function.
     async fn worker(&self, function: Function, incarnation: u64) -> Killable {
         let spec = PodSpec {
-            pod: format!("{}-0-worker", function.name()),
-            set: format!("{}-0", function.name()),
-            function: function.name().into(),
-            index: None,
             incarnation,
-            replication: Replication::None,
-            genesis: None,
-            identity: None,
-            listen: "127.0.0.1:0".into(),
-            transport: None,
-            data: "unused".into(),
-            resumes: false,
-            durability: Durability::Process,
             slots: self.config.functions.of(function).slots,
+            ..PodSpec::plain(function.name())
         };
         let worker = Killable::new(|listener, ending| async move {
             let (_peers, peers) = watch::channel(Vec::new());

@@ -1,25 +1,12 @@
 //! The embedded engine does what every engine must.
 
 use quorate::{
-    clock::{Clock, ManualClock},
+    clock::ManualClock,
     config::Durability,
-    conformance::{Subject, Time},
+    conformance::Subject,
     sqlite::{Options, SqliteEngine},
 };
-use std::{sync::Arc, time::Duration};
-
-struct Clockwork(Arc<ManualClock>);
-
-#[async_trait::async_trait]
-impl Time for Clockwork {
-    fn now_ms(&self) -> u64 {
-        self.0.now_ms()
-    }
-
-    async fn pass(&self, time: Duration) {
-        self.0.advance(time);
-    }
-}
+use std::sync::Arc;
 
 async fn subject() -> Subject {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -35,7 +22,7 @@ async fn subject() -> Subject {
     let engine = SqliteEngine::open_with(&folder.path().join("quorate.db"), options).expect("it opens");
     Subject {
         engine,
-        time: Box::new(Clockwork(clock)),
+        time: Box::new(clock),
         too_large: (2 << 20) + 1,
         changes_kept: 200,
         compact: None,

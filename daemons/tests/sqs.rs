@@ -15,17 +15,15 @@ mod stand_in;
 use aws_sdk_sqs::config::{Credentials, SharedCredentialsProvider};
 use quorate::{
     aws::{self, AwsOptions},
-    clock::{Clock, SystemClock},
+    clock::SystemClock,
     config::Durability,
-    conformance::{Subject, Time},
-    engine::Engine,
+    conformance::Subject,
+    engine::Assembled,
     queue::{
-        Queue, QueueError, QueueName, Queues,
+        Queue, QueueName, Queues,
         sqs::{SqsOptions, SqsQueues},
     },
-    records::Records,
     sqlite::SqliteEngine,
-    store::Store,
 };
 use servers::moto::Moto;
 use stand_in::StandIn;
@@ -93,50 +91,12 @@ async fn config(endpoint: &str) -> aws_config::SdkConfig {
         .build()
 }
 
-/// Queues in SQS, the rest in a file.
-struct OnSqs {
-    queues: SqsQueues,
-    rest: Arc<SqliteEngine>,
-}
-
-#[async_trait::async_trait]
-impl Engine for OnSqs {
-    async fn queue(&self, name: &QueueName) -> Result<Arc<dyn Queue>, QueueError> {
-        self.queues.queue(name).await
-    }
-
-    async fn queues(&self) -> Result<Vec<QueueName>, QueueError> {
-        self.queues.queues().await
-    }
-
-    fn records(&self) -> &dyn Records {
-        self.rest.records()
-    }
-
-    fn store(&self) -> &dyn Store {
-        self.rest.store()
-    }
-}
-
-struct RealTime(SystemClock);
-
-#[async_trait::async_trait]
-impl Time for RealTime {
-    fn now_ms(&self) -> u64 {
-        self.0.now_ms()
-    }
-
-    async fn pass(&self, time: Duration) {
-        tokio::time::sleep(time).await;
-    }
-}
-
 async fn subject_with(queues: SqsQueues, bench: Bench) -> Subject {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let rest = SqliteEngine::open(&folder.path().join("quorate.db"), Durability::Process).expect("it opens");
     Subject {
-        engine: Arc::new(OnSqs { queues, rest }),
-        time: Box::new(RealTime(SystemClock::default())),
+        engine: Arc::new(Assembled { queues: Box::new(queues), ..rest.in_parts() }),
+        time: Box::new(SystemClock::default()),
         too_large: (64 << 20) + 1,
         changes_kept: 10_000,
         compact: None,

@@ -39,7 +39,7 @@ fn build() -> PathBuf {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into()));
     cargo
         .args(["build", "--quiet", "--bin", "quorate", "--profile", profile])
-        .args(if cfg!(feature = "engines") { &["--features", "quorate/engines"][..] } else { &[] })
+        .args(if cfg!(feature = "engines") { &["--features", "quorate-tests/engines"][..] } else { &[] })
         .arg("--target-dir")
         .arg(&target)
         // The root's default members, as in `cargo test`: the same features, so the same artefacts.

@@ -13,12 +13,14 @@ mod fleet;
 mod load;
 mod platform;
 pub mod process;
+mod random;
 
 pub use binary::binary;
 pub use data::{Data, Output, keys};
 pub use fleet::Fleet;
 pub use load::{Load, Mix, Report};
 pub use platform::{Platform, Response, Status};
+pub use random::Random;
 
 use std::{future::Future, time::Duration};
 
@@ -38,7 +40,19 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 ///
 /// # Panics
 /// When it has not found it within [`PATIENCE`].
-pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, look: impl FnMut() -> F) -> T {
+    eventually_within(PATIENCE, what, look).await
+}
+
+/// The same for what may take longer.
+///
+/// # Panics
+/// When it has not found it within `patience`.
+pub async fn eventually_within<T, F: Future<Output = Option<T>>>(
+    patience: Duration,
+    what: &str,
+    mut look: impl FnMut() -> F,
+) -> T {
     let looking = async {
         loop {
             if let Some(found) = look().await {
@@ -47,9 +61,9 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: 
             tokio::time::sleep(LOOK_EVERY).await;
         }
     };
-    match tokio::time::timeout(PATIENCE, looking).await {
+    match tokio::time::timeout(patience, looking).await {
         Ok(found) => found,
-        Err(_) => panic!("waited {PATIENCE:?} in vain: {what}"),
+        Err(_) => panic!("waited {patience:?} in vain: {what}"),
     }
 }
 

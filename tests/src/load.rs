@@ -1,6 +1,6 @@
 //! A closed loop of requests whose every answer is checked.
 
-use crate::{PATIENCE, Platform};
+use crate::{PATIENCE, Platform, Random};
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 use std::{
@@ -30,15 +30,10 @@ pub enum Mix {
 impl Mix {
     /// The `n`th expression and, by the arithmetic of this machine, its value.
     fn request(self, n: u64) -> (String, i64) {
-        // SplitMix64: the same requests in every run.
-        let mut state = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let mut below_1000 = || {
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            i64::try_from((z ^ (z >> 31)) % 1000).expect("is below 1000")
-        };
-        let [a, b, c, d, e] = std::array::from_fn(|_| below_1000());
+        // The same requests in every run.
+        let mut random = Random::new(n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let [a, b, c, d, e] =
+            std::array::from_fn(|_| i64::try_from(random.below(1000)).expect("is below 1000"));
         let divisor = e + 1;
         match self {
             Self::Example => ("((3+5)*(4/2))".into(), 16),

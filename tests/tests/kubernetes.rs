@@ -7,17 +7,13 @@
 #[path = "../../daemons/tests/servers/installed.rs"]
 mod servers;
 
-use quorate_tests::{Load, Mix, Status, binary};
-use servers::{etcd::Etcd, moto::Moto};
+use quorate_tests::{Load, Mix, Status, binary, eventually_within};
+use servers::{etcd::Etcd, moto::Moto, proxy::Proxy};
 use std::{
     io::Write,
     path::Path,
     process::{Command, Stdio},
     time::Duration,
-};
-use tokio::{
-    io::copy_bidirectional,
-    net::{TcpListener, TcpStream},
 };
 
 /// Where the overlay has the gateways.
@@ -47,23 +43,6 @@ fn run(program: &str, arguments: &[&str], input: &str) -> String {
 
 fn kubectl(arguments: &[&str]) -> String {
     run("kubectl", arguments, "")
-}
-
-/// Makes a server of this machine's loopback one of the node's, and says at which port.
-async fn on_the_node(node: &str, server: String) -> u16 {
-    let listener = TcpListener::bind((node, 0)).await.expect("the node is this machine");
-    let port = listener.local_addr().expect("it is bound").port();
-    tokio::spawn(async move {
-        while let Ok((mut near, _)) = listener.accept().await {
-            let server = server.clone();
-            tokio::spawn(async move {
-                let Ok(mut far) = TcpStream::connect(&server).await else { return };
-                let _ = (near.set_nodelay(true), far.set_nodelay(true));
-                let _ = copy_bidirectional(&mut near, &mut far).await; // one of them has ended
-            });
-        }
-    });
-    port
 }
 
 /// The platform, which goes however the test ends.
@@ -104,22 +83,9 @@ async fn get(http: &reqwest::Client, path: &str) -> Option<String> {
     if answer.status().is_success() { answer.text().await.ok() } else { None }
 }
 
-/// Waits until `look` finds what it looks for.
-async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let looking = async {
-        loop {
-            if let Some(found) = look().await {
-                return found;
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, looking).await.unwrap_or_else(|_| panic!("waited in vain: {what}"))
-}
-
 /// A replica of `mul` that leads its set, or does not.
 async fn replica(http: &reqwest::Client, leads: bool) -> String {
-    eventually("a set of mul with a primary and backups", async || {
+    eventually_within(PATIENCE, "a set of mul with a primary and backups", || async {
         let all: Vec<Status> = serde_json::from_str(&get(http, "/v1/status").await?).ok()?;
         let of_mul = |s: &&Status| s.daemon == "replica" && s.function.as_deref() == Some("mul");
         let found = all.iter().filter(of_mul).find(|s| s.state == "ready" && s.primary == Some(leads))?;
@@ -141,15 +107,14 @@ async fn the_platform_in_kubernetes_survives_the_four_faults_and_no_request_is_l
     let address = "{.items[0].status.addresses[?(@.type==\"InternalIP\")].address}";
     let node = kubectl(&["get", "nodes", "-o", &format!("jsonpath={address}")]);
     let (moto, etcd) = (Moto::start(), Etcd::start(1));
-    let server = |url: &str| url.trim_start_matches("http://").to_owned();
-    let aws = on_the_node(&node, server(&moto.endpoint)).await;
-    let store = on_the_node(&node, server(&etcd.endpoint(0))).await;
-    let _deployed = Deployed::apply(store, aws);
+    // What listens on this machine's loopback has to be reached from pods.
+    let (aws, store) = (Proxy::on(&node, &moto.endpoint).await, Proxy::on(&node, &etcd.endpoint(0)).await);
+    let _deployed = Deployed::apply(store.port, aws.port);
 
     let http = reqwest::Client::builder().timeout(PATIENCE).build().expect("needs nothing");
-    eventually("a gateway to be ready", async || get(&http, "/readyz").await).await;
+    eventually_within(PATIENCE, "a gateway to be ready", || get(&http, "/readyz")).await;
     let body = r#"{"expression": "((3+5)*(4-2))/1"}"#;
-    let answer = eventually("the first answer", async || {
+    let answer = eventually_within(PATIENCE, "the first answer", || async {
         let sent = http.post(format!("{GATEWAY}/v1/expressions?wait=30")).body(body).send().await.ok()?;
         if sent.status().as_u16() == 200 { sent.text().await.ok() } else { None }
     })

@@ -137,22 +137,7 @@ async fn request(engine: &dyn Engine, text: &str, reply_to: &QueueName) {
 }
 
 fn spec(function: Function) -> PodSpec {
-    PodSpec {
-        pod: format!("{}-0-worker", function.name()),
-        set: format!("{}-0", function.name()),
-        function: function.name().into(),
-        index: None,
-        incarnation: 1,
-        replication: Replication::None,
-        genesis: None,
-        identity: None,
-        listen: "127.0.0.1:0".into(),
-        transport: None,
-        data: "unused".into(),
-        resumes: false,
-        durability: Durability::Process,
-        slots: FunctionConfig::default().slots,
-    }
+    PodSpec { slots: FunctionConfig::default().slots, ..PodSpec::plain(function.name()) }
 }
 
 fn record(spec: &PodSpec, function: Function, address: String) -> SetRecord {

@@ -34,8 +34,10 @@ use kube::{
 };
 use lives::Lives;
 use secrets::Secrets;
+use serde::de::DeserializeOwned;
 use std::{
     collections::BTreeSet,
+    fmt::Debug,
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
@@ -197,15 +199,19 @@ fn unavailable(asked: &'static str) -> impl FnOnce(CallError) -> BackendError {
     move |source| BackendError::Unavailable { asked, source: Box::new(source) }
 }
 
-async fn delete(pods: &Api<Pod>, call: Call<'_>, object: &str, how: Stop) -> Result<(), CallError> {
+/// Whether there was such an object to be deleted.
+async fn delete<K>(objects: &Api<K>, call: Call<'_>, object: &str, how: Stop) -> Result<bool, CallError>
+where
+    K: Clone + DeserializeOwned + Debug,
+{
     let parameters = match how {
-        // The grace is the pod's own.
+        // The grace is the object's own.
         Stop::Gently => DeleteParams::default(),
         Stop::Now => DeleteParams::default().grace_period(0),
     };
-    match call.answer(pods.delete(object, &parameters)).await {
-        Ok(_) => Ok(()),
-        Err(error) if error.is_not_found() => Ok(()),
+    match call.answer(objects.delete(object, &parameters)).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_not_found() => Ok(false),
         Err(error) => Err(error),
     }
 }
@@ -284,13 +290,8 @@ impl Backend for KubernetesBackend {
 
     async fn withdraw(&self, name: &str) -> Result<(), BackendError> {
         let name = manifest::service_name(&self.settings, name);
-        let parameters = DeleteParams::default();
-        let deleted = self.services.delete(&name, &parameters);
-        match self.call_of_service("delete").answer(deleted).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.is_not_found() => Ok(()),
-            Err(error) => Err(unavailable("withdrawn")(error)),
-        }
+        let deleted = delete(&self.services, self.call_of_service("delete"), &name, Stop::Gently).await;
+        deleted.map(drop).map_err(unavailable("withdrawn"))
     }
 
     /// A journal lies in an `emptyDir`.
@@ -416,9 +417,9 @@ impl Follower {
 /// Removes what a pod that has ended left behind; gives back the object when there is none.
 async fn remove(pods: Api<Pod>, namespace: String, object: String) -> Option<String> {
     let call = Call { verb: "delete", resource: "pods", namespace: &namespace };
-    match call.answer(pods.delete(&object, &DeleteParams::default().grace_period(0))).await {
-        Ok(_) => None,
-        Err(error) if error.is_not_found() => Some(object),
+    match delete(&pods, call, &object, Stop::Now).await {
+        Ok(true) => None,
+        Ok(false) => Some(object),
         Err(error) => {
             tracing::debug!(object, %error, "it is left behind for now");
             None

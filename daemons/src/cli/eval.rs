@@ -9,8 +9,8 @@ use super::{
 use crate::{
     api::{Parameter, Submission},
     config::parse_time,
-    control::asked_to_end,
     expression,
+    shutdown::asked_to_end,
 };
 use clap::Args;
 use quorate_dag::Expression;

@@ -1,11 +1,7 @@
 //! `quorate up`: the whole platform on this machine, until Ctrl-C.
 
 use super::{Failure, Global, Settings, platform::Up, print, print_json};
-use crate::{
-    control::{asked_to_end, state_folder},
-    hold::Hold,
-    supervisor::Platform,
-};
+use crate::{control::state_folder, hold::Hold, shutdown::asked_to_end, supervisor::Platform};
 use clap::Args;
 use std::{
     path::{Path, PathBuf},

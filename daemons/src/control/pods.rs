@@ -55,7 +55,7 @@ impl Kept {
 
     #[cfg(not(feature = "kubernetes"))]
     pub(super) async fn in_kubernetes(_: &Config, _: Vec<String>) -> Result<Self, Failure> {
-        Err("this program was built without the cargo feature `kubernetes`".into())
+        Err(crate::engine::open::not_built("kubernetes"))
     }
 
     /// What the cluster service works with.

@@ -5,7 +5,7 @@
 //! Nobody's leaving ends the pod; the word to end, SIGTERM, does.
 
 use super::{Attachment, Said, Told};
-use crate::control;
+use crate::shutdown;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -30,7 +30,7 @@ pub(crate) const SILENCE: Duration = Duration::from_secs(30);
 /// # Errors
 /// When the address can't be had.
 pub async fn listen(address: SocketAddr, replicas: u32) -> std::io::Result<Attachment> {
-    let asked_to_end = control::asked_to_end();
+    let asked_to_end = shutdown::asked_to_end();
     let listener = TcpListener::bind(address).await?;
     let (end, ended) = watch::channel(false);
     tokio::spawn(async move {

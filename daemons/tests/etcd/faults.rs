@@ -1,6 +1,10 @@
 //! Requests, locks and leaders whose members and answers are lost.
 
-use crate::{on_etcd, proxy::Proxy, servers::etcd::Etcd, watches::until};
+use crate::{
+    on_etcd,
+    servers::{etcd::Etcd, proxy::Proxy},
+    watches::until,
+};
 use quorate::{
     conformance::{refused, soon},
     store::{

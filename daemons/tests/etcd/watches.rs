@@ -1,8 +1,8 @@
 //! Watches whose members and connections are lost.
 
-use crate::{
+use crate::servers::{
+    etcd::{self, Etcd},
     proxy::Proxy,
-    servers::etcd::{self, Etcd},
 };
 use etcd_client::{Client, PutOptions, Txn, TxnOp};
 use quorate::{

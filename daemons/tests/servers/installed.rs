@@ -3,6 +3,7 @@
 
 pub mod etcd;
 pub mod moto;
+pub mod proxy;
 
 use std::path::{Path, PathBuf};
 

@@ -2,7 +2,7 @@
 //! replicas, the control plane. Nothing that was accepted may be lost, answered twice with different values,
 //! or wrong.
 
-use quorate_tests::{BYZANTINE, Load, Mix, Platform, process};
+use quorate_tests::{BYZANTINE, Load, Mix, Platform, Random, process};
 use std::{
     collections::BTreeMap,
     process::ExitCode,
@@ -49,15 +49,6 @@ fn options() -> Result<Options, String> {
     Ok(options)
 }
 
-/// SplitMix64: the same choices for the same seed, as far as the same processes are there.
-fn random(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
 #[tokio::main]
 async fn main() -> ExitCode {
     let options = match options() {
@@ -75,7 +66,8 @@ async fn main() -> ExitCode {
     platform.result("((3+5)*(4-2))/1").await;
     let mut load = Load::start(&platform, Mix::All, options.outstanding);
     load.answered(50).await;
-    let (start, mut state) = (Instant::now(), options.seed);
+    // The same choices for the same seed, as far as the same processes are there.
+    let (start, mut random) = (Instant::now(), Random::new(options.seed));
     let mut killed: BTreeMap<String, u64> = BTreeMap::new();
     let mut ticks = tokio::time::interval(options.every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -90,7 +82,7 @@ async fn main() -> ExitCode {
         if children.is_empty() {
             continue; // all of them are being started
         }
-        let nth = usize::try_from(random(&mut state) % children.len() as u64).unwrap_or(0);
+        let nth = usize::try_from(random.below(children.len() as u64)).expect("an index");
         let daemon =
             children[nth].command.split(' ').find(|word| ["worker", "replica", "control"].contains(word));
         *killed.entry(daemon.unwrap_or("other").to_owned()).or_default() += 1;

@@ -1,5 +1,6 @@
 //! Calls of the API server: each has an end, and what stands in the way is said in words.
 
+use crate::causes::{causes, with_causes};
 use std::time::Duration;
 
 /// How long the API server has to answer.
@@ -90,7 +91,7 @@ impl Call<'_> {
                 namespace: namespace.into(),
                 message: format!("its answer makes no sense: {source}"),
             },
-            other => CallError::Unreachable(causes(other)),
+            other => CallError::Unreachable(with_causes(other.to_string(), causes(other))),
         }
     }
 
@@ -105,20 +106,6 @@ impl Call<'_> {
             CallError::Refused { code, verb, resource, namespace, message }
         }
     }
-}
-
-/// An error and what caused it: a client's own words are few.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::OwnerReference,
 };
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 /// Who writes the objects, in their managed fields.
 pub(super) const FIELD_MANAGER: &str = "quorate-cluster";
@@ -56,6 +57,16 @@ pub(super) fn instance(settings: &Kubernetes) -> &str {
     settings.prefix.trim_end_matches('-')
 }
 
+/// What an object is labelled with: what all of the platform's are, and more.
+pub(super) fn labels<'a>(
+    settings: &'a Kubernetes,
+    more: impl IntoIterator<Item = (&'static str, &'a str)>,
+) -> BTreeMap<String, String> {
+    let of_all =
+        [(NAME, "quorate"), (INSTANCE, instance(settings)), ("app.kubernetes.io/managed-by", FIELD_MANAGER)];
+    of_all.into_iter().chain(more).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
 /// Selects all pods of workers and replicas, and nothing else of the platform.
 pub(super) fn selector(settings: &Kubernetes) -> String {
     format!("{NAME}=quorate,{INSTANCE}={},{POD}", instance(settings))
@@ -85,19 +96,15 @@ fn value(
 ) -> Value {
     let inside = spec_inside(spec);
     let annotation = serde_json::to_string(&inside).expect("a spec is plain data");
-    let mut labels = json!({
-        NAME: "quorate",
-        INSTANCE: instance(settings),
-        COMPONENT: daemon.name(),
-        "app.kubernetes.io/managed-by": FIELD_MANAGER,
-        SET: spec.set,
-        POD: spec.pod,
-        FUNCTION: spec.function,
-        INCARNATION: spec.incarnation.to_string(),
-    });
-    if let Some(index) = spec.index {
-        labels["quorate.io/index"] = json!(index.to_string());
-    }
+    let (incarnation, index) = (spec.incarnation.to_string(), spec.index.map(|index| index.to_string()));
+    let mut own = vec![
+        (COMPONENT, daemon.name()),
+        (SET, &spec.set),
+        (POD, &spec.pod),
+        (FUNCTION, &spec.function),
+        (INCARNATION, &incarnation),
+    ];
+    own.extend(index.as_deref().map(|index| ("quorate.io/index", index)));
     let mut args = arguments.to_vec();
     args.extend([daemon.name().into(), "--spec".into(), format!("{SPEC_FOLDER}/spec.json")]);
     args.extend(["--attach".into(), format!("0.0.0.0:{ATTACH_PORT}")]);
@@ -131,7 +138,7 @@ fn value(
         "kind": "Pod",
         "metadata": {
             "name": format!("{}{}-{}-{unique}", settings.prefix, spec.pod, spec.incarnation),
-            "labels": labels,
+            "labels": labels(settings, own),
             "annotations": {
                 SPEC: annotation,
                 // A replica that goes takes its journal along: only a fault may end one.
@@ -194,12 +201,7 @@ pub(super) fn service(settings: &Kubernetes, name: &str, function: &str) -> Serv
         "kind": "Service",
         "metadata": {
             "name": service_name(settings, name),
-            "labels": {
-                NAME: "quorate",
-                INSTANCE: instance(settings),
-                "app.kubernetes.io/managed-by": FIELD_MANAGER,
-                FUNCTION: function,
-            },
+            "labels": labels(settings, [(FUNCTION, function)]),
         },
         "spec": {
             "clusterIP": "None",

@@ -6,11 +6,11 @@
 
 use super::{
     call::{Call, CallError},
-    manifest::{FIELD_MANAGER, INSTANCE, NAME, SET, instance},
+    manifest::{FIELD_MANAGER, SET, labels},
 };
 use crate::{
     config::Kubernetes,
-    identity::{Identities, IdentityError, Member, SetKeys},
+    identity::{self, Identities, IdentityError, Member, SetKeys},
 };
 use k8s_openapi::{
     ByteString, Resource as _, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::OwnerReference,
@@ -37,15 +37,11 @@ pub(super) fn name(settings: &Kubernetes, set: &str) -> String {
 
 /// Under which key a member's private half lies.
 pub(super) fn private(index: Option<u32>) -> String {
-    format!("{}.der", member(index))
+    format!("{}.der", identity::member(index))
 }
 
 fn public(index: Option<u32>) -> String {
-    format!("{}.pub", member(index))
-}
-
-fn member(index: Option<u32>) -> String {
-    index.map_or_else(|| "worker".into(), |index| format!("replica-{index}"))
+    format!("{}.pub", identity::member(index))
 }
 
 /// The Secrets of one platform.
@@ -103,7 +99,7 @@ impl Secrets {
     ) -> Result<SetKeys, IdentityError> {
         let keeping =
             |source: CallError| IdentityError::Keeping { set: set.into(), source: Box::new(source) };
-        let members: Vec<_> = std::iter::once(None).chain((0..replicas).map(Some)).collect();
+        let members: Vec<_> = identity::members(replicas).collect();
         for _ in 0..TRIES {
             let found = self.read(set).await.map_err(keeping)?;
             let is_there = found.is_some();
@@ -113,12 +109,9 @@ impl Secrets {
             if missing.is_empty() {
                 return self.keys(set, &kept, &members);
             }
-            let identities = identities.clone();
             let count = missing.len();
-            let made = tokio::task::spawn_blocking(move || identities.fresh(count)).await;
-            // A panic there is the end of the runtime, or was said.
-            let Ok(made) = made else { return std::future::pending().await };
-            for (index, identity) in missing.into_iter().zip(made?) {
+            let made = identities.beside(move |identities| identities.fresh(count)).await?;
+            for (index, identity) in missing.into_iter().zip(made) {
                 kept.data.insert(private(index), ByteString(identity.private.to_vec()));
                 kept.data.insert(public(index), ByteString(identity.public.to_der().to_vec()));
             }
@@ -160,12 +153,6 @@ impl Secrets {
     }
 
     fn empty(&self, set: &str) -> Kept {
-        let labels = [
-            (NAME, "quorate"),
-            (INSTANCE, instance(&self.settings)),
-            ("app.kubernetes.io/managed-by", FIELD_MANAGER),
-            (SET, set),
-        ];
         Kept {
             api_version: Secret::API_VERSION.into(),
             kind: Secret::KIND.into(),
@@ -173,7 +160,7 @@ impl Secrets {
                 name: name(&self.settings, set),
                 uid: None,
                 resource_version: None,
-                labels: labels.map(|(key, value)| (key.into(), value.into())).into(),
+                labels: labels(&self.settings, [(SET, set)]),
             },
             type_: "Opaque".into(),
             data: BTreeMap::new(),

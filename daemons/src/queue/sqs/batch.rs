@@ -37,6 +37,22 @@ impl SqsQueue {
         Ok(())
     }
 
+    /// The same for what handles name, in as many batches as that takes.
+    async fn settle_each<T: Clone>(
+        &self,
+        operation: &'static str,
+        handles: &[Handle],
+        entry: impl Fn(String, &str) -> T + Send + Sync,
+        id: fn(&T) -> &str,
+        call: impl Fn(Vec<T>) -> BoxFuture<'static, Result<Vec<BatchResultErrorEntry>, AwsError>> + Send + Sync,
+    ) -> Result<(), AwsError> {
+        for batch in distinct(handles).chunks(BATCH) {
+            let entries = batch.iter().enumerate().map(|(nth, handle)| entry(nth.to_string(), handle));
+            self.settle(operation, entries.collect(), id, &call).await?;
+        }
+        Ok(())
+    }
+
     pub(super) async fn send_batch(
         &self,
         entries: Vec<SendMessageBatchRequestEntry>,
@@ -61,52 +77,44 @@ impl SqsQueue {
         lease: Duration,
     ) -> Result<(), AwsError> {
         const CHANGE: &str = "ChangeMessageVisibilityBatch";
-        for batch in distinct(handles).chunks(BATCH) {
-            let entry = |(id, handle): (usize, &&str)| {
-                ChangeMessageVisibilityBatchRequestEntry::builder()
-                    .id(id.to_string())
-                    .receipt_handle(*handle)
-                    .visibility_timeout(lease_seconds(lease))
-                    .build()
-                    .expect("it has an id and a handle")
-            };
-            let call = |entries| -> BoxFuture<'static, _> {
-                let (sqs, url) = (Arc::clone(&self.sqs), Arc::clone(url));
-                Box::pin(async move {
-                    let batch = sqs.client.change_message_visibility_batch().queue_url(&*url);
-                    let changed = batch.set_entries(Some(entries)).send().await;
-                    changed.map(|changed| changed.failed).map_err(|error| sqs.explain(CHANGE, &error))
-                })
-            };
-            let entries = batch.iter().enumerate().map(entry).collect();
-            self.settle(CHANGE, entries, |entry| &entry.id, call).await?;
-        }
-        Ok(())
+        let entry = |id, handle: &str| {
+            ChangeMessageVisibilityBatchRequestEntry::builder()
+                .id(id)
+                .receipt_handle(handle)
+                .visibility_timeout(lease_seconds(lease))
+                .build()
+                .expect("it has an id and a handle")
+        };
+        let call = |entries| -> BoxFuture<'static, _> {
+            let (sqs, url) = (Arc::clone(&self.sqs), Arc::clone(url));
+            Box::pin(async move {
+                let batch = sqs.client.change_message_visibility_batch().queue_url(&*url);
+                let changed = batch.set_entries(Some(entries)).send().await;
+                changed.map(|changed| changed.failed).map_err(|error| sqs.explain(CHANGE, &error))
+            })
+        };
+        self.settle_each(CHANGE, handles, entry, |entry| &entry.id, call).await
     }
 
     /// Deletes messages from the queue of this URL, this one's or its dead-letter queue's.
     pub(super) async fn delete_from(&self, url: &Arc<str>, handles: &[Handle]) -> Result<(), AwsError> {
         const DELETE: &str = "DeleteMessageBatch";
-        for batch in distinct(handles).chunks(BATCH) {
-            let entry = |(id, handle): (usize, &&str)| {
-                DeleteMessageBatchRequestEntry::builder()
-                    .id(id.to_string())
-                    .receipt_handle(*handle)
-                    .build()
-                    .expect("it has an id and a handle")
-            };
-            let call = |entries| -> BoxFuture<'static, _> {
-                let (sqs, url) = (Arc::clone(&self.sqs), Arc::clone(url));
-                Box::pin(async move {
-                    let batch = sqs.client.delete_message_batch().queue_url(&*url);
-                    let deleted = batch.set_entries(Some(entries)).send().await;
-                    deleted.map(|deleted| deleted.failed).map_err(|error| sqs.explain(DELETE, &error))
-                })
-            };
-            let entries = batch.iter().enumerate().map(entry).collect();
-            self.settle(DELETE, entries, |entry| &entry.id, call).await?;
-        }
-        Ok(())
+        let entry = |id, handle: &str| {
+            DeleteMessageBatchRequestEntry::builder()
+                .id(id)
+                .receipt_handle(handle)
+                .build()
+                .expect("it has an id and a handle")
+        };
+        let call = |entries| -> BoxFuture<'static, _> {
+            let (sqs, url) = (Arc::clone(&self.sqs), Arc::clone(url));
+            Box::pin(async move {
+                let batch = sqs.client.delete_message_batch().queue_url(&*url);
+                let deleted = batch.set_entries(Some(entries)).send().await;
+                deleted.map(|deleted| deleted.failed).map_err(|error| sqs.explain(DELETE, &error))
+            })
+        };
+        self.settle_each(DELETE, handles, entry, |entry| &entry.id, call).await
     }
 }
 

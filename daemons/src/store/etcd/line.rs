@@ -52,21 +52,22 @@ impl Line {
     /// Hands on what waits, as there comes room for it. Returns when the receiver is gone; what was handed on
     /// before it is dropped stays handed on.
     pub(super) async fn feed(&mut self) {
+        self.drain().await;
+        self.to.closed().await;
+    }
+
+    /// Hands on all that waits, unless the receiver goes before.
+    async fn drain(&mut self) {
         while !self.waiting.is_empty() {
             let Ok(mut places) = self.to.reserve_many(2).await else { return };
             let place = places.next().expect("two were reserved");
             place.send(Ok(pop(&mut self.waiting, &mut self.late)));
         }
-        self.to.closed().await;
     }
 
     /// Hands on what waits and then why it ends, unless the receiver goes before.
     pub(super) async fn end(mut self, error: StoreError) {
-        while !self.waiting.is_empty() {
-            let Ok(mut places) = self.to.reserve_many(2).await else { return };
-            let place = places.next().expect("two were reserved");
-            place.send(Ok(pop(&mut self.waiting, &mut self.late)));
-        }
+        self.drain().await;
         let _ = self.to.send(Err(error)).await; // into the place that was kept for it
     }
 }

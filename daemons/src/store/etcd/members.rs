@@ -4,7 +4,10 @@
 //! not: a request that is spread over all members would meet a dead one again and again.
 
 use super::options::EtcdOptions;
-use crate::store::StoreError;
+use crate::{
+    causes::{causes, with_causes},
+    store::StoreError,
+};
 use etcd_client::{Client, ConnectOptions, Error};
 use rand::RngExt;
 use std::{
@@ -234,31 +237,18 @@ fn kind(error: &Error) -> Kind {
 
 /// Whether there was no connection on which anything could have been sent.
 fn never_connected(status: &tonic::Status) -> bool {
-    let mut source = status.source();
-    while let Some(error) = source {
-        if error.is::<ConnectError>() {
-            return true;
-        }
-        source = error.source();
-    }
-    false
+    causes(status).any(|cause| cause.is::<ConnectError>())
 }
 
 /// An error's words, and those of what it comes from.
 fn said(error: &Error) -> String {
-    let (mut words, mut source) = match error {
-        Error::GRpcStatus(status) => (status.message().to_owned(), status.source()),
-        Error::TransportError(error) => (String::new(), error.source()),
-        error => (error.to_string(), error.source()),
+    let (words, outermost): (_, &(dyn std::error::Error + 'static)) = match error {
+        Error::GRpcStatus(status) => (status.message().to_owned(), status),
+        Error::TransportError(error) => (String::new(), error),
+        error => (error.to_string(), error),
     };
-    while let Some(error) = source {
-        let more = error.to_string();
-        // The library's name for whatever happens below it says nothing.
-        if more != "transport error" && !words.contains(&more) {
-            words = if words.is_empty() { more } else { format!("{words}: {more}") };
-        }
-        source = error.source();
-    }
+    // The library's name for whatever happens below it says nothing.
+    let words = with_causes(words, causes(outermost).filter(|cause| cause.to_string() != "transport error"));
     if words.is_empty() { "an error without a word".into() } else { words }
 }
 

@@ -1,4 +1,4 @@
-//! A way to a member of etcd that can be cut, and can lose what comes back.
+//! A way to a server, perhaps from another address of this machine, that can be cut and can lose what is said.
 
 use std::{net::SocketAddr, sync::Arc};
 use tokio::{
@@ -11,6 +11,8 @@ use tokio::{
 pub(crate) struct Proxy {
     /// Where it begins.
     pub(crate) endpoint: String,
+    /// At which port.
+    pub(crate) port: u16,
     state: Arc<watch::Sender<State>>,
     accepts: tokio::task::JoinHandle<()>,
 }
@@ -26,11 +28,17 @@ struct State {
 }
 
 impl Proxy {
-    /// A way to `http://ADDRESS`.
+    /// A way to `http://ADDRESS` from loopback.
     pub(crate) async fn to(endpoint: &str) -> Self {
+        Self::on("127.0.0.1", endpoint).await
+    }
+
+    /// A way to `http://ADDRESS` from a host that is this machine.
+    pub(crate) async fn on(host: &str, endpoint: &str) -> Self {
         let to: SocketAddr = endpoint.trim_start_matches("http://").parse().expect("an address");
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let endpoint = format!("http://{}", listener.local_addr().expect("it is bound"));
+        let listener = TcpListener::bind((host, 0)).await.expect("a free port");
+        let bound = listener.local_addr().expect("it is bound");
+        let (endpoint, port) = (format!("http://{bound}"), bound.port());
         let state = Arc::new(watch::Sender::default());
         let states = Arc::clone(&state);
         let accepts = tokio::spawn(async move {
@@ -41,7 +49,7 @@ impl Proxy {
                 }
             }
         });
-        Self { endpoint, state, accepts }
+        Self { endpoint, port, state, accepts }
     }
 
     /// Breaks all connections; new ones are taken.

@@ -1,0 +1,26 @@
+//! Numbers that are the same in every run: SplitMix64 (Steele, Lea and Flood, *Fast Splittable Pseudorandom
+//! Number Generators*, OOPSLA 2014).
+
+/// A stream of them.
+#[derive(Clone, Debug)]
+pub struct Random(u64);
+
+impl Random {
+    /// The stream of a seed.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The next number, below `bound`.
+    ///
+    /// # Panics
+    /// When there is none below it.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % bound
+    }
+}
