@@ -27,8 +27,9 @@ pub trait Secure: fmt::Debug + Send + Sync {
 /// The connection's task calls [`open`](Self::open) once with nothing when it begins, and then with all that
 /// comes in. Nothing is sealed before [`is_ready`](Self::is_ready).
 pub trait Session {
-    /// Takes in all of `wire`, which came from the other end, and appends what was in it to `plain`. What the
-    /// session itself has to say to the other end, a handshake's part above all, is appended to `answer`.
+    /// Takes in `wire`, which came from the other end, and appends what was in it to `plain`. What is not
+    /// whole yet may stay in `wire`, and comes again with more behind it. What the session itself has to say
+    /// to the other end, a handshake's part above all, is appended to `answer`.
     ///
     /// # Errors
     /// When the other end is nobody to speak to. What is in `answer` is still sent.
