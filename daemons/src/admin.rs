@@ -21,6 +21,7 @@ use crate::{
     shutdown::{self, Shutdown},
     store::{Change, StoreError},
     trouble::Trouble,
+    wires::Wires,
 };
 use cases::Cases;
 use std::{
@@ -47,14 +48,15 @@ enum AdminError {
 }
 
 /// Runs until shutdown.
-pub async fn run(config: Arc<Config>, engine: Arc<dyn Engine>, mut shutdown: Shutdown) {
+pub async fn run(config: Arc<Config>, engine: Arc<dyn Engine>, wires: Wires, mut shutdown: Shutdown) {
     let (missed, mut misses) = mpsc::channel(64);
     let (said, mut testimony) = mpsc::channel(64);
     let mut admin = Admin {
         engine,
+        wires: wires.clone(),
         sets: BTreeMap::new(),
-        probes: probe::Probes::new(&config.timeouts, missed),
-        witnesses: witnesses::Witnesses::new(said),
+        probes: probe::Probes::new(&config.timeouts, wires.clone(), missed),
+        witnesses: witnesses::Witnesses::new(wires, said),
         cases: None,
         published: HashMap::new(),
         open: Vec::new(),
@@ -71,6 +73,7 @@ pub async fn run(config: Arc<Config>, engine: Arc<dyn Engine>, mut shutdown: Shu
 
 struct Admin {
     engine: Arc<dyn Engine>,
+    wires: Wires,
     sets: BTreeMap<String, SetRecord>,
     probes: probe::Probes,
     witnesses: witnesses::Witnesses,
@@ -342,8 +345,8 @@ impl Admin {
         }
         let others =
             set.replicas.iter().filter(|other| other.pod != member.pod && other.state == MemberState::Ready);
-        for address in others.filter_map(|other| other.address.as_deref()) {
-            if let Some(primary) = probe::primary(address).await {
+        for (pod, address) in others.filter_map(|other| Some((&other.pod, other.address.as_deref()?))) {
+            if let Some(primary) = probe::primary(&self.wires, pod, address).await {
                 return if primary == index { 2 } else { 3 };
             }
         }

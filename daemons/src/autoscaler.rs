@@ -13,6 +13,8 @@ use crate::{
     set::{DAEMONS, DESIRED, DaemonRecord, SETS, SetRecord, SetState},
     shutdown::{self, Shutdown},
     store::StoreError,
+    tls::Role,
+    wires::Wires,
 };
 use quorate_dag::Function;
 use quorate_scaler::{
@@ -25,7 +27,7 @@ use std::{
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 /// Between two looks at a layer.
 const TICK: Duration = Duration::from_secs(1);
@@ -53,13 +55,14 @@ pub enum AutoscalerError {
 pub async fn run(
     config: Arc<Config>,
     engine: Arc<dyn Engine>,
+    wires: Wires,
     mut shutdown: Shutdown,
 ) -> Result<(), AutoscalerError> {
     let mut layers = Vec::new();
     for function in Function::ALL {
         layers.push(Layer::new(function, config.functions.of(function))?);
     }
-    let mut autoscaler = Autoscaler { engine, channels: HashMap::new() };
+    let mut autoscaler = Autoscaler { engine, wires, channels: HashMap::new() };
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -129,6 +132,7 @@ impl Layer {
 
 struct Autoscaler {
     engine: Arc<dyn Engine>,
+    wires: Wires,
     /// Connections by address.
     channels: HashMap<String, Channel>,
 }
@@ -250,8 +254,7 @@ impl Autoscaler {
         if self.channels.len() > 64 {
             self.channels.clear();
         }
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
-        let channel = endpoint.connect_timeout(PATIENCE).connect_lazy();
+        let channel = self.wires.channel(address, Role::Control.name(), PATIENCE).ok()?;
         self.channels.insert(address.into(), channel.clone());
         Some(channel)
     }

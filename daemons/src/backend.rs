@@ -7,6 +7,7 @@ pub mod process;
 use crate::{
     identity::{Identities, IdentityError, SetKeys},
     pod::{PodSpec, Said, Told},
+    tls::Role,
 };
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -97,6 +98,15 @@ impl PodDaemon {
         match self {
             Self::Worker => "worker",
             Self::Replica => "replica",
+        }
+    }
+
+    /// Who it is on the platform's connections.
+    #[must_use]
+    pub fn role(self) -> Role {
+        match self {
+            Self::Worker => Role::Worker,
+            Self::Replica => Role::Replica,
         }
     }
 }

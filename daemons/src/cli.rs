@@ -18,6 +18,7 @@ mod platform;
 mod scale;
 mod status;
 mod table;
+mod tls;
 mod tokens;
 mod up;
 mod verify;
@@ -115,6 +116,9 @@ pub(crate) struct At {
     /// The gateway of a running platform; without it, the one that `quorate up` runs on the same data.
     #[arg(long, value_name = "URL", env = "QUORATE_URL", hide_env_values = true)]
     pub(crate) url: Option<String>,
+    /// Believes the authorities in FILE, for a gateway at https://; without it, those of this machine.
+    #[arg(long, value_name = "FILE", env = "QUORATE_CA", hide_env_values = true)]
+    pub(crate) ca: Option<PathBuf>,
     /// Reads the token that the gateway asks for from FILE; without it, QUORATE_TOKEN is the token.
     #[arg(long, value_name = "FILE", env = "QUORATE_TOKEN_FILE", hide_env_values = true)]
     token_file: Option<PathBuf>,
@@ -155,6 +159,9 @@ enum Command {
     /// Makes, lists and revokes the tokens that the gateway asks for.
     #[command(subcommand)]
     Tokens(tokens::Tokens),
+    /// Makes certificates for connections inside a platform of several machines.
+    #[command(subcommand)]
+    Tls(tls::Tls),
     /// Shows dead letters, and puts them back on their queue.
     #[command(subcommand)]
     Dlq(dlq::Dlq),
@@ -230,6 +237,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Audit(audit) => audit.run(&global),
         Command::Keys(keys) => wait_for(keys.run(&global)),
         Command::Tokens(tokens) => tokens.run(&global),
+        Command::Tls(tls) => tls.run(&global),
         Command::Up(up) => wait_for(up.run(global)),
         Command::Gateway(daemon) => serve(daemon.run(Daemon::Gateway, global)),
         Command::Scheduler(daemon) => serve(daemon.run(Daemon::Scheduler, global)),

@@ -3,9 +3,12 @@
 //! It is `hyper` itself on one kept connection: a command is over in milliseconds, and a client with
 //! pools, redirects and proxies would take longer to set up than the answer takes.
 
-use crate::api::{
-    Answer, DeadMessage, FaultStatus, Problem, ProcessStatus, QueueStatus, Redriven, Scale, Status,
-    Submission,
+use crate::{
+    api::{
+        Answer, DeadMessage, FaultStatus, Problem, ProcessStatus, QueueStatus, Redriven, Scale, Status,
+        Submission,
+    },
+    tls::{TlsError, public},
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -15,12 +18,15 @@ use hyper::{
     header::{AUTHORIZATION, CONTENT_TYPE, HOST},
 };
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
 use serde::de::DeserializeOwned;
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     time::{Instant, sleep, timeout},
 };
+use tokio_rustls::TlsConnector;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -43,7 +49,7 @@ const GRACE: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The address is none.
-    #[error("`{url}` is not the address of a platform: expected http://HOST:PORT")]
+    #[error("`{url}` is not the address of a platform: expected http://HOST:PORT or https://HOST:PORT")]
     Url {
         /// What was given.
         url: String,
@@ -56,6 +62,17 @@ pub enum ClientError {
         /// Why.
         source: std::io::Error,
     },
+    /// Who answers there can't show that it is who it should be.
+    #[error("{url} can't be trusted: {source}; --ca FILE names the authority of its certificate")]
+    Untrusted {
+        /// Where.
+        url: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Nobody can vouch for a gateway.
+    #[error(transparent)]
+    Ca(#[from] TlsError),
     /// The connection broke.
     #[error("the connection to {url} broke: {source}")]
     Broken {
@@ -87,13 +104,18 @@ pub enum ClientError {
 pub struct Client {
     url: String,
     authority: String,
+    /// Who the gateway has to be, at `https://`.
+    name: Option<ServerName<'static>>,
+    /// Whom it believes about that.
+    tls: Option<TlsConnector>,
     /// What it shows: `Bearer …`.
     credentials: Option<Zeroizing<String>>,
     connection: Option<SendRequest<Full<Bytes>>>,
 }
 
 impl Client {
-    /// A client of the gateway at `http://HOST:PORT`. Nothing is sent yet.
+    /// A client of the gateway at `http://HOST:PORT` or `https://HOST:PORT`, where it believes the authorities
+    /// of this machine. Nothing is sent yet.
     ///
     /// # Errors
     /// [`ClientError::Url`].
@@ -101,17 +123,41 @@ impl Client {
         let refused = || ClientError::Url { url: url.to_owned() };
         let uri: Uri = url.parse().map_err(|_| refused())?;
         let authority = uri.authority().ok_or_else(refused)?;
-        let is_plain = uri.scheme_str() == Some("http") && matches!(uri.path(), "" | "/");
-        if !is_plain || uri.query().is_some() {
+        let (scheme, port) = match uri.scheme_str() {
+            Some("http") => ("http", 80),
+            Some("https") => ("https", 443),
+            _ => return Err(refused()),
+        };
+        if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
             return Err(refused());
         }
-        let port = authority.port_u16().unwrap_or(80);
+        let (host, port) = (authority.host(), authority.port_u16().unwrap_or(port));
+        let name = match scheme {
+            "https" => {
+                let name = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+                Some(ServerName::try_from(name).map_err(|_| refused())?)
+            }
+            _ => None,
+        };
         Ok(Self {
-            url: format!("http://{authority}"),
-            authority: format!("{}:{port}", authority.host()),
+            url: format!("{scheme}://{authority}"),
+            authority: format!("{host}:{port}"),
+            name,
+            tls: None,
             credentials: None,
             connection: None,
         })
+    }
+
+    /// Believes the authorities in a file in place of this machine's.
+    ///
+    /// # Errors
+    /// [`ClientError::Ca`].
+    pub fn with_ca(mut self, ca: Option<&Path>) -> Result<Self, ClientError> {
+        if let (Some(_), Some(ca)) = (&self.name, ca) {
+            self.tls = Some(public::client(Some(ca))?);
+        }
+        Ok(self)
     }
 
     /// Shows this token with every request.
@@ -130,7 +176,7 @@ impl Client {
     /// Connects now, to find out whether anybody is there.
     ///
     /// # Errors
-    /// [`ClientError::Unreachable`].
+    /// [`ClientError::Unreachable`], and at `https://` [`ClientError::Untrusted`] or [`ClientError::Ca`].
     pub async fn connect(&mut self) -> Result<(), ClientError> {
         self.connection().await.map(|_| ())
     }
@@ -143,12 +189,31 @@ impl Client {
                 .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
                 .map_err(unreachable)?;
             stream.set_nodelay(true).map_err(unreachable)?;
-            let (sender, connection) =
-                handshake(TokioIo::new(stream)).await.map_err(|source| self.broken(source))?;
-            tokio::spawn(connection);
-            self.connection = Some(sender);
+            self.connection = Some(match self.name.clone() {
+                None => self.converse(stream).await?,
+                Some(name) => {
+                    let tls = match &self.tls {
+                        Some(tls) => tls.clone(),
+                        None => self.tls.insert(public::client(None)?).clone(),
+                    };
+                    let shaken = timeout(CONNECT, tls.connect(name, stream)).await;
+                    let shaken = shaken.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+                    let untrusted = |source| ClientError::Untrusted { url: self.url.clone(), source };
+                    self.converse(shaken.map_err(untrusted)?).await?
+                }
+            });
         }
         Ok(self.connection.as_mut().expect("it was made just now"))
+    }
+
+    async fn converse(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<SendRequest<Full<Bytes>>, ClientError> {
+        let (sender, connection) =
+            handshake(TokioIo::new(stream)).await.map_err(|source| self.broken(source))?;
+        tokio::spawn(connection);
+        Ok(sender)
     }
 
     fn broken(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ClientError {
@@ -392,12 +457,16 @@ mod tests {
 
     #[test]
     fn only_plain_http_addresses_are_platforms() {
-        for good in ["http://127.0.0.1:7400", "http://localhost:1/", "http://[::1]:7400", "http://gateway"] {
+        for good in [
+            "http://127.0.0.1:7400",
+            "http://localhost:1/",
+            "http://[::1]:7400",
+            "http://gateway",
+            "https://[::1]:1",
+        ] {
             assert!(Client::new(good).is_ok(), "{good}");
         }
-        for bad in
-            ["", "127.0.0.1:7400", "https://localhost", "http://", "http://a/b", "http://a?b", "ftp://a"]
-        {
+        for bad in ["", "127.0.0.1:7400", "https://a b", "http://", "http://a/b", "http://a?b", "ftp://a"] {
             assert!(matches!(Client::new(bad), Err(ClientError::Url { .. })), "{bad}");
         }
     }

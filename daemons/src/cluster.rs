@@ -23,7 +23,9 @@ use crate::{
     set::{CONDEMNED, DESIRED, LOST, MemberState, SETS, SetRecord, SetState},
     shutdown::{self, Shutdown},
     store::{Revision, StoreError},
+    tls::Role,
     trouble::Trouble,
+    wires::Wires,
 };
 use quorate_dag::Function;
 use reconcile::{Change, FUNCTIONS};
@@ -76,6 +78,8 @@ pub struct Setup {
     pub backend: Arc<dyn Backend>,
     /// What becomes of pods.
     pub pods: mpsc::UnboundedReceiver<PodEvent>,
+    /// Connections inside the platform.
+    pub wires: Wires,
     /// Where the service is asked.
     pub listener: TcpListener,
     /// Becomes true when it has to end.
@@ -126,7 +130,9 @@ pub async fn run(setup: Setup) -> Result<(), ClusterError> {
     let (ask, requests) = mpsc::channel(REQUESTS_MAX);
     let address = setup.listener.local_addr().map_err(ClusterError::Listen)?;
     let (engine, backend) = (setup.engine.clone(), setup.backend.clone());
-    let serving = api::serve(setup.listener, ask, engine, backend, setup.shutdown.clone());
+    let incoming = setup.wires.listen(setup.listener, "cluster", &[Role::Control]);
+    let incoming = incoming.map_err(ClusterError::Listen)?;
+    let serving = api::serve(incoming, ask, engine, backend, setup.shutdown.clone());
     // One that no longer leads is dropped, and must not go on answering.
     let _server = AbortOnDrop(tokio::spawn(serving));
     let events = setup.engine.queue(&QueueName::events()).await?;

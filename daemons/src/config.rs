@@ -8,12 +8,14 @@ mod load;
 mod pods;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 pub use engines::{Aws, Dynamo, Engines, Etcd, QueueEngine, RecordsEngine, Sqs, StoreEngine};
 pub use error::{ConfigError, ConfigErrors, Fault, Place};
 pub use keys::parse_time;
 pub use load::{FILE, InForce, Loaded, Sources};
 pub use pods::{Kubernetes, PodBackend, Spread};
+pub use tls::{Inside, Tls};
 
 use quorate_dag::Function;
 use serde::{Deserialize, Serialize};
@@ -48,6 +50,8 @@ pub struct Config {
     pub engines: Engines,
     /// What pods are in Kubernetes.
     pub kubernetes: Kubernetes,
+    /// How connections inside the platform are protected.
+    pub tls: Tls,
 }
 
 impl Default for Config {
@@ -64,6 +68,7 @@ impl Default for Config {
             timeouts: Timeouts::default(),
             engines: Engines::default(),
             kubernetes: Kubernetes::default(),
+            tls: Tls::default(),
         }
     }
 }
@@ -78,6 +83,12 @@ impl Config {
             IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
         SocketAddr::new(host, 0)
+    }
+
+    /// Where the platform's own authority lies.
+    #[must_use]
+    pub fn tls_folder(&self) -> PathBuf {
+        self.data.join("tls")
     }
 
     /// Where others reach what listens at `address`.
@@ -122,6 +133,10 @@ pub struct GatewayConfig {
     pub access: Access,
     /// The file of tokens; `None`: `tokens.json` in the data folder.
     pub tokens: Option<PathBuf>,
+    /// Its certificate, as PEM, with what is between it and its authority; `None`: HTTP without TLS.
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's key.
+    pub tls_key: Option<PathBuf>,
 }
 
 impl GatewayConfig {

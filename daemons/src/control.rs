@@ -24,7 +24,9 @@ use crate::{
         lock::LOCKS,
     },
     supervisor::{Brief, FromControl, ToControl},
+    tls::Standing,
     trouble::Trouble,
+    wires::Wires,
 };
 use pods::Kept;
 use std::{
@@ -120,7 +122,7 @@ pub async fn run_one(daemon: Daemon, config: Config, program: Program) -> Result
     let state = state_folder(&config.data);
     let engine = open(&config, &state).await?;
     let (end, ending) = watch::channel(false);
-    let mut running = Running::new(Arc::new(config), engine, ending);
+    let mut running = Running::new(Arc::new(config), engine, ending)?;
     if daemon == Daemon::Cluster {
         running.start_cluster_alone(state, program);
     } else {
@@ -140,6 +142,9 @@ pub async fn run_one(daemon: Daemon, config: Config, program: Program) -> Result
 struct Running {
     config: Arc<Config>,
     engine: Arc<dyn Engine>,
+    /// What it shows on connections inside the platform, and makes the pods' certificates with.
+    standing: Option<Standing>,
+    wires: Wires,
     ending: Shutdown,
     daemons: JoinSet<(&'static str, Result<(), Failure>)>,
     announced: Vec<Announcement>,
@@ -148,23 +153,27 @@ struct Running {
 }
 
 impl Running {
-    fn new(config: Arc<Config>, engine: Arc<dyn Engine>, ending: Shutdown) -> Self {
-        Self { config, engine, ending, daemons: JoinSet::new(), announced: Vec::new(), gateway: None }
+    fn new(config: Arc<Config>, engine: Arc<dyn Engine>, ending: Shutdown) -> Result<Self, Failure> {
+        let standing = Standing::of(&config)?;
+        let wires = Wires::of_daemon(standing.as_ref());
+        let (daemons, announced) = Default::default();
+        Ok(Self { config, engine, standing, wires, ending, daemons, announced, gateway: None })
     }
 
     async fn start(&mut self, daemon: Daemon) -> Result<(), Failure> {
         let (config, engine, ending) = (self.config.clone(), self.engine.clone(), self.ending.clone());
+        let wires = self.wires.clone();
         match daemon {
             Daemon::Gateway => {
                 let port = listen(config.listen).await?;
                 self.gateway = Some(port.local_addr()?);
                 self.announce(daemon, self.gateway).await?;
-                self.spawn(daemon, gateway::run(config, engine, port, ending));
+                self.spawn(daemon, gateway::run(config, engine, wires, port, ending));
             }
             Daemon::Scheduler => {
                 let port = listen(config.any_port()).await?;
                 self.announce(daemon, Some(port.local_addr()?)).await?;
-                self.spawn(daemon, scheduler::run(config, engine, port, ending));
+                self.spawn(daemon, scheduler::run(config, engine, wires, port, ending));
             }
             Daemon::Cluster => unreachable!("it is started with its pods"),
             Daemon::Admin => {
@@ -172,9 +181,9 @@ impl Running {
                 self.spawn(
                     daemon,
                     lead(engine.clone(), daemon, ending, move |ending| {
-                        let (config, engine) = (config.clone(), engine.clone());
+                        let (config, engine, wires) = (config.clone(), engine.clone(), wires.clone());
                         async move {
-                            admin::run(config, engine, ending).await;
+                            admin::run(config, engine, wires, ending).await;
                             Ok::<_, Failure>(())
                         }
                     }),
@@ -185,7 +194,7 @@ impl Running {
                 self.spawn(
                     daemon,
                     lead(engine.clone(), daemon, ending, move |ending| {
-                        autoscaler::run(config.clone(), engine.clone(), ending)
+                        autoscaler::run(config.clone(), engine.clone(), wires.clone(), ending)
                     }),
                 );
             }
@@ -198,7 +207,8 @@ impl Running {
         let port = listen(self.config.any_port()).await?;
         self.announce(Daemon::Cluster, Some(port.local_addr()?)).await?;
         let (config, engine, ending) = (self.config.clone(), self.engine.clone(), self.ending.clone());
-        self.spawn(Daemon::Cluster, cluster::run(kept.setup(config, engine, state.into(), port, ending)));
+        let setup = kept.setup(config, engine, self.wires.clone(), state.into(), port, ending);
+        self.spawn(Daemon::Cluster, cluster::run(setup));
         Ok(())
     }
 
@@ -206,9 +216,10 @@ impl Running {
     fn start_cluster_alone(&mut self, state: PathBuf, program: Program) {
         let (config, engine, ending) = (self.config.clone(), self.engine.clone(), self.ending.clone());
         let is_shared = config.engines.store != StoreEngine::Sqlite;
-        let over = engine.clone();
+        let (over, standing) = (engine.clone(), self.standing.clone());
         let work = move |ending| {
-            pods::run_alone(config.clone(), over.clone(), state.clone(), program.clone(), ending)
+            let (over, standing) = (over.clone(), standing.clone());
+            pods::run_alone(config.clone(), over, standing, state.clone(), program.clone(), ending)
         };
         if is_shared {
             self.spawn(Daemon::Cluster, lead(engine, Daemon::Cluster, ending, work));
@@ -297,10 +308,11 @@ async fn start(
         }
     });
     let (end, ending) = watch::channel(false);
-    let mut running = Running::new(Arc::new(brief.config.clone()), engine, ending);
+    let mut running = Running::new(Arc::new(brief.config.clone()), engine, ending)?;
+    let standing = running.standing.as_ref();
     let kept = match brief.config.backend {
-        PodBackend::Process => Kept::as_processes(&brief.state, brief.restarts == 0, orders, told),
-        PodBackend::Kubernetes => Kept::in_kubernetes(&brief.config, Vec::new()).await?,
+        PodBackend::Process => Kept::as_processes(&brief.state, brief.restarts == 0, standing, orders, told)?,
+        PodBackend::Kubernetes => Kept::in_kubernetes(&brief.config, standing, Vec::new()).await?,
     };
     for daemon in Daemon::ALL {
         if daemon != Daemon::Cluster {
@@ -309,7 +321,8 @@ async fn start(
     }
     running.start_cluster(&brief.state, kept).await?;
     let gateway = running.gateway.expect("the gateway was started above");
-    say.send(FromControl::Serving { url: format!("http://{gateway}") })?;
+    let scheme = if brief.config.gateway.tls_cert.is_some() { "https" } else { "http" };
+    say.send(FromControl::Serving { url: format!("{scheme}://{gateway}") })?;
     Ok((running, end))
 }
 

@@ -27,6 +27,8 @@ use crate::{
     engine::Engine,
     queue::{Queue, QueueError, QueueName},
     shutdown::Shutdown,
+    tls::TlsError,
+    wires::Wires,
 };
 use access::Access;
 
@@ -59,6 +61,9 @@ pub enum GatewayError {
     /// Its queues can't be had.
     #[error("the gateway can't reach its queues: {0}")]
     Queues(#[from] QueueError),
+    /// Its certificate can't be used.
+    #[error(transparent)]
+    Certificate(#[from] TlsError),
     /// Nobody, or anybody, could come.
     #[error(transparent)]
     Access(#[from] AccessError),
@@ -68,6 +73,7 @@ pub enum GatewayError {
 struct Gateway {
     config: Arc<Config>,
     engine: Arc<dyn Engine>,
+    wires: Wires,
     inbound: Arc<dyn Queue>,
     /// Where schedulers leave hints for this gateway.
     outbound: QueueName,
@@ -86,11 +92,13 @@ struct Gateway {
 pub async fn run(
     config: Arc<Config>,
     engine: Arc<dyn Engine>,
+    wires: Wires,
     listener: TcpListener,
     shutdown: Shutdown,
 ) -> Result<(), GatewayError> {
     let instance = instance(&listener)?;
     let access = Access::new(&config, listener.local_addr()?)?;
+    let tls = serve::acceptor(&config.gateway)?;
     let inbound = engine.queue(&QueueName::inbound()).await?;
     let outbound = QueueName::outbound(&instance);
     let hints = engine.queue(&outbound).await?;
@@ -105,11 +113,12 @@ pub async fn run(
         shutdown: shutdown.clone(),
         config,
         engine,
+        wires,
         inbound,
         outbound,
     });
     let hints = tokio::spawn(waiters::hand_on(waiters, hints, shutdown.clone()));
-    serve::serve(listener, router(gateway), shutdown).await;
+    serve::serve(listener, tls, router(gateway), shutdown).await;
     hints.abort();
     Ok(())
 }

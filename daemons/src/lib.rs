@@ -40,8 +40,10 @@ pub mod sqlite;
 pub mod store;
 pub mod supervisor;
 pub mod telemetry;
+pub mod tls;
 pub mod token;
 mod trouble;
+pub mod wires;
 pub mod witness;
 pub mod worker;
 

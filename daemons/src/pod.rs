@@ -15,6 +15,8 @@ use crate::{
     config::{Durability, Replication},
     hex,
     identity::IdentityError,
+    tls::{Files, TlsError},
+    wires::Wires,
 };
 use quorate_dag::Function;
 use quorate_pbft::{
@@ -64,6 +66,15 @@ pub struct PodSpec {
     pub durability: Durability,
     /// How many operations a worker has in flight.
     pub slots: u32,
+    /// What it shows to others, and whom it believes; whoever starts it says so. None where connections are
+    /// not protected.
+    #[serde(default)]
+    pub tls: Option<Files>,
+}
+
+/// The name of a member's pod: a replica's by its index, or the worker's.
+pub(crate) fn name_of(set: &str, index: Option<u32>) -> String {
+    index.map_or_else(|| format!("{set}-worker"), |index| format!("{set}-replica-{index}"))
 }
 
 impl PodSpec {
@@ -87,6 +98,7 @@ impl PodSpec {
             resumes: false,
             durability: Durability::Process,
             slots: 1,
+            tls: None,
         }
     }
 
@@ -120,6 +132,14 @@ impl PodSpec {
             .map(Zeroizing::new)
             .map_err(|source| SpecError::Unreadable { path: path.into(), source })?;
         Identity::from_pkcs8(&der).map_err(|source| SpecError::Identity { path: path.into(), source })
+    }
+
+    /// Its connections.
+    ///
+    /// # Errors
+    /// When the certificate that it was given can't be used.
+    pub fn wires(&self) -> Result<Wires, SpecError> {
+        Wires::of_pod(self.tls.as_ref()).map_err(|source| SpecError::Tls { pod: self.pod.clone(), source })
     }
 
     /// The function it computes.
@@ -190,6 +210,14 @@ pub enum SpecError {
     /// There is no randomness to make session keys from.
     #[error(transparent)]
     Seed(#[from] IdentityError),
+    /// Its certificate can't be used.
+    #[error("pod {pod} can't protect its connections: {source}")]
+    Tls {
+        /// The pod.
+        pod: String,
+        /// Why.
+        source: TlsError,
+    },
 }
 
 /// A line that a pod writes.

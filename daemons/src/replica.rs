@@ -13,6 +13,7 @@ use crate::{
         ReplicaStatusRequest, ReplicaStatusResponse,
         replica_server::{Replica, ReplicaServer},
     },
+    tls::Role,
     witness,
 };
 use quorate_pbft::{
@@ -20,10 +21,7 @@ use quorate_pbft::{
     runtime::{self, JournalSetup, ReplicaSetup, ReplicaStatus, ServeFailed, SyncPolicy},
 };
 use tokio::{net::TcpListener, sync::watch};
-use tonic::{
-    Request, Response, Status,
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::{Request, Response, Status, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 /// Runs a replica until its attachment ends. It needs no more than a current-thread runtime; the state
@@ -52,8 +50,8 @@ pub async fn run_as(
         missing: "where its transport listens",
     })?;
     let (listener, transport) = (pod::bind(&spec.listen).await?, pod::bind(transport).await?);
-    let wires = (listener, transport, attachment.peers, attachment.ended);
-    serve_as(spec, wires, attachment.say, service, adjust).await
+    let ports = (listener, transport, attachment.peers, attachment.ended);
+    serve_as(spec, ports, attachment.say, service, adjust).await
 }
 
 /// Serves on two listeners until `ended` becomes true, and says what a pod says through `say`.
@@ -75,11 +73,11 @@ pub async fn serve(
 }
 
 /// Where a replica listens, where its peers are, and when it has to end.
-type Wires = (TcpListener, TcpListener, watch::Receiver<Vec<Option<String>>>, watch::Receiver<bool>);
+type Ports = (TcpListener, TcpListener, watch::Receiver<Vec<Option<String>>>, watch::Receiver<bool>);
 
 async fn serve_as(
     spec: PodSpec,
-    (listener, transport, peers, mut ended): Wires,
+    (listener, transport, peers, mut ended): Ports,
     say: impl Fn(&Said),
     service: impl Service + Send + 'static,
     adjust: impl FnOnce(&mut ReplicaSetup),
@@ -100,6 +98,8 @@ async fn serve_as(
     let peers = pod::address_book(peers);
     let (genesis, identity) = (spec.genesis()?, spec.identity()?);
     let mut setup = ReplicaSetup::new(genesis, ReplicaId(index), identity, transport, peers, seed);
+    let wires = spec.wires()?;
+    setup.transport.protection = wires.protection(&spec.set);
     setup.journal = Some(JournalSetup { path, sync, create: !spec.resumes });
     adjust(&mut setup);
     let mut handle = runtime::serve(setup, service)?;
@@ -111,7 +111,7 @@ async fn serve_as(
         .add_service(ReplicaServer::new(StatusOf { index: ReplicaId(index), status: handle.status() }))
         .add_service(witness::server(witness::of_replica(handle.status())))
         .add_service(health)
-        .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
+        .serve_with_incoming(wires.listen(listener, "replica", &[Role::Control])?);
     let health_of = handle.status();
     tokio::select! {
         served = server => served.map_err(ReplicaError::Server),

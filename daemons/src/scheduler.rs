@@ -39,6 +39,8 @@ use crate::{
     engine::Engine,
     queue::QueueError,
     shutdown::{self, Shutdown},
+    tls::Role,
+    wires::Wires,
 };
 use quorate_dag::{Costs, Function};
 use std::sync::Arc;
@@ -60,6 +62,7 @@ const EVENTS: usize = 4096;
 pub async fn run(
     config: Arc<Config>,
     engine: Arc<dyn Engine>,
+    wires: Wires,
     listener: TcpListener,
     mut shutdown: Shutdown,
 ) -> Result<(), SchedulerError> {
@@ -78,7 +81,7 @@ pub async fn run(
     let layers = Layers::open(
         Arc::clone(&engine),
         config.timeouts.lease,
-        me.clone(),
+        (me.clone(), wires.clone()),
         Arc::clone(&meters),
         events.clone(),
     );
@@ -103,13 +106,15 @@ pub async fn run(
         let layers = Arc::clone(&layers);
         async move { layers.renew().await }
     });
-    tasks.spawn(scale::run(Arc::clone(&engine), functions_wanted));
+    tasks.spawn(scale::run(Arc::clone(&engine), wires.clone(), functions_wanted));
     tasks.spawn(sets::watch(Arc::clone(&engine), events.clone()));
     tasks.spawn(sweep::run(Arc::clone(&engine), config.timeouts.clone(), events.clone()));
 
-    let server = api::serve(Arc::clone(&config), Arc::clone(&meters), events.clone(), listener);
+    let incoming = wires.listen(listener, "scheduler", &[Role::Control])?;
+    let server = api::serve(Arc::clone(&config), Arc::clone(&meters), events.clone(), incoming);
     let around = Surroundings {
         config,
+        wires,
         me,
         inbound: Arc::clone(&inbound),
         layers: Arc::clone(&layers),

@@ -240,7 +240,7 @@ async fn supervise(
                     }
                     Ok(FromControl::Serving { url: at }) => {
                         // The next start listens where clients already look.
-                        if let Some(address) = at.strip_prefix("http://").and_then(|a| a.parse().ok()) {
+                        if let Some(address) = at.split_once("://").and_then(|(_, at)| at.parse().ok()) {
                             brief.config.listen = address;
                         }
                         url.send_replace(Some(at));

@@ -16,6 +16,7 @@ use crate::{
     config::Replication,
     pod::{self, Attachment, PodSpec, Said, SpecError},
     proto::function_server::FunctionServer,
+    tls::Role,
     witness,
 };
 use invoke::{Executor, Invoke};
@@ -23,10 +24,7 @@ use quorate_pbft::runtime::ClientFailed;
 use replicated::Replicas;
 use std::sync::Arc;
 use tokio::{net::TcpListener, sync::watch};
-use tonic::{
-    server::NamedService,
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::{server::NamedService, transport::Server};
 use tonic_health::ServingStatus;
 
 /// The largest message that is read: operands are bounded by the digit limit, batches by
@@ -57,10 +55,10 @@ pub async fn serve(
     say: impl Fn(&Said),
 ) -> Result<(), WorkerError> {
     let function = spec.function()?;
-    let address = listener.local_addr()?;
+    let (address, wires) = (listener.local_addr()?, spec.wires()?);
     let executor = match spec.replication {
         Replication::None => Executor::Plain,
-        Replication::Byzantine { .. } => Executor::Replicated(Replicas::connect(&spec, peers)?),
+        Replication::Byzantine { .. } => Executor::Replicated(Replicas::connect(&spec, &wires, peers)?),
     };
     let executor = Arc::new(executor);
     let (health, health_server) = tonic_health::server::health_reporter();
@@ -74,7 +72,7 @@ pub async fn serve(
         .add_service(FunctionServer::new(invoke).max_decoding_message_size(MESSAGE_BYTES_MAX))
         .add_optional_service(executor.witness().map(witness::server))
         .add_service(health_server)
-        .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
+        .serve_with_incoming(wires.listen(listener, "worker", &[Role::Control])?);
     let serving = async {
         executor.ready().await;
         say(&Said::Ready);

@@ -12,6 +12,7 @@ use quorate::{
     set::{Member, MemberState, SetRecord, SetState},
     sqlite::SqliteEngine,
     store::{Change, Revision},
+    wires::Wires,
 };
 use quorate_dag::Function;
 use std::{
@@ -54,7 +55,7 @@ async fn an_admin_whose_store_was_away_publishes_what_it_finds_then() {
     let engine = Arc::new(Flaky { engine: sqlite, away: away.clone(), refused });
     let (end, shutdown) = watch::channel(false);
     // On one thread it fails before it is given the store back.
-    let running = tokio::spawn(admin::run(Arc::new(Config::default()), engine, shutdown));
+    let running = tokio::spawn(admin::run(Arc::new(Config::default()), engine, Wires::plain(), shutdown));
     tokio::task::yield_now().await;
     away.store(false, Ordering::SeqCst);
     let change = tokio::time::timeout(PATIENCE, faults.recv()).await.expect("in time").unwrap().unwrap();

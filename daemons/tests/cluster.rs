@@ -19,6 +19,7 @@ use quorate::{
     queue::QueueName,
     set::{Member, MemberState, SETS, SetRecord, SetState},
     sqlite::SqliteEngine,
+    wires::Wires,
 };
 use std::{
     collections::BTreeMap,
@@ -135,6 +136,7 @@ impl Service {
             engine: engine.clone(),
             backend: words.clone(),
             pods,
+            wires: Wires::plain(),
             listener,
             shutdown,
         };

@@ -18,6 +18,7 @@ use quorate::{
     queue::{Message, QueueName},
     records::{Failure, Lookup, Outcome, Request},
     sqlite::SqliteEngine,
+    wires::Wires,
 };
 use quorate_dag::{Expression, Limits, Parameters, Value};
 use std::{
@@ -133,7 +134,7 @@ async fn start(
     let (end, shutdown) = watch::channel(false);
     let config = Arc::new(config.clone());
     let gateway = tokio::spawn(async move {
-        gateway::run(config, engine, listener, shutdown).await.expect("starts");
+        gateway::run(config, engine, Wires::plain(), listener, shutdown).await.expect("starts");
     });
     (address, end, gateway)
 }

@@ -17,16 +17,21 @@ use kube::{
 };
 use platform::Platform;
 use quorate::{
-    backend::{Backend, BackendError, PodDaemon, PodEvent, Stop, kubernetes::KubernetesBackend},
+    backend::{
+        Backend, BackendError, PodDaemon, PodEvent, Stop,
+        kubernetes::{KubernetesBackend, Protected},
+    },
     config::{Functions, Kubernetes, Replication, Spread},
     identity::{Identities, SetKeys},
     pod::{PodSpec, Said},
     set::{MemberState, SetState},
+    tls::{Authority, Name, Role},
+    wires::Wires,
 };
 use quorate_dag::Function;
 use quorate_pbft::crypto::PublicKey;
-use std::time::Duration;
-use tokio::sync::mpsc;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{io::AsyncReadExt, sync::mpsc};
 
 /// Another machine may do much else beside.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -61,8 +66,17 @@ impl Pods {
     }
 
     fn over(client: kube::Client, settings: Kubernetes, pod_start: Duration) -> Self {
+        Self::protected(client, settings, pod_start, (Wires::plain(), None))
+    }
+
+    fn protected(
+        client: kube::Client,
+        settings: Kubernetes,
+        pod_start: Duration,
+        protected: Protected,
+    ) -> Self {
         let arguments = vec!["--log".into(), "info".into()];
-        let (backend, events) = KubernetesBackend::over(client, settings, arguments, pod_start);
+        let (backend, events) = KubernetesBackend::over(client, settings, arguments, pod_start, protected);
         Self { backend, events }
     }
 
@@ -156,7 +170,7 @@ async fn plain_and_replicated_sets_answer_and_what_is_deleted_comes_back() {
         let kept =
             secrets.list(&ListParams::default().labels("app.kubernetes.io/name=quorate")).await.unwrap();
         let kept: Vec<_> = kept.items.into_iter().map(|secret| secret.metadata.name.unwrap()).collect();
-        assert_eq!(kept, ["quorate-mul-0-identities", "quorate-mul-1-identities"]);
+        assert_eq!(kept, ["add-0", "mul-0", "mul-1"].map(|set| format!("quorate-{set}-identities")));
         platform.stop().await;
     })
     .await;
@@ -308,6 +322,67 @@ async fn identities_are_kept_in_the_cluster_whoever_makes_them() {
 /// The keys of the worker and of the replicas.
 fn public(keys: &SetKeys) -> Vec<PublicKey> {
     std::iter::once(&keys.worker).chain(&keys.replicas).map(|member| member.public.clone()).collect()
+}
+
+#[tokio::test]
+async fn a_pod_has_a_certificate_of_its_own_and_speaks_with_the_control_plane_alone() {
+    in_namespace("certificates", async |cluster| {
+        let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let authorities = folders.each_ref().map(|folder| Arc::new(Authority::at(folder.path()).unwrap()));
+        let wires = |authority: &Authority, role| {
+            Wires::with(authority.issue(role, None).unwrap().credentials().unwrap())
+        };
+        let backend = |authority: &Arc<Authority>| {
+            let protected = (wires(authority, Role::Control), Some(Arc::clone(authority)));
+            Pods::protected(cluster.client.clone(), settings(cluster), PATIENCE, protected)
+        };
+        let mut pods = backend(&authorities[0]);
+        pods.start(1).await;
+        let running = pods.backend.list().await.unwrap();
+        let [Said::Listening { address, .. }, ..] = &running[0].said[..] else { panic!("{running:?}") };
+        let attach: SocketAddr = address.replace(":7401", ":7403").parse().unwrap();
+        let (worker_1, worker_2) = (Name::of_pod("add-0-worker"), Name::of_pod("add-1-worker"));
+        assert!(hears(&wires(&authorities[0], Role::Control), attach, &worker_1).await);
+        for (stranger, name) in [
+            (wires(&authorities[0], Role::Control), &worker_2),
+            (wires(&authorities[0], Role::Worker), &worker_1),
+            (wires(&authorities[0], Role::Replica), &worker_1),
+            (wires(&authorities[1], Role::Control), &worker_1),
+            (Wires::plain(), &worker_1),
+        ] {
+            assert!(!hears(&stranger, attach, name).await);
+        }
+        let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+        let secret = secrets.get("quorate-add-0-identities").await.unwrap();
+        let items: Vec<_> = secret.data.unwrap().into_keys().collect();
+        assert_eq!(items, ["ca.crt", "worker.crt", "worker.key"]);
+        // Whose authority is another one certifies it anew.
+        drop(pods);
+        let mut pods = backend(&authorities[1]);
+        pods.start(2).await;
+        assert!(hears(&wires(&authorities[1], Role::Control), pod_of(&mut pods).await, &worker_1).await);
+        pods.backend.stop("add-0-worker", Stop::Now).await.unwrap();
+        assert_eq!(pods.ended(2).await, "stopped");
+        cluster.no_pods().await;
+    })
+    .await;
+}
+
+/// Where the only pod that runs converses.
+async fn pod_of(pods: &mut Pods) -> SocketAddr {
+    let running = pods.backend.list().await.unwrap();
+    let running = running.iter().find(|pod| pod.incarnation == 2).expect("it runs");
+    let said = running.said.iter().find_map(|said| match said {
+        Said::Listening { address, .. } => Some(address.replace(":7401", ":7403")),
+        Said::Ready => None,
+    });
+    said.expect("it listens").parse().unwrap()
+}
+
+/// Whether the pod says anything.
+async fn hears(wires: &Wires, pod: SocketAddr, name: &Name) -> bool {
+    let Ok(mut stream) = wires.dial(pod, name).await else { return false };
+    tokio::time::timeout(PATIENCE, stream.read_u8()).await.expect("it speaks or closes").is_ok()
 }
 
 #[tokio::test]

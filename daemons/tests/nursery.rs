@@ -121,7 +121,7 @@ async fn a_binary_that_can_t_be_run_is_a_pod_that_ended() {
 async fn a_list_of_pods_that_got_lost_is_asked_for_again() {
     let (orders, mut given) = tokio::sync::mpsc::unbounded_channel();
     let (reports, told) = tokio::sync::mpsc::unbounded_channel();
-    let (backend, _events) = ProcessBackend::new(&PathBuf::from("/nowhere"), orders, told);
+    let (backend, _events) = ProcessBackend::new(&PathBuf::from("/nowhere"), None, orders, told);
     let answering = tokio::spawn(async move {
         let Some(Order::List { .. }) = given.recv().await else { panic!("asks") };
         // No answer to the first.
@@ -142,7 +142,7 @@ async fn a_pod_whose_spec_can_t_be_written_is_a_pod_that_ended() {
     std::fs::write(&file, "no folder").unwrap();
     let (orders, mut given) = tokio::sync::mpsc::unbounded_channel();
     let (_reports, told) = tokio::sync::mpsc::unbounded_channel();
-    let (backend, mut events) = ProcessBackend::new(&file, orders, told);
+    let (backend, mut events) = ProcessBackend::new(&file, None, orders, told);
     let spec = PodSpec { incarnation: 3, data: folder.path().join("data"), ..PodSpec::plain("add") };
     backend.start(PodDaemon::Worker, &spec).await.unwrap();
     let Some(PodEvent::Ended { pod, incarnation: 3, status }) = events.recv().await else { panic!() };

@@ -15,6 +15,7 @@ use quorate::{
     replica, scheduler,
     set::{Member, MemberState, SETS, SetRecord, SetState},
     sqlite::SqliteEngine,
+    wires::Wires,
     worker,
 };
 use quorate_dag::Function;
@@ -133,6 +134,7 @@ impl Set {
             resumes: incarnation > 1,
             durability: Durability::Process,
             slots: 256,
+            tls: None,
         }
     }
 
@@ -232,7 +234,9 @@ impl Platform {
         let platform_engine = Arc::clone(&engine);
         let scheduler = Set::pod(|ending, _| async move {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            scheduler::run(Arc::new(config), platform_engine, listener, ending).await.unwrap();
+            scheduler::run(Arc::new(config), platform_engine, Wires::plain(), listener, ending)
+                .await
+                .unwrap();
         });
         let set = Set::start(folder.path(), group).await;
         let platform = Self { engine, _scheduler: scheduler, set, _folder: folder };

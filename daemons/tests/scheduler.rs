@@ -19,6 +19,7 @@ use quorate::{
     scheduler,
     set::{DAEMONS, DaemonRecord, Member, MemberState, SETS, SetRecord, SetState},
     sqlite::SqliteEngine,
+    wires::Wires,
     worker,
 };
 use quorate_dag::Function;
@@ -110,7 +111,7 @@ impl Platform {
     fn scheduler(&self) -> Killable {
         let (config, engine) = (Arc::clone(&self.config), Arc::clone(&self.engine));
         Killable::new(|listener, ending| async move {
-            scheduler::run(config, engine, listener, ending).await.unwrap();
+            scheduler::run(config, engine, Wires::plain(), listener, ending).await.unwrap();
         })
     }
 

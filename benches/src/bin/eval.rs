@@ -61,11 +61,19 @@ async fn main() {
             let config = format!(
                 "durability = \"{durability}\"\n[functions.default]\nreplication = {replication}\npods_min = 1\n"
             );
-            let platform = Platform::up(&config).await;
             let mode = format!("{name}, {durability}");
-            rows.push(latency(&platform, &mode, latency_ms + extra_ms, effort.requests).await);
-            rows.push(throughput(&platform, &mode, rate * share, effort.load).await);
+            let platform = Platform::up(&config).await;
+            rows.push(latency(&platform, &mode, Some(latency_ms + extra_ms), effort.requests).await);
+            rows.push(throughput(&platform, &mode, Some(rate * share), effort.load).await);
             platform.stop().await;
+            if durability == "process" {
+                // What certificates at both ends of every connection cost.
+                let platform = Platform::up(&format!("{config}[tls]\ninside = \"off\"\n")).await;
+                let mode = format!("{mode}, plain text");
+                rows.push(latency(&platform, &mode, None, effort.requests).await);
+                rows.push(throughput(&platform, &mode, None, effort.load).await);
+                platform.stop().await;
+            }
         }
     }
     if arguments.iter().any(|a| a == "--json") {
@@ -113,7 +121,9 @@ async fn whole_processes(effort: &Effort) -> Vec<Row> {
     let data = Data::new();
     for (what, target, flags) in [
         ("eval with identities, f = 1", Some(300.0), &[][..]),
+        ("eval with identities, f = 1, plain text", None, &["--set", "tls.inside=off"]),
         ("eval with identities, none", None, &["--none"]),
+        ("eval with identities, none, plain text", None, &["--none", "--set", "tls.inside=off"]),
     ] {
         let mut warm = times();
         for _ in 0..effort.warm {
@@ -145,7 +155,7 @@ async fn eval(data: &Data, flags: &[&str]) -> u64 {
 }
 
 /// One request after the other, each waiting for its answer.
-async fn latency(platform: &Platform, mode: &str, target_ms: f64, requests: usize) -> Row {
+async fn latency(platform: &Platform, mode: &str, target_ms: Option<f64>, requests: usize) -> Row {
     let mut times = times();
     for n in 0..requests + requests / 10 {
         let since = Instant::now();
@@ -155,11 +165,11 @@ async fn latency(platform: &Platform, mode: &str, target_ms: f64, requests: usiz
             times += micros(since.elapsed());
         }
     }
-    row(&format!("request with wait, {mode}"), Some(target_ms), &times)
+    row(&format!("request with wait, {mode}"), target_ms, &times)
 }
 
 /// As many as are answered while 64 are outstanding.
-async fn throughput(platform: &Platform, mode: &str, target: f64, during: Duration) -> Row {
+async fn throughput(platform: &Platform, mode: &str, target: Option<f64>, during: Duration) -> Row {
     let load = Load::start(platform, Mix::Example, OUTSTANDING);
     tokio::time::sleep(during / 6).await;
     let (before, since) = (load.count(), Instant::now());
@@ -169,7 +179,7 @@ async fn throughput(platform: &Platform, mode: &str, target: f64, during: Durati
     #[expect(clippy::cast_precision_loss, reason = "a count far below 2^52")]
     let measured = answered as f64 / took.as_secs_f64();
     let what = format!("{OUTSTANDING} outstanding, {mode}");
-    Row { what, target: Some(target), unit: "/s", measured, tail: None, runs: answered }
+    Row { what, target, unit: "/s", measured, tail: None, runs: answered }
 }
 
 fn times() -> Histogram<u64> {

@@ -14,6 +14,7 @@ use quorate::{
     scheduler,
     set::{Member, MemberState, SETS, SetRecord, SetState},
     sqlite::SqliteEngine,
+    wires::Wires,
     worker,
 };
 use quorate_dag::Function;
@@ -88,7 +89,7 @@ impl Platform {
             ..Config::default()
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        tokio::spawn(scheduler::run(Arc::new(config), Arc::clone(&engine), listener, ending));
+        tokio::spawn(scheduler::run(Arc::new(config), Arc::clone(&engine), Wires::plain(), listener, ending));
         Self { engine, _shutdown: shutdown, _peers: peers, _folder: folder }
     }
 }

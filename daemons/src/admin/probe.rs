@@ -4,6 +4,8 @@ use crate::{
     config::Timeouts,
     proto::{ReplicaStatusRequest, replica_client::ReplicaClient},
     set::{MemberState, SetRecord},
+    tls::Name,
+    wires::Wires,
 };
 use std::{
     collections::{HashMap, HashSet},
@@ -11,7 +13,7 @@ use std::{
     time::Duration,
 };
 use tokio::{sync::mpsc, task::JoinHandle};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -32,6 +34,7 @@ pub(super) struct Probes {
     every: Duration,
     misses_max: u32,
     missed: mpsc::Sender<Miss>,
+    wires: Wires,
     running: HashMap<String, (u64, String, JoinHandle<()>)>,
     leaders: Leaders,
 }
@@ -48,11 +51,12 @@ impl Leaders {
 }
 
 impl Probes {
-    pub(super) fn new(timeouts: &Timeouts, missed: mpsc::Sender<Miss>) -> Self {
+    pub(super) fn new(timeouts: &Timeouts, wires: Wires, missed: mpsc::Sender<Miss>) -> Self {
         Self {
             every: timeouts.probe_every,
             misses_max: timeouts.probes_missed,
             missed,
+            wires,
             running: HashMap::new(),
             leaders: Leaders::default(),
         }
@@ -89,7 +93,7 @@ impl Probes {
             let task = tokio::spawn(probe(
                 pod.to_string(),
                 incarnation,
-                address.to_string(),
+                channel(&self.wires, pod, address),
                 self.every,
                 self.misses_max,
                 self.missed.clone(),
@@ -111,13 +115,13 @@ impl Drop for Probes {
 async fn probe(
     pod: String,
     incarnation: u64,
-    address: String,
+    channel: Option<Channel>,
     every: Duration,
     misses_max: u32,
     missed: mpsc::Sender<Miss>,
     leaders: Option<Leaders>,
 ) {
-    let Some(channel) = channel(&address) else { return };
+    let Some(channel) = channel else { return };
     let mut client = HealthClient::new(channel.clone());
     let mut replica = leaders.map(|leaders| (ReplicaClient::new(channel), leaders));
     let mut misses = 0;
@@ -151,13 +155,12 @@ async fn probe(
 }
 
 /// Which replica leads, as the one at `address` sees it.
-pub(super) async fn primary(address: &str) -> Option<u32> {
-    let mut client = ReplicaClient::new(channel(address)?);
+pub(super) async fn primary(wires: &Wires, pod: &str, address: &str) -> Option<u32> {
+    let mut client = ReplicaClient::new(channel(wires, pod, address)?);
     let status = tokio::time::timeout(PROBE, client.status(ReplicaStatusRequest {})).await.ok()?.ok()?;
     Some(status.get_ref().primary)
 }
 
-pub(super) fn channel(address: &str) -> Option<Channel> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
-    Some(endpoint.connect_timeout(PROBE).connect_lazy())
+pub(super) fn channel(wires: &Wires, pod: &str, address: &str) -> Option<Channel> {
+    wires.channel(address, Name::of_pod(pod), PROBE).ok()
 }

@@ -3,10 +3,12 @@
 use crate::{
     proto::{Accusation, WatchRequest, witness_client::WitnessClient},
     set::{MemberState, SetRecord},
+    wires::Wires,
     worker::MESSAGE_BYTES_MAX,
 };
 use std::{collections::HashMap, time::Duration};
 use tokio::{sync::mpsc, task::JoinHandle};
+use tonic::transport::Channel;
 
 /// Before a witness is asked again that did not answer, or whose stream ended.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -25,14 +27,15 @@ pub(super) struct Said {
 
 /// The witnesses that are listened to.
 pub(super) struct Witnesses {
+    wires: Wires,
     said: mpsc::Sender<Said>,
     /// By pod: its address, and the group that it speaks of.
     listening: HashMap<String, (String, String, JoinHandle<()>)>,
 }
 
 impl Witnesses {
-    pub(super) fn new(said: mpsc::Sender<Said>) -> Self {
-        Self { said, listening: HashMap::new() }
+    pub(super) fn new(wires: Wires, said: mpsc::Sender<Said>) -> Self {
+        Self { wires, said, listening: HashMap::new() }
     }
 
     /// Listens to exactly the members of these sets' groups from now on: those of them that are ready.
@@ -59,7 +62,8 @@ impl Witnesses {
         });
         for (pod, (set, address, group)) in wanted {
             let witness = (set.to_owned(), group.clone(), pod.to_owned());
-            let task = tokio::spawn(listen(address.to_owned(), witness, self.said.clone()));
+            let channel = super::probe::channel(&self.wires, pod, address);
+            let task = tokio::spawn(listen(channel, witness, self.said.clone()));
             self.listening.insert(pod.into(), (address.into(), group, task));
         }
     }
@@ -73,8 +77,12 @@ impl Drop for Witnesses {
     }
 }
 
-async fn listen(address: String, (set, group, pod): (String, String, String), said: mpsc::Sender<Said>) {
-    let Some(channel) = super::probe::channel(&address) else { return };
+async fn listen(
+    channel: Option<Channel>,
+    (set, group, pod): (String, String, String),
+    said: mpsc::Sender<Said>,
+) {
+    let Some(channel) = channel else { return };
     let mut client = WitnessClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
     loop {
         if let Ok(stream) = client.watch(WatchRequest {}).await {

@@ -21,6 +21,8 @@ use crate::{
     hex,
     identity::{self, Identities, IdentityError, SetKeys},
     pod::{PodSpec, Told},
+    tls::Authority,
+    wires::Wires,
 };
 use async_trait::async_trait;
 use call::{Call, PATIENCE};
@@ -33,7 +35,7 @@ use kube::{
     runtime::watcher::{self, watcher},
 };
 use lives::Lives;
-use secrets::Secrets;
+use secrets::{CertifyError, Secrets};
 use serde::de::DeserializeOwned;
 use std::{
     collections::BTreeSet,
@@ -68,6 +70,8 @@ pub struct KubernetesBackend {
     /// What the pods' program is told before its subcommand: how to log.
     arguments: Vec<String>,
     secrets: Secrets,
+    /// Makes the pods' certificates, where connections are protected.
+    authority: Option<Arc<Authority>>,
     lives: Shared,
     /// What stands in the way of the watch, while something does.
     watched: watch::Receiver<Watched>,
@@ -106,6 +110,9 @@ pub enum KubernetesError {
     Client(String),
 }
 
+/// How pods are spoken to, and what makes their certificates, if they have any.
+pub type Protected = (Wires, Option<Arc<Authority>>);
+
 impl KubernetesBackend {
     /// A backend as the kubeconfig says (`KUBECONFIG`, or that in the home directory), else as the service
     /// account of the pod that this process runs in; and what becomes of its pods.
@@ -116,11 +123,12 @@ impl KubernetesBackend {
         settings: Kubernetes,
         arguments: Vec<String>,
         pod_start: Duration,
+        protected: Protected,
     ) -> Result<(Self, mpsc::UnboundedReceiver<PodEvent>), KubernetesError> {
         let mut config = Config::infer().await.map_err(|error| KubernetesError::Config(error.to_string()))?;
         config.connect_timeout = Some(PATIENCE);
         let client = Client::try_from(config).map_err(|error| KubernetesError::Client(error.to_string()))?;
-        Ok(Self::over(client, settings, arguments, pod_start))
+        Ok(Self::over(client, settings, arguments, pod_start, protected))
     }
 
     /// A backend over a client.
@@ -130,6 +138,7 @@ impl KubernetesBackend {
         settings: Kubernetes,
         arguments: Vec<String>,
         pod_start: Duration,
+        (wires, authority): Protected,
     ) -> (Self, mpsc::UnboundedReceiver<PodEvent>) {
         let namespace = settings.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
         let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
@@ -137,7 +146,7 @@ impl KubernetesBackend {
         let (remove, to_remove) = mpsc::unbounded_channel();
         let (heard, hearing) = mpsc::channel(HEARD_MAX);
         let (watching, watched) = watch::channel(Watched::default());
-        let lives = Lives::new(pod_start, events.clone(), remove, heard);
+        let lives = Lives::new(pod_start, wires, events.clone(), remove, heard);
         let lives = Shared(Arc::new(Mutex::new(lives)));
         let follower = Follower {
             pods: pods.clone(),
@@ -157,6 +166,7 @@ impl KubernetesBackend {
             settings,
             arguments,
             secrets,
+            authority,
             lives,
             watched,
             events,
@@ -220,16 +230,20 @@ where
 impl Backend for KubernetesBackend {
     async fn start(&self, daemon: PodDaemon, spec: &PodSpec) -> Result<(), BackendError> {
         self.end(&spec.pod, Stop::Now).await.map_err(unavailable("started"))?;
-        let owner = match &spec.identity {
-            None => None,
-            Some(_) => match self.secrets.owner(&spec.set).await.map_err(unavailable("started"))? {
-                Some(owner) => Some(owner),
-                None => {
-                    let name = secrets::name(&self.settings, &spec.set);
-                    return self.can_t_start(spec, format!("the Secret {name} with its identity is gone"));
-                }
+        let owner = match (&self.authority, &spec.identity) {
+            (None, None) => None,
+            (None, Some(_)) => self.secrets.owner(&spec.set).await.map_err(unavailable("started"))?,
+            (Some(authority), _) => match self.secrets.certify(authority, spec).await {
+                Ok(owner) => owner,
+                Err(CertifyError::Kept(error)) => return Err(unavailable("started")(error)),
+                Err(CertifyError::Made(error)) => return self.can_t_start(spec, error.to_string()),
             },
         };
+        if owner.is_none() && spec.identity.is_some() {
+            let name = secrets::name(&self.settings, &spec.set);
+            return self.can_t_start(spec, format!("the Secret {name} with its identity is gone"));
+        }
+        let spec = &PodSpec { tls: self.authority.as_ref().map(|_| manifest::files()), ..spec.clone() };
         // Nothing secret, but something that no other object has.
         let unique = match identity::seed() {
             Ok(seed) => hex::encode(&seed[..3]),

@@ -5,14 +5,20 @@
 //! JSON over the pipes between the two processes, or a channel when both are one process.
 
 use super::{Backend, BackendError, PodDaemon, PodEvent, RunningPod, Stop};
-use crate::pod::{PodSpec, Said, Told};
+use crate::{
+    pod::{PodSpec, Said, Told},
+    tls::{Authority, Name, TlsError},
+};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
     process::Stdio,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 use tokio::{
@@ -87,6 +93,8 @@ pub enum Report {
 /// The cluster service's side.
 pub struct ProcessBackend {
     folder: PathBuf,
+    /// Makes the pods' certificates, where connections are protected.
+    authority: Option<Arc<Authority>>,
     orders: mpsc::UnboundedSender<Order>,
     /// For what is known without the supervisor. Weak, so that the events end with its reports.
     events: mpsc::WeakUnboundedSender<PodEvent>,
@@ -96,11 +104,12 @@ pub struct ProcessBackend {
 }
 
 impl ProcessBackend {
-    /// A backend that writes specs under `folder`, sends `orders`, and is told `reports`; and the events
-    /// among them. Orders are as many as the cluster service gives, each a few hundred bytes.
+    /// A backend that writes specs under `folder`, has `authority` make certificates, sends `orders`, and is
+    /// told `reports`; and the events among them. Orders are as many as the cluster service gives, each a few hundred bytes.
     #[must_use]
     pub fn new(
         folder: &Path,
+        authority: Option<Arc<Authority>>,
         orders: mpsc::UnboundedSender<Order>,
         mut reports: mpsc::UnboundedReceiver<Report>,
     ) -> (Self, mpsc::UnboundedReceiver<PodEvent>) {
@@ -121,7 +130,19 @@ impl ProcessBackend {
             }
         });
         let questions = AtomicU64::new(0);
-        (Self { folder: folder.into(), orders, events: weak, answered, questions }, event_list)
+        (Self { folder: folder.into(), authority, orders, events: weak, answered, questions }, event_list)
+    }
+
+    /// Has a certificate made for this life of a pod, and writes what it is to its file.
+    fn prepare(&self, daemon: PodDaemon, spec: &PodSpec) -> Result<PathBuf, String> {
+        let certify = |authority: &Arc<Authority>| {
+            authority.issue(daemon.role(), Some(&Name::of_pod(&spec.pod)))?.write(&spec.data)
+        };
+        let tls = self.authority.as_ref().map(certify).transpose();
+        let tls = tls.map_err(|error: TlsError| format!("can't have its certificate: {error}"))?;
+        let spec = PodSpec { tls, ..spec.clone() };
+        self.write(&spec)
+            .map_err(|error| format!("can't write its spec in {}: {error}", self.folder.display()))
     }
 
     /// Writes what a pod is to its file, whole or not at all.
@@ -143,11 +164,10 @@ impl ProcessBackend {
 impl Backend for ProcessBackend {
     async fn start(&self, daemon: PodDaemon, spec: &PodSpec) -> Result<(), BackendError> {
         let (pod, incarnation) = (spec.pod.clone(), spec.incarnation);
-        match self.write(spec) {
+        match self.prepare(daemon, spec) {
             Ok(spec) => self.order(Order::Start { daemon, pod, incarnation, spec }),
             // A disk that is full now may have room later: a fault of this pod, and started again as any.
-            Err(error) => {
-                let status = format!("can't write its spec in {}: {error}", self.folder.display());
+            Err(status) => {
                 let events = self.events.upgrade().ok_or(BackendError::Gone)?;
                 events.send(PodEvent::Ended { pod, incarnation, status }).map_err(|_| BackendError::Gone)
             }

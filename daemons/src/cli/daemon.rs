@@ -51,9 +51,10 @@ impl Pod {
     async fn attach(self) -> Result<(PodSpec, Attachment), Failure> {
         let spec = PodSpec::read(&self.spec).map_err(|error| Failure::Daemon(error.into()))?;
         let replicas = spec.replication.replicas();
+        let wires = spec.wires().map_err(|error| Failure::Daemon(error.into()))?;
         let attachment = match self.attach {
             None => Attachment::new(replicas),
-            Some(address) => attach::listen(address, replicas)
+            Some(address) => attach::listen(address, replicas, &wires)
                 .await
                 .map_err(|error| Failure::Daemon(format!("can't listen on {address}: {error}").into()))?,
         };

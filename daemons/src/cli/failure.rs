@@ -13,6 +13,7 @@ use crate::{
     receipt::{UnprovenAudit, UnprovenReceipt},
     supervisor::SupervisorError,
     telemetry::FilterError,
+    tls::TlsError,
     token::TokenError,
 };
 use quorate_dag::ExpressionError;
@@ -56,6 +57,8 @@ pub(crate) enum Failure {
     Identity(#[from] IdentityError),
     #[error(transparent)]
     Token(#[from] TokenError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("interrupted")]
     Interrupted,
     #[error("can't start: {0}")]
@@ -94,7 +97,7 @@ impl Failure {
         match self {
             Self::Expression { .. } | Self::Receipt(_) | Self::Audit(_) | Self::Fault(_) => Exit::Expression,
             Self::Client(ClientError::TimedOut { .. }) | Self::Interrupted => Exit::TimedOut,
-            Self::Client(ClientError::Url { .. }) => Exit::Usage,
+            Self::Client(ClientError::Url { .. } | ClientError::Ca(_)) => Exit::Usage,
             Self::Client(ClientError::Problem(problem)) => match problem.status {
                 504 => Exit::TimedOut,
                 400..500 => Exit::Usage,
@@ -107,7 +110,7 @@ impl Failure {
             Self::Config(_) | Self::Filter(_) | Self::Set { .. } | Self::ParameterTwice { .. } => Exit::Usage,
             Self::Hold(HoldError::Unusable { .. }) => Exit::Usage,
             Self::Input(_) | Self::Output(_) | Self::Write { .. } => Exit::Usage,
-            Self::Read { .. } | Self::Keys { .. } | Self::Token(_) => Exit::Usage,
+            Self::Read { .. } | Self::Keys { .. } | Self::Token(_) | Self::Tls(_) => Exit::Usage,
         }
     }
 

@@ -4,7 +4,7 @@
 use super::{At, Failure};
 use crate::{
     backend::process::Program,
-    client::Client,
+    client::{Client, ClientError},
     config::{Access, Config, Durability, GatewayConfig},
     hold::{self, Hold},
     supervisor,
@@ -35,12 +35,12 @@ impl Platform {
         let token = at.token()?;
         let token = token.as_ref().map(|token| token.as_str());
         if let Some(url) = &at.url {
-            let mut client = Client::new(url)?.with_token(token);
+            let mut client = Client::new(url)?.with_ca(at.ca.as_deref())?.with_token(token);
             client.connect().await?;
             return Ok(Self { client, own: None });
         }
-        Self::running(&config.data, token)
-            .await
+        Self::running(&config.data, at, token)
+            .await?
             .ok_or_else(|| Failure::NoPlatform { data: config.data.clone() })
     }
 
@@ -62,8 +62,8 @@ impl Platform {
         config.durability = Durability::Process;
         let state = tempfile::tempdir().map_err(Failure::Runtime)?;
         // Nobody but this command knows where it listens.
-        config.gateway =
-            GatewayConfig { access: Access::Auto, tokens: Some(state.path().join("tokens.json")) };
+        let tokens = Some(state.path().join("tokens.json"));
+        config.gateway = GatewayConfig { access: Access::Auto, tokens, ..GatewayConfig::default() };
         let mut own = supervisor::Platform::start(program, config, state.path());
         let mut client = Client::new(&own.url().await?)?;
         client.connect().await?;
@@ -72,14 +72,19 @@ impl Platform {
 
     /// The platform that says in `data` that it runs, if it does: what one that was killed left behind
     /// names an address at which somebody else may listen by now.
-    async fn running(data: &Path, token: Option<&str>) -> Option<Self> {
+    async fn running(data: &Path, at: &At, token: Option<&str>) -> Result<Option<Self>, Failure> {
         if !Hold::is_alone(data) {
-            return None;
+            return Ok(None);
         }
-        let up: Up = serde_json::from_slice(&std::fs::read(data.join("up.json")).ok()?).ok()?;
-        let mut client = Client::new(&up.url).ok()?.with_token(token);
-        client.connect().await.ok()?;
-        Some(Self { client, own: None })
+        let up = std::fs::read(data.join("up.json")).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let Some(Up { url, .. }) = up else { return Ok(None) };
+        let mut client = Client::new(&url)?.with_ca(at.ca.as_deref())?.with_token(token);
+        match client.connect().await {
+            Ok(()) => Ok(Some(Self { client, own: None })),
+            // It is there, and can't be believed.
+            Err(error @ ClientError::Untrusted { .. }) => Err(error.into()),
+            Err(_) => Ok(None),
+        }
     }
 
     pub(super) fn client(&mut self) -> &mut Client {

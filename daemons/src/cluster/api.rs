@@ -11,6 +11,7 @@ use crate::{
     set::{Member, MemberState, SetRecord, SetState},
     shutdown::{self, Shutdown},
     store::StoreError,
+    wires::Incoming,
 };
 use axum::{
     Json, Router,
@@ -22,10 +23,7 @@ use axum::{
 use quorate_dag::Function;
 use serde_json::json;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
-use tokio::{
-    net::TcpListener,
-    sync::{mpsc, oneshot},
-};
+use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
 /// How long a caller waits for the service's task.
@@ -82,7 +80,7 @@ pub enum Request {
 
 /// Serves until shutdown.
 pub(super) async fn serve(
-    listener: TcpListener,
+    incoming: Incoming,
     ask: mpsc::Sender<Request>,
     engine: Arc<dyn Engine>,
     backend: Arc<dyn Backend>,
@@ -102,7 +100,7 @@ pub(super) async fn serve(
     let grpc = tonic::service::Routes::new(ClusterServer::new(api)).add_service(health_service);
     let ended = async move { shutdown::requested(&mut shutdown).await };
     if let Err(error) =
-        axum::serve(listener, grpc.into_axum_router().merge(rest)).with_graceful_shutdown(ended).await
+        axum::serve(incoming, grpc.into_axum_router().merge(rest)).with_graceful_shutdown(ended).await
     {
         tracing::error!(%error, "the cluster service's port failed");
     }

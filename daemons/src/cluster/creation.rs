@@ -6,7 +6,7 @@ use crate::{
     config::Replication,
     hex,
     identity::{self, IdentityError, SetKeys},
-    pod::PodSpec,
+    pod::{self, PodSpec},
     set::{Member, MemberState, SETS, SetRecord, SetState},
     store::StoreError,
 };
@@ -128,8 +128,8 @@ impl Cluster {
             function,
             replication,
             state: SetState::Starting,
-            worker: member(format!("{set}-worker")),
-            replicas: (0..replication.replicas()).map(|i| member(format!("{set}-replica-{i}"))).collect(),
+            worker: member(pod::name_of(set, None)),
+            replicas: (0..replication.replicas()).map(|i| member(pod::name_of(set, Some(i)))).collect(),
             genesis,
         })
     }
@@ -156,6 +156,8 @@ impl Cluster {
             resumes: member.transport.is_some(),
             durability: self.config.durability,
             slots: self.config.functions.of(set.function).slots,
+            // Whoever starts it has certificates made.
+            tls: None,
         }
     }
 

@@ -191,6 +191,7 @@ choice!(
     super::PodBackend, "\"process\" or \"kubernetes\"",
     "process" => super::PodBackend::Process, "kubernetes" => super::PodBackend::Kubernetes
 );
+choice!(super::Inside, "\"on\" or \"off\"", "on" => super::Inside::On, "off" => super::Inside::Off);
 choice!(
     super::Spread, "\"hard\" or \"soft\"",
     "hard" => super::Spread::Hard, "soft" => super::Spread::Soft

@@ -9,7 +9,7 @@ use std::{
 };
 
 /// The keys outside `[functions.…]`, with what each means.
-pub(super) const KEYS: [(&str, &str); 44] = [
+pub(super) const KEYS: [(&str, &str); 51] = [
     ("data", "where identities, the database and journals lie"),
     ("listen", "address of the gateway; port 0 takes a free one"),
     (
@@ -23,6 +23,20 @@ pub(super) const KEYS: [(&str, &str); 44] = [
         "whether tokens are asked for: auto (when there are some, or others can come), open or tokens",
     ),
     ("gateway.tokens", "file of tokens; empty: tokens.json in the data folder"),
+    ("gateway.tls_cert", "PEM file of the gateway's certificate and those above it; empty: no TLS"),
+    ("gateway.tls_key", "PEM file of that certificate's key"),
+    (
+        "tls.inside",
+        "whether both ends of each connection inside the platform prove who they are: on, or off (the network \
+         sees to it)",
+    ),
+    ("tls.ca", "PEM file of the authority inside the platform; empty: its own, made in the data folder"),
+    (
+        "tls.ca_key",
+        "PEM file of that authority's key; the cluster service makes the pods' certificates with it",
+    ),
+    ("tls.cert", "PEM file of this daemon's certificate; empty: made at each start"),
+    ("tls.key", "PEM file of that certificate's key"),
     ("limits.body_bytes", "a request's body"),
     ("limits.expression_bytes", "an expression's text"),
     ("limits.nodes", "operations of one expression"),
@@ -63,8 +77,19 @@ pub(super) const KEYS: [(&str, &str); 44] = [
 ];
 
 /// Sections that keys lie in, beside those of functions.
-pub(super) const SECTIONS: [&str; 10] =
-    ["gateway", "limits", "timeouts", "functions", "engines", "aws", "sqs", "dynamo", "etcd", "kubernetes"];
+pub(super) const SECTIONS: [&str; 11] = [
+    "gateway",
+    "tls",
+    "limits",
+    "timeouts",
+    "functions",
+    "engines",
+    "aws",
+    "sqs",
+    "dynamo",
+    "etcd",
+    "kubernetes",
+];
 
 /// The keys of each `[functions.NAME]`.
 pub(super) const FUNCTION_KEYS: [(&str, &str); 6] = [
@@ -262,6 +287,13 @@ pub(super) fn slot<'a>(config: &'a mut Config, key: &str) -> Option<Slot<'a>> {
         "durability" => Slot::Choice(&mut config.durability),
         "gateway.access" => Slot::Choice(&mut config.gateway.access),
         "gateway.tokens" => Slot::File(&mut config.gateway.tokens),
+        "gateway.tls_cert" => Slot::File(&mut config.gateway.tls_cert),
+        "gateway.tls_key" => Slot::File(&mut config.gateway.tls_key),
+        "tls.inside" => Slot::Choice(&mut config.tls.inside),
+        "tls.ca" => Slot::File(&mut config.tls.ca),
+        "tls.ca_key" => Slot::File(&mut config.tls.ca_key),
+        "tls.cert" => Slot::File(&mut config.tls.cert),
+        "tls.key" => Slot::File(&mut config.tls.key),
         "limits.body_bytes" => Slot::Size(&mut limits.body_bytes, 1024..=64 * MIB),
         "limits.expression_bytes" => Slot::Size(&mut limits.expression_bytes, 1..=64 * MIB),
         "limits.nodes" => Slot::Size(&mut limits.nodes, 1..=10_000_000),

@@ -18,8 +18,8 @@ use toml::de::{DeTable, DeValue};
 pub const FILE: &str = "quorate.toml";
 
 /// Variables that begin with `QUORATE_` and are no keys.
-const OTHER_VARIABLES: [&str; 5] =
-    ["QUORATE_CONFIG", "QUORATE_LOG", "QUORATE_TOKEN", "QUORATE_TOKEN_FILE", "QUORATE_URL"];
+const OTHER_VARIABLES: [&str; 6] =
+    ["QUORATE_CA", "QUORATE_CONFIG", "QUORATE_LOG", "QUORATE_TOKEN", "QUORATE_TOKEN_FILE", "QUORATE_URL"];
 
 /// Where configuration comes from.
 #[derive(Clone, Debug, Default)]
@@ -244,6 +244,26 @@ impl Layers {
         self.check_digits();
         self.check_engines();
         self.check_pods();
+        self.check_certificates();
+    }
+
+    /// A certificate has a key and an authority.
+    fn check_certificates(&mut self) {
+        let Config { tls, gateway, .. } = &self.loaded.config;
+        let pairs = [
+            ("tls.cert", &tls.cert, "tls.key", &tls.key),
+            ("tls.key", &tls.key, "tls.cert", &tls.cert),
+            ("tls.cert", &tls.cert, "tls.ca", &tls.ca),
+            ("tls.ca_key", &tls.ca_key, "tls.ca", &tls.ca),
+            ("gateway.tls_cert", &gateway.tls_cert, "gateway.tls_key", &gateway.tls_key),
+            ("gateway.tls_key", &gateway.tls_key, "gateway.tls_cert", &gateway.tls_cert),
+        ];
+        let alone =
+            pairs.map(|(key, given, needed, other)| (given.is_some() && other.is_none(), key, needed));
+        for (_, key, needed) in alone.into_iter().filter(|(is_alone, ..)| *is_alone) {
+            let fault = Fault::Alone { key: key.to_owned(), needed };
+            self.errors.push(ConfigError { place: self.loaded.place(key), fault });
+        }
     }
 
     /// What Kubernetes needs, and the time that it needs to start a pod.

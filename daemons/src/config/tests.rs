@@ -52,6 +52,14 @@ fn every_key_can_be_set_in_the_file() {
         [gateway]
         access = "tokens"
         tokens = "/tokens"
+        tls_cert = "web.pem"
+        tls_key = "web.key"
+        [tls]
+        inside = "on"
+        ca = "ca.crt"
+        ca_key = "ca.key"
+        cert = "tls.crt"
+        key = "tls.key"
         [limits]
         requests_per_second = 14
         body_bytes = 4_096
@@ -354,6 +362,13 @@ fn wrong_words_and_addresses_of_engines_are_refused() {
         ("[etcd]\nendpoints = \"\"", "`etcd.endpoints` is addresses such as"),
         ("[etcd]\nendpoints = \"http://a:2379,http://b/x\"", "`etcd.endpoints` is addresses such as"),
         ("[etcd]\ncert = \"c.pem\"", "`etcd.cert` means nothing without `etcd.key`"),
+        ("[tls]\ncert = \"c\"\nca = \"a\"", "`tls.cert` means nothing without `tls.key`"),
+        ("[tls]\nkey = \"k\"", "`tls.key` means nothing without `tls.cert`"),
+        ("[tls]\ncert = \"c\"\nkey = \"k\"", "`tls.cert` means nothing without `tls.ca`"),
+        ("[tls]\nca_key = \"k\"", "`tls.ca_key` means nothing without `tls.ca`"),
+        ("[tls]\ninside = \"of\"", "`tls.inside` is \"on\" or \"off\", not `of`; did you mean `off`?"),
+        ("[gateway]\ntls_cert = \"c\"", "`gateway.tls_cert` means nothing without `gateway.tls_key`"),
+        ("[gateway]\ntls_key = \"k\"", "`gateway.tls_key` means nothing without `gateway.tls_cert`"),
         ("[etcd]\npassword_file = \"p\"", "`etcd.password_file` means nothing without `etcd.user`"),
     ] {
         let error = load(text).expect_err("refused");

@@ -13,6 +13,8 @@ use crate::{
     set::DaemonRecord,
     shutdown::Shutdown,
     store::announce::announce,
+    tls::Standing,
+    wires::Wires,
 };
 use std::{
     path::{Path, PathBuf},
@@ -36,25 +38,36 @@ impl Kept {
     pub(super) fn as_processes(
         state: &Path,
         fresh: bool,
+        standing: Option<&Standing>,
         orders: mpsc::UnboundedSender<Order>,
         told: mpsc::UnboundedReceiver<Report>,
-    ) -> Self {
-        let (backend, events) = ProcessBackend::new(&state.join("pods"), orders, told);
-        Self { backend: Arc::new(backend), events, fresh }
+    ) -> Result<Self, Failure> {
+        let authority = standing.map(Standing::authority).transpose()?;
+        let (backend, events) = ProcessBackend::new(&state.join("pods"), authority, orders, told);
+        Ok(Self { backend: Arc::new(backend), events, fresh })
     }
 
     /// In Kubernetes, where they outlive this process. Their program is told `arguments` first.
     #[cfg(feature = "kubernetes")]
-    pub(super) async fn in_kubernetes(config: &Config, arguments: Vec<String>) -> Result<Self, Failure> {
+    pub(super) async fn in_kubernetes(
+        config: &Config,
+        standing: Option<&Standing>,
+        arguments: Vec<String>,
+    ) -> Result<Self, Failure> {
         use crate::backend::kubernetes::KubernetesBackend;
         let settings = config.kubernetes.clone();
+        let protected = (Wires::of_daemon(standing), standing.map(Standing::authority).transpose()?);
         let (backend, events) =
-            KubernetesBackend::connect(settings, arguments, config.timeouts.pod_start).await?;
+            KubernetesBackend::connect(settings, arguments, config.timeouts.pod_start, protected).await?;
         Ok(Self { backend: Arc::new(backend), events, fresh: false })
     }
 
     #[cfg(not(feature = "kubernetes"))]
-    pub(super) async fn in_kubernetes(_: &Config, _: Vec<String>) -> Result<Self, Failure> {
+    pub(super) async fn in_kubernetes(
+        _: &Config,
+        _: Option<&Standing>,
+        _: Vec<String>,
+    ) -> Result<Self, Failure> {
         Err(crate::engine::open::not_built("kubernetes"))
     }
 
@@ -63,12 +76,13 @@ impl Kept {
         self,
         config: Arc<Config>,
         engine: Arc<dyn Engine>,
+        wires: Wires,
         state: PathBuf,
         listener: TcpListener,
         shutdown: Shutdown,
     ) -> cluster::Setup {
         let Self { backend, events: pods, fresh } = self;
-        cluster::Setup { config, state, fresh, engine, backend, pods, listener, shutdown }
+        cluster::Setup { config, state, fresh, engine, backend, pods, wires, listener, shutdown }
     }
 }
 
@@ -77,6 +91,7 @@ impl Kept {
 pub(super) async fn run_alone(
     config: Arc<Config>,
     engine: Arc<dyn Engine>,
+    standing: Option<Standing>,
     state: PathBuf,
     program: Program,
     ending: Shutdown,
@@ -85,14 +100,15 @@ pub(super) async fn run_alone(
     static LIVES: AtomicU64 = AtomicU64::new(0);
     let life = LIVES.fetch_add(1, Ordering::Relaxed);
     let mut children = JoinSet::new();
+    let standing = standing.as_ref();
     let kept = match config.backend {
         PodBackend::Process => {
             let (orders, given) = mpsc::unbounded_channel();
             let (reports, told) = mpsc::unbounded_channel();
             children.spawn(keep(Nursery::new(program), given, reports));
-            Kept::as_processes(&state, true, orders, told)
+            Kept::as_processes(&state, true, standing, orders, told)?
         }
-        PodBackend::Kubernetes => Kept::in_kubernetes(&config, program.arguments).await?,
+        PodBackend::Kubernetes => Kept::in_kubernetes(&config, standing, program.arguments).await?,
     };
     let listener = listen(config.any_port()).await?;
     let record = DaemonRecord {
@@ -102,7 +118,8 @@ pub(super) async fn run_alone(
         pid: std::process::id(),
     };
     let announcement = announce(&engine, &record, LEASE).await?;
-    let outcome = cluster::run(kept.setup(config, engine, state, listener, ending)).await;
+    let wires = Wires::of_daemon(standing);
+    let outcome = cluster::run(kept.setup(config, engine, wires, state, listener, ending)).await;
     while children.join_next().await.is_some() {}
     announcement.withdraw().await;
     Ok(outcome?)
@@ -156,7 +173,7 @@ mod tests {
         let program = Program { binary: "/nowhere/quorate".into(), arguments: Vec::new() };
         let over = Arc::clone(&engine);
         let work = move |ending| {
-            run_alone(config.clone(), over.clone(), config.data.clone(), program.clone(), ending)
+            run_alone(config.clone(), over.clone(), None, config.data.clone(), program.clone(), ending)
         };
         (tokio::spawn(lead(engine, Daemon::Cluster, ending, work)), end)
     }

@@ -13,6 +13,8 @@ use crate::{
     queue::{Queue, QueueName},
     set::{DAEMONS, DaemonRecord, Member, MemberState, SETS, SetRecord, SetState},
     store::Entry,
+    tls::{Name, Role},
+    wires::Wires,
 };
 use axum::{
     Json,
@@ -25,7 +27,6 @@ use futures::future::join_all;
 use quorate_dag::Function;
 use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
-use tonic::transport::Endpoint;
 
 /// How long a replica has to say its view, and the engine to say that it is there.
 const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
@@ -50,10 +51,11 @@ pub(super) async fn status(State(gateway): State<Arc<Gateway>>) -> Result<Json<V
     let (daemons, sets) = tokio::try_join!(store.list(DAEMONS), store.list(SETS))?;
     let mut all: Vec<_> = parsed(&daemons.0).map(of_daemon).collect();
     let sets: Vec<SetRecord> = parsed(&sets.0).collect();
+    let wires = &gateway.wires;
     // All replicas are asked at once: one that does not answer costs its own time-out, not the sum.
     let replicas = sets.iter().flat_map(|set| {
         set.replicas.iter().zip(0..).map(move |(replica, index)| async move {
-            let view = view_of(replica).await;
+            let view = view_of(wires, replica).await;
             of_replica(set, replica, index, view.as_ref())
         })
     });
@@ -140,12 +142,11 @@ fn of_replica(
     }
 }
 
-async fn view_of(replica: &Member) -> Option<ReplicaStatusResponse> {
-    let endpoint = Endpoint::from_shared(format!("http://{}", replica.address.as_ref()?)).ok()?;
-    let ask = async {
-        let channel = endpoint.connect().await.ok()?;
-        Some(ReplicaClient::new(channel).status(ReplicaStatusRequest {}).await.ok()?.into_inner())
-    };
+async fn view_of(wires: &Wires, replica: &Member) -> Option<ReplicaStatusResponse> {
+    let name = Name::of_pod(&replica.pod);
+    let channel = wires.channel(replica.address.as_ref()?, name, STATUS_TIMEOUT).ok()?;
+    let ask =
+        async { Some(ReplicaClient::new(channel).status(ReplicaStatusRequest {}).await.ok()?.into_inner()) };
     timeout(STATUS_TIMEOUT, ask).await.ok()?
 }
 
@@ -261,10 +262,9 @@ impl Gateway {
             tracing::warn!(%error, %address, "the cluster service refused");
             UNAVAILABLE.with("the cluster service is not available")
         };
-        let channel = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|error| refused(&error))?
-            .connect()
-            .await
+        let channel = self
+            .wires
+            .channel(&address, Role::Control.name(), SCALE_TIMEOUT)
             .map_err(|error| refused(&error))?;
         let request = ScaleRequest {
             function: function.name().into(),

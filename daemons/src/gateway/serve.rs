@@ -1,15 +1,24 @@
 //! Connections: how many, how large their headers, how long they may take.
 
-use crate::shutdown::Shutdown;
+use crate::{
+    config::GatewayConfig,
+    shutdown::Shutdown,
+    tls::{TlsError, public},
+};
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
+    server::graceful::{GracefulShutdown, Watcher},
     service::TowerToHyperService,
 };
 use std::{sync::Arc, time::Duration};
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    sync::Semaphore,
+};
+use tokio_rustls::TlsAcceptor;
 
 /// Connections at once; more wait in the kernel's backlog.
 const CONNECTIONS: usize = 8192;
@@ -21,11 +30,27 @@ const HEADERS: usize = 64;
 /// How long a connection may take to send a request's headers, idle time before them included.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(75);
 
+/// How long a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+
 /// How long requests in flight have when the gateway ends.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// For HTTPS, when there is a certificate.
+pub(super) fn acceptor(config: &GatewayConfig) -> Result<Option<TlsAcceptor>, TlsError> {
+    match (&config.tls_cert, &config.tls_key) {
+        (Some(cert), Some(key)) => public::server(cert, key).map(Some),
+        _ => Ok(None),
+    }
+}
+
 /// Serves until the end; requests in flight are answered first.
-pub(super) async fn serve(listener: TcpListener, router: Router, mut shutdown: Shutdown) {
+pub(super) async fn serve(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    router: Router,
+    mut shutdown: Shutdown,
+) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS));
     let graceful = GracefulShutdown::new();
     let service = TowerToHyperService::new(router);
@@ -45,17 +70,16 @@ pub(super) async fn serve(listener: TcpListener, router: Router, mut shutdown: S
         };
         // An answer is one small segment: Nagle's algorithm would hold it back.
         let _ = stream.set_nodelay(true);
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADERS_TIMEOUT)
-            .max_buf_size(HEADER_BYTES)
-            .max_headers(HEADERS)
-            .pipeline_flush(true)
-            .serve_connection(TokioIo::new(stream), service.clone());
-        let connection = graceful.watch(connection);
+        let (tls, service, watcher) = (tls.clone(), service.clone(), graceful.watcher());
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection ended badly");
+            match tls {
+                None => converse(stream, service, watcher).await,
+                Some(tls) => match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
+                    Ok(Ok(stream)) => converse(stream, service, watcher).await,
+                    // Anybody may come, and be wrong: the browser, or the command, says so to its user.
+                    Ok(Err(error)) => tracing::debug!(%error, "a handshake failed"),
+                    Err(_) => tracing::debug!("a handshake took more than {HANDSHAKE:?}"),
+                },
             }
             drop(permit);
         });
@@ -63,6 +87,23 @@ pub(super) async fn serve(listener: TcpListener, router: Router, mut shutdown: S
     drop(listener);
     if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
         tracing::warn!("requests were still in flight after {DRAIN:?}");
+    }
+}
+
+async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    service: TowerToHyperService<Router>,
+    watcher: Watcher,
+) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS_TIMEOUT)
+        .max_buf_size(HEADER_BYTES)
+        .max_headers(HEADERS)
+        .pipeline_flush(true)
+        .serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = watcher.watch(connection).await {
+        tracing::debug!(%error, "a connection ended badly");
     }
 }
 

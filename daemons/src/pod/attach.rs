@@ -5,14 +5,15 @@
 //! Nobody's leaving ends the pod; the word to end, SIGTERM, does.
 
 use super::{Attachment, Said, Told};
-use crate::shutdown;
+use crate::{
+    shutdown,
+    tls::Role,
+    wires::{Incoming, Stream, Wires},
+};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{
-        TcpListener, TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, ReadHalf, WriteHalf},
+    net::TcpListener,
     sync::{Semaphore, mpsc, watch},
 };
 
@@ -29,7 +30,7 @@ pub(crate) const SILENCE: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// When the address can't be had.
-pub async fn listen(address: SocketAddr, replicas: u32) -> std::io::Result<Attachment> {
+pub async fn listen(address: SocketAddr, replicas: u32, wires: &Wires) -> std::io::Result<Attachment> {
     let asked_to_end = shutdown::asked_to_end();
     let listener = TcpListener::bind(address).await?;
     let (end, ended) = watch::channel(false);
@@ -37,10 +38,10 @@ pub async fn listen(address: SocketAddr, replicas: u32) -> std::io::Result<Attac
         asked_to_end.await;
         end.send_replace(true);
     });
-    Ok(converse(listener, replicas, ended))
+    Ok(converse(wires.listen(listener, "attach", &[Role::Control])?, replicas, ended))
 }
 
-fn converse(listener: TcpListener, replicas: u32, ended: watch::Receiver<bool>) -> Attachment {
+fn converse(listener: Incoming, replicas: u32, ended: watch::Receiver<bool>) -> Attachment {
     let replicas = usize::try_from(replicas).unwrap_or(usize::MAX);
     let (tell, peers) = watch::channel(vec![None; replicas]);
     let (say, said) = watch::channel(Vec::new());
@@ -52,18 +53,9 @@ fn converse(listener: TcpListener, replicas: u32, ended: watch::Receiver<bool>) 
 /// What is told of peers, for all conversations.
 type Tell = Arc<watch::Sender<Vec<Option<String>>>>;
 
-async fn accept(listener: TcpListener, said: watch::Receiver<Vec<Said>>, tell: Tell) {
+async fn accept(mut listener: Incoming, said: watch::Receiver<Vec<Said>>, tell: Tell) {
     let free = Arc::new(Semaphore::new(CONVERSATIONS_MAX));
-    loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Too many open files, mostly; that passes.
-                tracing::warn!(%error, "a conversation could not begin");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
+    while let Some(stream) = listener.next().await {
         let Ok(place) = Arc::clone(&free).try_acquire_owned() else {
             tracing::warn!("there are {CONVERSATIONS_MAX} conversations already; another is refused");
             continue;
@@ -77,10 +69,8 @@ async fn accept(listener: TcpListener, said: watch::Receiver<Vec<Said>>, tell: T
 }
 
 /// Speaks and listens until the other end is gone or makes no sense.
-async fn talk(stream: TcpStream, said: watch::Receiver<Vec<Said>>, tell: Tell) {
-    // Lines are short, and someone waits for each.
-    let _ = stream.set_nodelay(true);
-    let (from, to) = stream.into_split();
+async fn talk(stream: Stream, said: watch::Receiver<Vec<Said>>, tell: Tell) {
+    let (from, to) = tokio::io::split(stream);
     let (answer, asked) = mpsc::channel(1);
     tokio::select! {
         () = speak(to, said, asked) => {}
@@ -88,7 +78,11 @@ async fn talk(stream: TcpStream, said: watch::Receiver<Vec<Said>>, tell: Tell) {
     }
 }
 
-async fn speak(mut to: OwnedWriteHalf, mut said: watch::Receiver<Vec<Said>>, mut asked: mpsc::Receiver<()>) {
+async fn speak(
+    mut to: WriteHalf<Stream>,
+    mut said: watch::Receiver<Vec<Said>>,
+    mut asked: mpsc::Receiver<()>,
+) {
     let mut spoken = 0;
     loop {
         let mut lines = String::new();
@@ -114,7 +108,7 @@ async fn speak(mut to: OwnedWriteHalf, mut said: watch::Receiver<Vec<Said>>, mut
     }
 }
 
-async fn hear(from: OwnedReadHalf, tell: Tell, answer: mpsc::Sender<()>) {
+async fn hear(from: ReadHalf<Stream>, tell: Tell, answer: mpsc::Sender<()>) {
     let mut reader = BufReader::new(from);
     let mut line = Vec::new();
     loop {
@@ -141,12 +135,14 @@ async fn hear(from: OwnedReadHalf, tell: Tell, answer: mpsc::Sender<()>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::net::TcpStream;
 
     async fn pod() -> (Attachment, SocketAddr, watch::Sender<bool>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (end, ended) = watch::channel(false);
-        (converse(listener, 4, ended), address, end)
+        let incoming = Wires::plain().listen(listener, "attach", &[]).unwrap();
+        (converse(incoming, 4, ended), address, end)
     }
 
     fn listening() -> Said {

@@ -10,6 +10,7 @@ use crate::{
         scheduler_server::{Scheduler, SchedulerServer},
     },
     records::{Failure, Request},
+    wires::Incoming,
 };
 use axum::{
     Json, Router,
@@ -21,12 +22,8 @@ use axum::{
 use quorate_dag::{Costs, Operand, Plan};
 use serde_json::{Value as Json_, json};
 use std::sync::Arc;
-use tokio::{net::TcpListener, sync::mpsc};
-use tonic::{
-    Status, async_trait,
-    service::Routes,
-    transport::{Server, server::TcpIncoming},
-};
+use tokio::sync::mpsc;
+use tonic::{Status, async_trait, service::Routes, transport::Server};
 
 /// Nodes that a parse lists; of a larger plan it gives the figures alone.
 const LISTED: usize = 10_000;
@@ -63,7 +60,7 @@ pub(super) async fn serve(
     config: Arc<Config>,
     meters: Arc<Meters>,
     events: mpsc::Sender<Event>,
-    listener: TcpListener,
+    incoming: Incoming,
 ) -> Result<(), tonic::transport::Error> {
     let (_, health) = tonic_health::server::health_reporter();
     let api = SchedulerServer::new(Api { meters, events })
@@ -74,11 +71,7 @@ pub(super) async fn serve(
         .layer(DefaultBodyLimit::max(config.limits.body_bytes))
         .with_state(config);
     let routes = Routes::from(rest).add_service(api).add_service(health);
-    Server::builder()
-        .accept_http1(true)
-        .add_routes(routes)
-        .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
-        .await
+    Server::builder().accept_http1(true).add_routes(routes).serve_with_incoming(incoming).await
 }
 
 /// `{"expression": "…", "parameters": {…}}` to the graph that would be run.

@@ -6,7 +6,7 @@ use super::{
     dispatch::{Action, Answered, Dispatch, Item, Settings, Tag, Verdict, WorkerId, place},
     inbound::{self, Inbound, Room, Ticket, deadline_failure, epoch_ms, failure},
     layers::{LayerMessage, Layers, Taken},
-    link::{Link, Operations, WorkerIds},
+    link::{Link, Operations, To, WorkerIds},
     meters::Meters,
     proof,
     work::{Evidence, Work},
@@ -16,6 +16,8 @@ use crate::{
     proto::{self, NodeOutcome, failure::Kind, outcome::Result as Said},
     records::{Failure, NodeRun, Outcome},
     set::{MemberState, SetRecord, SetState},
+    tls::Name,
+    wires::Wires,
 };
 use quorate_dag::{Costs, Function, NodeError, NodeId};
 use std::{
@@ -109,6 +111,7 @@ struct Connected {
 /// What the core needs of the rest of the scheduler.
 pub(super) struct Surroundings {
     pub(super) config: Arc<Config>,
+    pub(super) wires: Wires,
     /// Where this scheduler takes reports.
     pub(super) me: String,
     pub(super) inbound: Arc<Inbound>,
@@ -533,6 +536,8 @@ impl Core {
                 self.next_generation += 1;
                 set.generation = self.next_generation;
                 let (ids, events) = (self.ids.clone(), self.around.events.clone());
+                let wires = self.around.wires.clone();
+                let to = To { wires, pod: Name::of_pod(&record.worker.pod), address: to.clone() };
                 set.link = Some(Link::open(Arc::clone(&set.name), set.generation, to, ids, events));
             }
             set.address = address;

@@ -14,13 +14,14 @@ use crate::{
     queue::{Handle, QueueError, QueueName},
     set::{DAEMONS, DaemonRecord},
     store::StoreError,
+    tls::Role,
+    wires::Wires,
 };
 use bytes::Bytes;
 use quorate_dag::{Function, Limits, Value};
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{mpsc, watch};
-use tonic::transport::Endpoint;
 use uuid::Uuid;
 
 /// The largest batch that SQS gives.
@@ -65,6 +66,7 @@ pub(super) struct Layers {
     leases: [Leases; Function::ALL.len()],
     /// Where this scheduler takes reports: those to itself stay in the process.
     me: String,
+    wires: Wires,
     meters: Arc<Meters>,
     events: mpsc::Sender<Event>,
 }
@@ -73,7 +75,7 @@ impl Layers {
     pub(super) async fn open(
         engine: Arc<dyn Engine>,
         lease: Duration,
-        me: String,
+        (me, wires): (String, Wires),
         meters: Arc<Meters>,
         events: mpsc::Sender<Event>,
     ) -> Result<Self, QueueError> {
@@ -84,7 +86,7 @@ impl Layers {
             open(Function::ALL[2]).await?,
             open(Function::ALL[3]).await?,
         ];
-        Ok(Self { engine, leases, me, meters, events })
+        Ok(Self { engine, leases, me, wires, meters, events })
     }
 
     /// Puts operations on their layer queue; when that fails they come back to the dispatcher.
@@ -187,7 +189,7 @@ impl Layers {
     /// Whether the messages may go: the owner knows, or there is no owner any more.
     async fn tell(&self, owner: &str, outcomes: Vec<NodeOutcome>) -> bool {
         for attempt in 1..=REPORTS {
-            match tokio::time::timeout(REPORT, call(owner, outcomes.clone())).await {
+            match tokio::time::timeout(REPORT, call(&self.wires, owner, outcomes.clone())).await {
                 Ok(Ok(())) => return true,
                 Ok(Err(error)) => tracing::debug!(owner, attempt, %error, "a report failed"),
                 Err(_) => tracing::debug!(owner, attempt, "a report took too long"),
@@ -231,11 +233,7 @@ enum ReadError {
     Value(#[from] quorate_dag::ValueError),
 }
 
-async fn call(address: &str, outcomes: Vec<NodeOutcome>) -> Result<(), tonic::Status> {
-    let channel = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|error| tonic::Status::invalid_argument(error.to_string()))?
-        .connect()
-        .await
-        .map_err(|error| tonic::Status::unavailable(error.to_string()))?;
+async fn call(wires: &Wires, address: &str, outcomes: Vec<NodeOutcome>) -> Result<(), tonic::Status> {
+    let channel = wires.channel(address, Role::Control.name(), REPORT)?;
     SchedulerClient::new(channel).report(ReportRequest { outcomes }).await.map(|_| ())
 }

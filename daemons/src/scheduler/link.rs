@@ -4,6 +4,8 @@
 use super::{core::Event, dispatch::WorkerId};
 use crate::{
     proto::{self, InvokeRequest, function_client::FunctionClient},
+    tls::Name,
+    wires::Wires,
     worker::{BATCH_BYTES, MESSAGE_BYTES_MAX},
 };
 use rand::RngExt;
@@ -16,7 +18,7 @@ use std::{
 };
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Endpoint;
+use tonic::transport::Channel;
 
 /// What goes to a worker's connection. Unbounded, because the dispatcher puts no more in flight than
 /// the worker has slots.
@@ -39,6 +41,20 @@ impl WorkerIds {
     }
 }
 
+/// Where a worker is, and who it is.
+#[derive(Clone, Debug)]
+pub(super) struct To {
+    pub(super) wires: Wires,
+    pub(super) pod: Name,
+    pub(super) address: String,
+}
+
+impl To {
+    fn channel(&self) -> Result<Channel, tonic::Status> {
+        self.wires.channel(&self.address, self.pod.clone(), CONNECT)
+    }
+}
+
 /// A wanted worker; when it is dropped, its connection ends.
 #[derive(Debug)]
 pub(super) struct Link(JoinHandle<()>);
@@ -55,16 +71,15 @@ impl Link {
     pub(super) fn open(
         set: Arc<str>,
         generation: u64,
-        address: &str,
+        to: To,
         ids: WorkerIds,
         events: mpsc::Sender<Event>,
     ) -> Self {
-        let uri = format!("http://{address}");
         Self(tokio::spawn(async move {
             let mut pause = BACKOFF;
             loop {
-                let (up, ended) = live(&set, generation, &uri, &ids, &events).await;
-                tracing::debug!(%set, %uri, up, "the connection to a worker ended: {ended}");
+                let (up, ended) = live(&set, generation, &to, &ids, &events).await;
+                tracing::debug!(%set, address = to.address, up, "the connection to a worker ended: {ended}");
                 pause = if up { BACKOFF } else { (pause * 2).min(BACKOFF_MAX) };
                 let jitter = rand::rng().random_range(0.5..1.0);
                 tokio::time::sleep(pause.mul_f64(jitter)).await;
@@ -77,12 +92,12 @@ impl Link {
 async fn live(
     set: &Arc<str>,
     generation: u64,
-    uri: &str,
+    to: &To,
     ids: &WorkerIds,
     events: &mpsc::Sender<Event>,
 ) -> (bool, tonic::Status) {
     let (requests, stream) = mpsc::channel(REQUESTS);
-    let mut outcomes = match connect(uri, ReceiverStream::new(stream)).await {
+    let mut outcomes = match connect(to, ReceiverStream::new(stream)).await {
         Ok(outcomes) => outcomes,
         Err(status) => return (false, status),
     };
@@ -125,17 +140,11 @@ async fn live(
 }
 
 async fn connect(
-    uri: &str,
+    to: &To,
     requests: ReceiverStream<InvokeRequest>,
 ) -> Result<tonic::Streaming<proto::InvokeResponse>, tonic::Status> {
-    let endpoint = Endpoint::from_shared(uri.to_owned())
-        .map_err(|error| tonic::Status::invalid_argument(error.to_string()))?
-        .connect_timeout(CONNECT)
-        .initial_stream_window_size(4 << 20)
-        .initial_connection_window_size(8 << 20);
     let invoke = async {
-        let channel = endpoint.connect().await.map_err(|e| tonic::Status::unavailable(e.to_string()))?;
-        let mut client = FunctionClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let mut client = FunctionClient::new(to.channel()?).max_decoding_message_size(MESSAGE_BYTES_MAX);
         Ok(client.invoke(requests).await?.into_inner())
     };
     // A worker that takes connections and then says nothing must not hold us.

@@ -4,11 +4,12 @@ use crate::{
     engine::Engine,
     proto::{ScaleRequest, cluster_client::ClusterClient},
     set::{DAEMONS, DaemonRecord},
+    tls::Role,
+    wires::Wires,
 };
 use quorate_dag::Function;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
-use tonic::transport::Endpoint;
 
 /// One call, connection included.
 const CALL: Duration = Duration::from_secs(1);
@@ -18,14 +19,18 @@ const TRIES: u32 = 25;
 
 /// Asks for each function that comes through `wanted`, until that ends. Who still finds no worker after
 /// a while asks again.
-pub(super) async fn run(engine: Arc<dyn Engine>, mut wanted: mpsc::UnboundedReceiver<Function>) {
+pub(super) async fn run(
+    engine: Arc<dyn Engine>,
+    wires: Wires,
+    mut wanted: mpsc::UnboundedReceiver<Function>,
+) {
     while let Some(function) = wanted.recv().await {
         let mut functions = BTreeSet::from([function]);
         while let Ok(function) = wanted.try_recv() {
             functions.insert(function);
         }
         for _ in 0..TRIES {
-            match tokio::time::timeout(CALL, ask(&*engine, &mut functions)).await {
+            match tokio::time::timeout(CALL, ask(&*engine, &wires, &mut functions)).await {
                 Ok(Ok(())) => break,
                 Ok(Err(error)) => tracing::debug!(%error, "no worker was asked for yet"),
                 Err(_) => tracing::warn!("the cluster service did not answer within {CALL:?}"),
@@ -45,21 +50,18 @@ enum AskError {
     #[error("no cluster service has announced itself")]
     Nobody,
     #[error(transparent)]
-    Connect(#[from] tonic::transport::Error),
-    #[error(transparent)]
     Refused(#[from] tonic::Status),
 }
 
 /// Asks for all; those that were granted are taken out.
-async fn ask(engine: &dyn Engine, functions: &mut BTreeSet<Function>) -> Result<(), AskError> {
+async fn ask(engine: &dyn Engine, wires: &Wires, functions: &mut BTreeSet<Function>) -> Result<(), AskError> {
     let (records, _) = engine.store().list(&format!("{DAEMONS}cluster/")).await?;
     let address = records
         .iter()
         .filter_map(|entry| serde_json::from_slice::<DaemonRecord>(&entry.value).ok())
         .find_map(|record| record.address)
         .ok_or(AskError::Nobody)?;
-    let channel = Endpoint::from_shared(format!("http://{address}"))?.connect().await?;
-    let mut client = ClusterClient::new(channel);
+    let mut client = ClusterClient::new(wires.channel(&address, Role::Control.name(), CALL)?);
     while let Some(&function) = functions.first() {
         let request = ScaleRequest {
             function: function.name().into(),

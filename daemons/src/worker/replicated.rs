@@ -6,6 +6,7 @@ use crate::{
     identity,
     pod::{self, PodSpec, SpecError},
     proto::{Accusation, failure::Kind},
+    wires::Wires,
     witness::WrongAnswers,
 };
 use bytes::Bytes;
@@ -30,6 +31,7 @@ pub(super) struct Replicas {
 impl Replicas {
     pub(super) fn connect(
         spec: &PodSpec,
+        wires: &Wires,
         peers: watch::Receiver<Vec<Option<String>>>,
     ) -> Result<Self, WorkerError> {
         let genesis = spec.genesis()?;
@@ -37,7 +39,8 @@ impl Replicas {
         let seed = identity::seed().map_err(SpecError::from)?;
         // The cluster service counts a worker's lives, and a client's must be told apart in that order.
         let life = Incarnation(spec.incarnation);
-        let setup = ClientSetup::new(genesis, ME, spec.identity()?, life, pod::address_book(peers), seed);
+        let mut setup = ClientSetup::new(genesis, ME, spec.identity()?, life, pod::address_book(peers), seed);
+        setup.transport.protection = wires.protection(&spec.set);
         let client = Client::connect(setup)?;
         Ok(Self { status: client.status(), client, quorum, wrong: Arc::default() })
     }

@@ -6,6 +6,7 @@ use quorate::{
     config::{Access, Config},
     gateway::{self, AccessError, GatewayError},
     token::{Scope, Tokens},
+    wires::Wires,
 };
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -144,7 +145,8 @@ async fn refused(address: &str, change: impl FnOnce(&mut Config)) -> Option<Stri
     let listener = tokio::net::TcpListener::bind(address).await.expect("a port");
     let (end, shutdown) = tokio::sync::watch::channel(false);
     end.send_replace(true);
-    match gateway::run(Arc::new(config), super::open(folder.path()), listener, shutdown).await {
+    match gateway::run(Arc::new(config), super::open(folder.path()), Wires::plain(), listener, shutdown).await
+    {
         Ok(()) => None,
         Err(GatewayError::Access(error @ (AccessError::Open { .. } | AccessError::Tokens(_)))) => {
             Some(error.to_string())

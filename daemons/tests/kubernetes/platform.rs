@@ -13,6 +13,8 @@ use quorate::{
     scheduler,
     set::{SETS, SetRecord},
     sqlite::SqliteEngine,
+    tls::{Role, Standing},
+    wires::Wires,
 };
 use quorate_dag::Function;
 use std::{
@@ -25,8 +27,9 @@ use uuid::Uuid;
 
 pub(crate) struct Platform {
     engine: Arc<dyn Engine>,
-    /// Where the cluster service is asked.
+    /// Where the cluster service is asked, and how.
     cluster: String,
+    wires: Wires,
     end: watch::Sender<bool>,
     daemons: JoinSet<()>,
     _folder: tempfile::TempDir,
@@ -49,9 +52,13 @@ impl Platform {
         let engine = SqliteEngine::open(&folder.path().join("quorate.db"), Durability::Process).unwrap();
         let engine: Arc<dyn Engine> = engine;
         let (end, shutdown) = watch::channel(false);
-        let (backend, pods) = KubernetesBackend::over(kube, settings, Vec::new(), config.timeouts.pod_start);
+        let standing = Standing::of(&config).unwrap().expect("connections are protected by default");
+        let wires = Wires::of_daemon(Some(&standing));
+        let protected = (wires.clone(), Some(standing.authority().unwrap()));
+        let (backend, pods) =
+            KubernetesBackend::over(kube, settings, Vec::new(), config.timeouts.pod_start, protected);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let cluster = format!("http://{}", listener.local_addr().unwrap());
+        let cluster = listener.local_addr().unwrap().to_string();
         let setup = Setup {
             config: config.clone(),
             state: folder.path().into(),
@@ -59,16 +66,17 @@ impl Platform {
             engine: engine.clone(),
             backend: Arc::new(backend),
             pods,
+            wires: wires.clone(),
             listener,
             shutdown: shutdown.clone(),
         };
         let mut daemons = JoinSet::new();
         daemons.spawn(async { cluster::run(setup).await.unwrap() });
-        daemons.spawn(admin::run(config.clone(), engine.clone(), shutdown.clone()));
+        daemons.spawn(admin::run(config.clone(), engine.clone(), wires.clone(), shutdown.clone()));
         let port = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let over = engine.clone();
-        daemons.spawn(async { scheduler::run(config, over, port, shutdown).await.unwrap() });
-        Self { engine, cluster, end, daemons, _folder: folder }
+        let (over, to) = (engine.clone(), wires.clone());
+        daemons.spawn(async { scheduler::run(config, over, to, port, shutdown).await.unwrap() });
+        Self { engine, cluster, wires, end, daemons, _folder: folder }
     }
 
     /// All sets, once they are as they should be.
@@ -115,9 +123,13 @@ impl Platform {
         }
     }
 
+    fn client(&self) -> ClusterClient<tonic::transport::Channel> {
+        ClusterClient::new(self.wires.channel(&self.cluster, Role::Control.name(), PATIENCE).unwrap())
+    }
+
     /// Wants so many sets of each function.
     pub(crate) async fn scale(&self, functions: &[Function], desired: u32) {
-        let mut client = ClusterClient::connect(self.cluster.clone()).await.unwrap();
+        let mut client = self.client();
         for function in functions {
             let function = function.name().into();
             let scale = ScaleRequest { function, desired, at_least: false, reason: "a test".into() };
@@ -127,14 +139,14 @@ impl Platform {
 
     /// Has a Service of a function's workers; gives back their addresses as the cluster service knows them.
     pub(crate) async fn offer(&self, name: &str, function: Function) -> Vec<String> {
-        let mut client = ClusterClient::connect(self.cluster.clone()).await.unwrap();
+        let mut client = self.client();
         let (name, function) = (name.into(), function.name().into());
         let made = client.create_service(CreateServiceRequest { name, function }).await;
         made.unwrap().into_inner().endpoints
     }
 
     pub(crate) async fn withdraw(&self, name: &str) {
-        let mut client = ClusterClient::connect(self.cluster.clone()).await.unwrap();
+        let mut client = self.client();
         let withdrawn = client.delete_service(ServiceName { name: name.into() }).await;
         assert!(withdrawn.unwrap().into_inner().existed);
     }

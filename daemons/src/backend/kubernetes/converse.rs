@@ -1,19 +1,19 @@
 //! The conversation with a pod that runs: the cluster service's end of [`crate::pod::attach`].
 
-use crate::pod::{
-    Said, Told,
-    attach::{LINE_BYTES_MAX, SILENCE},
+use crate::{
+    pod::{
+        Said, Told,
+        attach::{LINE_BYTES_MAX, SILENCE},
+    },
+    tls::Name,
+    wires::{Stream, Wires},
 };
 use std::{
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{
-        TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, ReadHalf, WriteHalf},
     sync::{mpsc, watch},
 };
 
@@ -41,23 +41,23 @@ pub(super) enum Heard {
     Lost,
 }
 
-/// Speaks with the pod at `address`, again and again, until dropped. Each thing is heard under `object`.
+/// Speaks with the pod at `address`, if it is that pod, again and again, until dropped. Each thing is heard
+/// under `object`.
 pub(super) async fn converse(
     object: String,
+    (wires, pod): (Wires, Name),
     address: SocketAddr,
     told: watch::Receiver<Option<Told>>,
     heard: mpsc::Sender<(String, Heard)>,
 ) {
     let mut pause = PAUSE.0;
     loop {
-        if let Ok(Ok(stream)) = tokio::time::timeout(CONNECT, TcpStream::connect(address)).await {
+        if let Ok(Ok(stream)) = tokio::time::timeout(CONNECT, wires.dial(address, &pod)).await {
             let hear = async |what| heard.send((object.clone(), what)).await;
             if hear(Heard::Connected).await.is_err() {
                 return;
             }
-            // Lines are short, and someone waits for each.
-            let _ = stream.set_nodelay(true);
-            let (from, to) = stream.into_split();
+            let (from, to) = tokio::io::split(stream);
             let words = tokio::select! {
                 () = speak(to, told.clone()) => 0,
                 words = listen(from, address.ip(), &object, &heard) => words,
@@ -75,7 +75,7 @@ pub(super) async fn converse(
 }
 
 /// Tells what there is to tell, the latest only, and asks whether anyone is there.
-async fn speak(mut to: OwnedWriteHalf, mut told: watch::Receiver<Option<Told>>) {
+async fn speak(mut to: WriteHalf<Stream>, mut told: watch::Receiver<Option<Told>>) {
     let mut ask = tokio::time::interval_at(tokio::time::Instant::now() + ASK, ASK);
     told.mark_changed();
     loop {
@@ -98,7 +98,7 @@ async fn speak(mut to: OwnedWriteHalf, mut told: watch::Receiver<Option<Told>>) 
 
 /// Hears what is said, until the end; gives back how much that was.
 async fn listen(
-    from: OwnedReadHalf,
+    from: ReadHalf<Stream>,
     address: IpAddr,
     object: &str,
     heard: &mpsc::Sender<(String, Heard)>,
@@ -164,7 +164,8 @@ mod tests {
         let (tell, told) = watch::channel(None);
         let (heard, mut hearing) = mpsc::channel(16);
         let address = pod.local_addr().unwrap();
-        let talk = tokio::spawn(converse("quorate-add-0-worker-1".into(), address, told, heard));
+        let to = (Wires::plain(), Name::of_pod("add-0-worker"));
+        let talk = tokio::spawn(converse("quorate-add-0-worker-1".into(), to, address, told, heard));
         let (stream, _) = pod.accept().await.unwrap();
         let mut stream = BufReader::new(stream);
         let said = "{\"listening\":{\"address\":\"0.0.0.0:7401\",\"transport\":\"0.0.0.0:7402\"}}\n";

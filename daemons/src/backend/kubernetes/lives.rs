@@ -9,6 +9,8 @@ use super::{
 use crate::{
     backend::{PodEvent, RunningPod, Stop},
     pod::{Said, Told},
+    tls::Name,
+    wires::Wires,
 };
 use k8s_openapi::api::core::v1::Pod;
 use std::{
@@ -30,6 +32,8 @@ const OVERTIME: Duration = Duration::from_secs(3);
 /// All lives that Kubernetes has an object of, by the object's name.
 pub(super) struct Lives {
     lives: BTreeMap<String, Life>,
+    /// How pods are spoken to.
+    wires: Wires,
     /// From its order to its running.
     pod_start: Duration,
     events: mpsc::UnboundedSender<PodEvent>,
@@ -95,11 +99,12 @@ impl Life {
 impl Lives {
     pub(super) fn new(
         pod_start: Duration,
+        wires: Wires,
         events: mpsc::UnboundedSender<PodEvent>,
         remove: mpsc::UnboundedSender<String>,
         heard: mpsc::Sender<(String, Heard)>,
     ) -> Self {
-        Self { lives: BTreeMap::new(), pod_start, events, remove, heard }
+        Self { lives: BTreeMap::new(), wires, pod_start, events, remove, heard }
     }
 
     /// One was made, as this object.
@@ -141,7 +146,9 @@ impl Lives {
                 life.state = State::Runs;
                 let (pod, incarnation) = (life.pod.clone(), life.incarnation);
                 let address = SocketAddr::new(address, ATTACH_PORT);
-                life.talk.spawn(converse(name.clone(), address, life.told.subscribe(), self.heard.clone()));
+                let to = (self.wires.clone(), Name::of_pod(&life.pod));
+                let told = life.told.subscribe();
+                life.talk.spawn(converse(name.clone(), to, address, told, self.heard.clone()));
                 self.tell_of(PodEvent::Started { pod, incarnation, pid: None });
             }
             Condition::Runs(_) => {}

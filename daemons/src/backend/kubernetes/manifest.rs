@@ -9,6 +9,7 @@ use crate::{
     backend::PodDaemon,
     config::{Durability, Kubernetes, Spread},
     pod::PodSpec,
+    tls::Files,
 };
 use k8s_openapi::{
     api::core::v1::{Pod, Service},
@@ -44,6 +45,7 @@ const SPEC: &str = "quorate.io/spec";
 /// Where the spec, the private key and the data are inside a pod.
 const SPEC_FOLDER: &str = "/etc/quorate/pod";
 const KEY_FOLDER: &str = "/etc/quorate/key";
+const TLS_FOLDER: &str = "/etc/quorate/tls";
 const DATA_FOLDER: &str = "/var/lib/quorate";
 
 /// Nobody in particular, as the image's files expect it.
@@ -127,6 +129,19 @@ fn value(
         // The group may read it: that is how the pod's user gets at it.
         volumes.push(json!({
             "name": "key", "secret": { "secretName": name, "items": [item], "defaultMode": 0o440 },
+        }));
+    }
+    if inside.tls.is_some() {
+        mounts.push(json!({ "name": "tls", "mountPath": TLS_FOLDER, "readOnly": true }));
+        let [ca, cert, key] = secrets::certificate(spec.index);
+        let items = json!([
+            { "key": ca, "path": "ca.crt" },
+            { "key": cert, "path": "tls.crt" },
+            { "key": key, "path": "tls.key" },
+        ]);
+        let name = secrets::name(settings, &spec.set);
+        volumes.push(json!({
+            "name": "tls", "secret": { "secretName": name, "items": items, "defaultMode": 0o440 },
         }));
     }
     if spec.index.is_some() {
@@ -217,6 +232,12 @@ pub(super) fn service(settings: &Kubernetes, name: &str, function: &str) -> Serv
     serde_json::from_value(value).expect("the manifest is a Service's")
 }
 
+/// Where a pod's certificate is inside of it.
+pub(super) fn files() -> Files {
+    let at = |name: &str| format!("{TLS_FOLDER}/{name}").into();
+    Files { ca: at("ca.crt"), cert: at("tls.crt"), key: at("tls.key") }
+}
+
 /// What the pod is told: the same, with the places as they are inside.
 fn spec_inside(spec: &PodSpec) -> PodSpec {
     let at = |wanted: &str| {
@@ -230,6 +251,7 @@ fn spec_inside(spec: &PodSpec) -> PodSpec {
         data: DATA_FOLDER.into(),
         // The folder goes with the pod, and a pod ends with its process: nothing is gained by a sync.
         durability: Durability::Process,
+        tls: spec.tls.as_ref().map(|_| files()),
         ..spec.clone()
     }
 }
@@ -273,6 +295,7 @@ mod tests {
             resumes: false,
             durability: Durability::Disk,
             slots: 8,
+            tls: Some(files()),
         }
     }
 
@@ -312,20 +335,32 @@ mod tests {
             assert_eq!(whole["containers"].as_array().unwrap().len(), 1);
             let items =
                 whole["volumes"].as_array().unwrap().iter().filter_map(|v| v["secret"]["items"].as_array());
-            assert!(items.clone().all(|items| items.len() == 1), "{whole}");
-            assert_eq!(items.count(), usize::from(spec.identity.is_some()));
+            let keys: Vec<_> = items.flatten().map(|item| item["key"].as_str().unwrap()).collect();
+            let own = crate::identity::member(spec.index);
+            let mut expected = vec!["ca.crt".to_owned(), format!("{own}.crt"), format!("{own}.key")];
+            if spec.identity.is_some() {
+                expected.insert(0, format!("{own}.der"));
+            }
+            assert_eq!(keys, expected, "{whole}");
         }
     }
 
     #[test]
     fn each_member_has_what_it_needs() {
         let cases = [
-            (spec(None, Replication::None), "worker", vec!["pod"], vec![7401, 7403], "", false),
-            (spec(None, BYZANTINE), "worker", vec!["pod", "key"], vec![7401, 7403], "worker.der", false),
+            (spec(None, Replication::None), "worker", vec!["pod", "tls"], vec![7401, 7403], "", false),
+            (
+                spec(None, BYZANTINE),
+                "worker",
+                vec!["pod", "key", "tls"],
+                vec![7401, 7403],
+                "worker.der",
+                false,
+            ),
             (
                 spec(Some(2), BYZANTINE),
                 "replica",
-                vec!["pod", "key", "data"],
+                vec!["pod", "key", "tls", "data"],
                 vec![7401, 7402, 7403],
                 "replica-2.der",
                 true,
@@ -368,6 +403,11 @@ mod tests {
             transport: Some("0.0.0.0:7402".into()),
             data: "/var/lib/quorate".into(),
             durability: Durability::Process,
+            tls: Some(Files {
+                ca: "/etc/quorate/tls/ca.crt".into(),
+                cert: "/etc/quorate/tls/tls.crt".into(),
+                key: "/etc/quorate/tls/tls.key".into(),
+            }),
             ..spec(Some(2), BYZANTINE)
         };
         assert_eq!(inside, expected);
@@ -390,7 +430,7 @@ mod tests {
         assert_eq!(whole["containers"][0]["image"], "registry.example/q:2");
         let requests = &whole["containers"][0]["resources"]["requests"];
         assert_eq!(*requests, json!({ "cpu": "2", "memory": "1Gi" }));
-        assert_eq!(whole["volumes"][2]["emptyDir"]["sizeLimit"], "5Gi");
+        assert_eq!(whole["volumes"][3]["emptyDir"]["sizeLimit"], "5Gi");
         let spreads = whole["topologySpreadConstraints"].as_array().unwrap();
         let spreads: Vec<_> = spreads.iter().map(|s| (&s["topologyKey"], &s["whenUnsatisfiable"])).collect();
         let anyway = json!("ScheduleAnyway");

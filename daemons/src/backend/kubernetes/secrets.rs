@@ -1,5 +1,6 @@
 //! Identities in Secrets: one for each set, with `worker.der`, `replica-0.der`, … and beside each its
-//! public half as `….pub`, as in the files of [`Identities`].
+//! public half as `….pub`, as in the files of [`Identities`]; and certificates for connections, `worker.crt`
+//! and `worker.key` and so on, with their authority's, `ca.crt`.
 //!
 //! A Secret outlives the service that made it, whose own files may go with its pod, and the set: a set
 //! that comes back has the keys it had. All pods of a set go with its Secret.
@@ -11,6 +12,8 @@ use super::{
 use crate::{
     config::Kubernetes,
     identity::{self, Identities, IdentityError, Member, SetKeys},
+    pod::{self, PodSpec},
+    tls::{Authority, Name, Role, TlsError},
 };
 use k8s_openapi::{
     ByteString, Resource as _, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::OwnerReference,
@@ -27,6 +30,9 @@ use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf};
 use zeroize::{Zeroize, Zeroizing};
 
+/// Under which key the authority's certificate lies.
+const CA: &str = "ca.crt";
+
 /// Tries to write a Secret that others write, too.
 const TRIES: usize = 8;
 
@@ -38,6 +44,12 @@ pub(super) fn name(settings: &Kubernetes, set: &str) -> String {
 /// Under which key a member's private half lies.
 pub(super) fn private(index: Option<u32>) -> String {
     format!("{}.der", identity::member(index))
+}
+
+/// Under which keys the authority's certificate, a member's and its key lie.
+pub(super) fn certificate(index: Option<u32>) -> [String; 3] {
+    let member = identity::member(index);
+    [CA.into(), format!("{member}.crt"), format!("{member}.key")]
 }
 
 fn public(index: Option<u32>) -> String {
@@ -75,6 +87,34 @@ struct Metadata {
     resource_version: Option<String>,
     #[serde(default)]
     labels: BTreeMap<String, String>,
+}
+
+/// Why a pod has no certificate.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CertifyError {
+    /// It can't be kept.
+    #[error(transparent)]
+    Kept(#[from] CallError),
+    /// It can't be made.
+    #[error(transparent)]
+    Made(#[from] TlsError),
+}
+
+impl Kept {
+    fn owner(&self) -> Option<OwnerReference> {
+        Some(owner(self.metadata.name.clone(), self.metadata.uid.clone()?))
+    }
+}
+
+/// What the pods of a set go with.
+fn owner(name: String, uid: String) -> OwnerReference {
+    OwnerReference {
+        api_version: Secret::API_VERSION.into(),
+        kind: Secret::KIND.into(),
+        name,
+        uid,
+        ..OwnerReference::default()
+    }
 }
 
 impl Drop for Kept {
@@ -125,19 +165,54 @@ impl Secrets {
         Err(keeping(CallError::Unreachable("others write its Secret again and again".into())))
     }
 
+    /// Has a pod's certificate in its set's Secret, made unless one of this authority is there; those of the
+    /// whole set are made together. Gives back what the set's pods go with: none when the Secret is gone that
+    /// has its identity, too.
+    pub(super) async fn certify(
+        &self,
+        authority: &Authority,
+        spec: &PodSpec,
+    ) -> Result<Option<OwnerReference>, CertifyError> {
+        let set = &spec.set;
+        for _ in 0..TRIES {
+            let found = self.read(set).await?;
+            if found.is_none() && spec.identity.is_some() {
+                return Ok(None);
+            }
+            let is_there = found.is_some();
+            let mut kept = found.unwrap_or_else(|| self.empty(set));
+            let is_of_authority = kept.data.get(CA).is_some_and(|ca| ca.0 == authority.pem().as_bytes());
+            let has = |kept: &Kept, index| certificate(index).iter().all(|key| kept.data.contains_key(key));
+            if is_of_authority && has(&kept, spec.index) {
+                return Ok(kept.owner());
+            }
+            kept.data.insert(CA.into(), ByteString(authority.pem().into()));
+            for index in identity::members(spec.replication.replicas()) {
+                if !is_of_authority || !has(&kept, index) {
+                    let role = index.map_or(Role::Worker, |_| Role::Replica);
+                    let issued = authority.issue(role, Some(&Name::of_pod(&pod::name_of(set, index))))?;
+                    let [_, cert, key] = certificate(index);
+                    kept.data.insert(cert, ByteString(issued.cert.clone().into()));
+                    kept.data.insert(key, ByteString(issued.key.as_bytes().into()));
+                }
+            }
+            match self.write(&kept, is_there).await {
+                Ok(kept) => return Ok(kept.owner()),
+                // Whoever was quicker is right.
+                Err(error) if error.is_conflict() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(CallError::Unreachable("others write its Secret again and again".into()).into())
+    }
+
     /// What a set's pods go with: asked for each time, because a pod of one that is gone would go at once.
     pub(super) async fn owner(&self, set: &str) -> Result<Option<OwnerReference>, CallError> {
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
         let name = name(&self.settings, set);
         let found = self.call("get").answer(secrets.get_metadata_opt(&name)).await?;
         let uid = found.and_then(|found| found.metadata.uid);
-        Ok(uid.map(|uid| OwnerReference {
-            api_version: Secret::API_VERSION.into(),
-            kind: Secret::KIND.into(),
-            name,
-            uid,
-            ..OwnerReference::default()
-        }))
+        Ok(uid.map(|uid| owner(name, uid)))
     }
 
     fn keys(&self, set: &str, kept: &Kept, members: &[Option<u32>]) -> Result<SetKeys, IdentityError> {

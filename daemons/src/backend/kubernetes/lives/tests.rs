@@ -16,7 +16,7 @@ impl Stage {
         let (tell, events) = mpsc::unbounded_channel();
         let (remove, removed) = mpsc::unbounded_channel();
         let (heard, hearing) = mpsc::channel(16);
-        let lives = Lives::new(POD_START, tell, remove, heard);
+        let lives = Lives::new(POD_START, Wires::plain(), tell, remove, heard);
         Self { lives, now: Instant::now(), events, removed, _hearing: hearing }
     }
 
