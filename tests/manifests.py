@@ -63,6 +63,9 @@ def workload(each, accounts, maps):
     whole = pod.get("securityContext", {})
     expect(f"{its}: may be root", whole.get("runAsNonRoot") is True and whole.get("runAsUser") == 65532)
     expect(f"{its}: seccomp", whole.get("seccompProfile") == {"type": "RuntimeDefault"})
+    secrets = {volume["secret"]["secretName"] for volume in pod.get("volumes", []) if "secret" in volume}
+    expect(f"{its}: has no certificate", "quorate-tls" in secrets)
+    expect(f"{its}: has the authority's key, or lacks it", ("quorate-authority" in secrets) == (its == "cluster"))
     for volume in pod.get("volumes", []):
         kind = (set(volume) - {"name"}).pop()
         expect(f"{its}: volume of kind {kind}", kind in {"configMap", "emptyDir", "secret"})

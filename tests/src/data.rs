@@ -1,7 +1,11 @@
 //! A data folder, and commands that are run on it.
 
 use crate::{PATIENCE, binary, binary::target, process};
-use quorate::identity::Identities;
+use quorate::{
+    identity::Identities,
+    tls::{Authority, Name, Role},
+    wires::Wires,
+};
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
@@ -106,6 +110,19 @@ impl Data {
         let output = self.run(arguments).await;
         assert_eq!(output.code, Some(0), "quorate {arguments:?}: {output:?}");
         output.stdout.trim_end().to_owned()
+    }
+
+    /// Connections inside the platform that works on this data, as who has this role and this name.
+    ///
+    /// # Panics
+    /// When there has been none.
+    #[must_use]
+    pub fn wires(&self, role: Role, own: &str) -> Wires {
+        let folder = self.path().join("tls");
+        assert!(folder.exists(), "a platform makes its authority when it starts");
+        let authority = Authority::at(&folder).expect("was made by a platform");
+        let issued = authority.issue(role, Some(&Name::of_pod(own))).expect("it can be used");
+        Wires::with(issued.credentials().expect("was made just now"))
     }
 
     /// The processes that work for this data.

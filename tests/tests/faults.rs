@@ -1,12 +1,13 @@
 //! Faults under load: whatever dies, every request is answered, correctly, once, and what died is
 //! replaced.
 
-use quorate_tests::{BYZANTINE, Load, Mix, NONE, Platform, Status, process};
+use quorate::tls::Role;
+use quorate_tests::{BYZANTINE, Load, Mix, NONE, PATIENCE, Platform, Status, process};
 use rustix::process::Signal;
-use std::{
-    io::{Read, Write},
+use std::time::Duration;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
-    time::Duration,
 };
 
 /// Requests that are outstanding at any time.
@@ -217,12 +218,20 @@ async fn malformed_frames_close_their_connection_and_nothing_else() {
     let victim = platform.backup("add").await;
     let ports = process::listening(victim.process());
     assert!(ports.len() >= 2, "its services and its transport: {ports:?}");
-    let before = refused(&victim).await;
+    let before = refused(&platform, &victim).await;
     let mut load = Load::start(&platform, Mix::All, 4);
     for port in ports {
+        // From strangers, and from who belongs to the platform and has gone mad.
+        let (role, name) = match victim.address.as_deref() == Some(&port.to_string()) {
+            true => (Role::Control, "control"),
+            false => (Role::Worker, "add-0-worker"),
+        };
+        let wires = platform.data.wires(role, name);
         for garbage in garbage() {
-            let closed = tokio::task::spawn_blocking(move || is_closed_on(port, &garbage)).await;
-            closed.expect("does not panic").unwrap_or_else(|error| panic!("{port}: {error}"));
+            let mad = wires.dial(port, &Role::Replica.name()).await.expect("is let in");
+            is_closed(mad, &garbage).await.unwrap_or_else(|error| panic!("{port}: {error}"));
+            let stranger = TcpStream::connect(port).await.expect("listens");
+            is_closed(stranger, &garbage).await.unwrap_or_else(|error| panic!("{port}: {error}"));
         }
     }
     load.answered(AROUND).await;
@@ -232,15 +241,17 @@ async fn malformed_frames_close_their_connection_and_nothing_else() {
         (after.pid, after.incarnation, after.state.as_str()),
         (victim.pid, victim.incarnation, "ready")
     );
-    assert!(refused(&victim).await > before, "what was refused is counted");
+    assert!(refused(&platform, &victim).await > before, "what was refused is counted");
     platform.stop().await;
 }
 
 /// What a replica has refused so far, in all.
-async fn refused(replica: &Status) -> u64 {
+async fn refused(platform: &Platform, replica: &Status) -> u64 {
     use quorate::proto::{ReplicaStatusRequest, replica_client::ReplicaClient};
     let address = replica.address.as_deref().expect("listens");
-    let mut client = ReplicaClient::connect(format!("http://{address}")).await.expect("answers");
+    let wires = platform.data.wires(Role::Control, "control");
+    let channel = wires.channel(address, Role::Replica.name(), PATIENCE).expect("an address");
+    let mut client = ReplicaClient::new(channel);
     client.status(ReplicaStatusRequest {}).await.expect("answers").into_inner().refused.values().sum()
 }
 
@@ -265,14 +276,14 @@ fn garbage() -> Vec<Vec<u8>> {
 }
 
 /// Sends garbage and the end of it, and waits until the other side has closed too.
-fn is_closed_on(port: std::net::SocketAddr, garbage: &[u8]) -> std::io::Result<()> {
-    let mut stream = TcpStream::connect(port)?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+async fn is_closed(mut stream: impl AsyncRead + AsyncWrite + Unpin, garbage: &[u8]) -> std::io::Result<()> {
     // The other side may have closed before it has all.
-    let _ = stream.write_all(garbage).and_then(|()| stream.shutdown(std::net::Shutdown::Write));
+    let _ = stream.write_all(garbage).await;
+    let _ = stream.shutdown().await;
     let mut answer = Vec::new();
-    match stream.take(1 << 20).read_to_end(&mut answer) {
-        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Ok(()),
-        end => end.map(drop),
+    match tokio::time::timeout(PATIENCE, stream.take(1 << 20).read_to_end(&mut answer)).await? {
+        // However it ends, it ends.
+        Err(error) if error.kind() == std::io::ErrorKind::TimedOut => Err(error),
+        _ => Ok(()),
     }
 }

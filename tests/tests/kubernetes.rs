@@ -62,6 +62,12 @@ impl Deployed {
             .replace(":4566", &format!(":{aws}"))
             .replace(region, &format!("{region}{}", functions.concat()));
         let deployed = Self;
+        kubectl(&["apply", "-f", "daemons/deploy/base/namespace.yaml"]);
+        let folder = tempfile::tempdir().expect("a folder");
+        let folder = folder.path().join("tls");
+        let make = ["tls", "make", folder.to_str().expect("is UTF-8"), "--secrets"];
+        let secrets = run(binary().to_str().expect("is UTF-8"), &make, "");
+        run("kubectl", &["-n", "quorate", "create", "-f", "-"], &secrets);
         run("kubectl", &["apply", "-f", "-"], &manifests);
         deployed
     }
