@@ -258,8 +258,9 @@ async fn a_daemon_is_what_its_configuration_says() {
     let certified = Tls { ca: ca.clone(), cert: Some(files.cert), key: Some(files.key), ..Tls::default() };
     let certified = standing(data.path(), certified).unwrap().expect("on");
     for (client, server) in [(&issuing, &certified), (&certified, &issuing)] {
-        let met = meet(&client.credentials, &Role::Control.name(), &server.credentials, &[Role::Control]);
-        assert_eq!(met.await, (Ok(b'b'), Ok(b'a')));
+        let name = Role::Control.name();
+        let met = meet(&client.credentials, &name, &server.credentials, &[Role::Control]).await;
+        assert_eq!(met, (Ok(b'b'), Ok(b'a')));
     }
     issuing.authority().expect("it makes the pods' certificates");
     let error = certified.authority().expect_err("it can't").to_string();

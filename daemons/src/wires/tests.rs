@@ -45,7 +45,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Comes in at the door, and is heard.
 async fn comes_in(wires: &Wires, door: &mut Incoming, address: SocketAddr) {
-    let (dialled, accepted) = tokio::join!(wires.dial(address, &Role::Worker.name()), door.next());
+    let name = Role::Worker.name();
+    let (dialled, accepted) = tokio::join!(wires.dial(address, &name), door.next());
     let (mut dialled, mut accepted) = (dialled.unwrap(), accepted.unwrap());
     dialled.write_all(b"hello").await.unwrap();
     let mut heard = [0; 5];
