@@ -195,7 +195,8 @@ async fn is_answered(mut stream: impl AsyncRead + AsyncWrite + Unpin, first: &[u
     let _ = stream.write_all(first).await;
     let _ = stream.flush().await;
     let read = tokio::time::timeout(PATIENCE, stream.read_u8()).await.expect("it answers or closes");
-    read.is_ok()
+    // What begins a record of TLS with an alert (RFC 8446, section 5.1) begins nothing else here.
+    read.is_ok_and(|byte| byte != 21)
 }
 
 /// The same from the first word on, for who may not even get so far.

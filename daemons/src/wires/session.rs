@@ -61,7 +61,7 @@ impl Sessions {
         roles: Option<&'static [Role]>,
     ) -> Box<dyn Session> {
         let refusals = Arc::clone(&self.refusals);
-        Box::new(Ends { connection, peer, roles, is_ready: false, refusals })
+        Box::new(Ends { connection, peer, roles, is_ready: false, incoming: BytesMut::new(), refusals })
     }
 }
 
@@ -74,6 +74,8 @@ struct Ends<C> {
     /// Whom to let in; who dials has said whom it means.
     roles: Option<&'static [Role]>,
     is_ready: bool,
+    /// What came in and is not whole yet. rustls remembers places in it, so every step is given all of it.
+    incoming: BytesMut,
     refusals: Arc<Refusals>,
 }
 
@@ -206,12 +208,12 @@ impl<C: Connection> Ends<C> {
     /// Takes steps as long as there are some.
     fn go_on(
         &mut self,
-        wire: &mut BytesMut,
         plain: &mut BytesMut,
         answer: &mut BytesMut,
         seal: Option<&[u8]>,
     ) -> Result<Step, Error> {
         let connection = self.connection.as_mut().map_err(|error| error.clone())?;
+        let wire = &mut self.incoming;
         loop {
             let (discard, step) = step(connection, wire, plain, answer, seal);
             wire.advance(discard);
@@ -220,7 +222,7 @@ impl<C: Connection> Ends<C> {
                 Ok(over) => return Ok(over),
                 Err(error) => {
                     // Why is still said to the other end.
-                    while let (_, Ok(Step::Again)) = self::step(connection, &mut [], plain, answer, None) {}
+                    let _ = self::step(connection, wire, plain, answer, None);
                     return Err(error);
                 }
             }
@@ -235,7 +237,17 @@ impl<C: Connection> Session for Ends<C> {
         plain: &mut BytesMut,
         answer: &mut BytesMut,
     ) -> Result<(), Broken> {
-        let step = self.go_on(wire, plain, answer, None).map_err(|error| self.refuse(error.into()))?;
+        if self.incoming.is_empty() {
+            std::mem::swap(wire, &mut self.incoming);
+        } else {
+            self.incoming.extend_from_slice(wire);
+            wire.clear();
+        }
+        let step = self.go_on(plain, answer, None).map_err(|error| self.refuse(error.into()))?;
+        if self.incoming.is_empty() {
+            // Its room is used again.
+            std::mem::swap(wire, &mut self.incoming);
+        }
         let Ok(connection) = &self.connection else { return Ok(()) };
         if !self.is_ready && !connection.is_handshaking() {
             if let Some(roles) = self.roles {
@@ -251,8 +263,8 @@ impl<C: Connection> Session for Ends<C> {
     }
 
     fn seal(&mut self, plain: &[u8], wire: &mut BytesMut) -> Result<(), Broken> {
-        let (mut nothing, mut none) = (BytesMut::new(), BytesMut::new());
-        match self.go_on(&mut nothing, &mut none, wire, Some(plain)) {
+        // All that was whole has been taken in already.
+        match self.go_on(&mut BytesMut::new(), wire, Some(plain)) {
             Ok(Step::Sealed) => Ok(()),
             Ok(_) => Err(Broken(format!("{} can't be written to", self.peer))),
             Err(error) => Err(Broken(format!("{}: {error}", self.peer))),
