@@ -149,16 +149,17 @@ fn carry(ends: &mut [End; 2], piece: usize) -> Result<(), Broken> {
     let mut quiet = 0;
     let mut from = 0;
     while quiet < 2 {
-        let (answer, opened) = ends[from].open();
+        let (answer, said) = ends[from].open();
         let mut spoke = !answer.is_empty();
         for piece in answer.chunks(piece) {
             ends[1 - from].wire.extend_from_slice(piece);
-            let (more, opened) = ends[1 - from].open();
+            let (more, heard) = ends[1 - from].open();
             ends[from].wire.extend_from_slice(&more);
             spoke |= !more.is_empty();
-            opened?;
+            // Who refuses says why, and the other end hears that.
+            said.clone().and(heard)?;
         }
-        opened?;
+        said?;
         quiet = if spoke { 0 } else { quiet + 1 };
         from = 1 - from;
     }
