@@ -8,6 +8,7 @@ use quorate::{
 };
 use quorate_dag::{Expression, Function, Limits, Value};
 use quorate_pbft::{
+    membership::Chain,
     ClientId, Incarnation, Sequence, Timestamp,
     crypto::{Domain, Kind},
     history::History,
@@ -64,8 +65,8 @@ impl Set {
             receipt: true,
         };
         let plan = Expression::parse(&request.expression).expect("an expression").plan();
-        let genesis = hex::encode(&self.0.configuration.to_bytes());
-        let evidence = Evidence { value: &sum, set: "add-0", genesis: &genesis, receipt: &receipt };
+        let chain = Chain::new(self.0.configuration.clone()).to_bytes();
+        let evidence = Evidence { value: &sum, set: "add-0", chain: &chain, receipt: &receipt };
         ExpressionReceipt::assemble(&request, &plan, DIGITS_MAX, &sum.to_string(), |_| Some(evidence))
             .expect("every operation is signed")
     }

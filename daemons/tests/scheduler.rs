@@ -167,6 +167,8 @@ impl Platform {
             },
             replicas: Vec::new(),
             genesis: None,
+            successions: Vec::new(),
+            succession: None,
             name: name.clone(),
         };
         let value = serde_json::to_vec(&record).unwrap();

@@ -4,7 +4,7 @@
 //! counts, the latest word wins. An empty line is answered with one: so both know that the other is there.
 //! Nobody's leaving ends the pod; the word to end, SIGTERM, does.
 
-use super::{Attachment, Said, Told};
+use super::{Attachment, Ears, Said};
 use crate::shutdown;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
@@ -41,18 +41,14 @@ pub async fn listen(address: SocketAddr, replicas: u32) -> std::io::Result<Attac
 }
 
 fn converse(listener: TcpListener, replicas: u32, ended: watch::Receiver<bool>) -> Attachment {
-    let replicas = usize::try_from(replicas).unwrap_or(usize::MAX);
-    let (tell, peers) = watch::channel(vec![None; replicas]);
+    let (told, peers, orders) = Ears::new(replicas);
     let (say, said) = watch::channel(Vec::new());
-    tokio::spawn(accept(listener, said, Arc::new(tell)));
+    tokio::spawn(accept(listener, said, Arc::new(told)));
     let say = move |word: &Said| say.send_modify(|said| said.push(word.clone()));
-    Attachment { say: Box::new(say), peers, ended }
+    Attachment { say: Box::new(say), peers, orders, ended }
 }
 
-/// What is told of peers, for all conversations.
-type Tell = Arc<watch::Sender<Vec<Option<String>>>>;
-
-async fn accept(listener: TcpListener, said: watch::Receiver<Vec<Said>>, tell: Tell) {
+async fn accept(listener: TcpListener, said: watch::Receiver<Vec<Said>>, ears: Arc<Ears>) {
     let free = Arc::new(Semaphore::new(CONVERSATIONS_MAX));
     loop {
         let stream = match listener.accept().await {
@@ -68,23 +64,23 @@ async fn accept(listener: TcpListener, said: watch::Receiver<Vec<Said>>, tell: T
             tracing::warn!("there are {CONVERSATIONS_MAX} conversations already; another is refused");
             continue;
         };
-        let (said, tell) = (said.clone(), Arc::clone(&tell));
+        let (said, ears) = (said.clone(), Arc::clone(&ears));
         tokio::spawn(async move {
-            talk(stream, said, tell).await;
+            talk(stream, said, ears).await;
             drop(place);
         });
     }
 }
 
 /// Speaks and listens until the other end is gone or makes no sense.
-async fn talk(stream: TcpStream, said: watch::Receiver<Vec<Said>>, tell: Tell) {
+async fn talk(stream: TcpStream, said: watch::Receiver<Vec<Said>>, ears: Arc<Ears>) {
     // Lines are short, and someone waits for each.
     let _ = stream.set_nodelay(true);
     let (from, to) = stream.into_split();
     let (answer, asked) = mpsc::channel(1);
     tokio::select! {
         () = speak(to, said, asked) => {}
-        () = hear(from, tell, answer) => {}
+        () = hear(from, ears, answer) => {}
     }
 }
 
@@ -114,7 +110,7 @@ async fn speak(mut to: OwnedWriteHalf, mut said: watch::Receiver<Vec<Said>>, mut
     }
 }
 
-async fn hear(from: OwnedReadHalf, tell: Tell, answer: mpsc::Sender<()>) {
+async fn hear(from: OwnedReadHalf, ears: Arc<Ears>, answer: mpsc::Sender<()>) {
     let mut reader = BufReader::new(from);
     let mut line = Vec::new();
     loop {
@@ -130,9 +126,7 @@ async fn hear(from: OwnedReadHalf, tell: Tell, answer: mpsc::Sender<()>) {
             continue;
         }
         match serde_json::from_slice(&line) {
-            Ok(Told::Peers { transports }) => {
-                tell.send_replace(transports);
-            }
+            Ok(told) => ears.hear(told),
             Err(error) => return tracing::warn!(%error, "what the pod was told makes no sense"),
         }
     }
@@ -140,7 +134,7 @@ async fn hear(from: OwnedReadHalf, tell: Tell, answer: mpsc::Sender<()>) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::Told, *};
 
     async fn pod() -> (Attachment, SocketAddr, watch::Sender<bool>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

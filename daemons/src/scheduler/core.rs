@@ -90,7 +90,6 @@ pub(crate) enum Job {
 struct Set {
     name: Arc<str>,
     function: Function,
-    genesis: Option<Arc<str>>,
     /// The life of the worker that `link` leads to.
     address: Option<(String, u64)>,
     draining: bool,
@@ -407,8 +406,8 @@ impl Core {
                     return self.abort(now, id, failure("internal", detail));
                 }
                 if running.work.wants_receipt() {
-                    let genesis = self.sets.get(set).and_then(|set| set.genesis.clone());
-                    let evidence = Evidence { set: Arc::clone(set), genesis, receipt: outcome.receipt };
+                    let (receipt, chain) = (outcome.receipt, outcome.chain);
+                    let evidence = Evidence { set: Arc::clone(set), receipt, chain };
                     running.work.proven(node, evidence);
                 }
             }
@@ -518,14 +517,12 @@ impl Core {
         let set = self.sets.entry(Arc::clone(&name)).or_insert_with(|| Set {
             name,
             function: record.function,
-            genesis: None,
             address: None,
             draining: false,
             generation: 0,
             link: None,
             worker: None,
         });
-        set.genesis = record.genesis.map(Arc::from);
         set.draining = record.state == SetState::Draining;
         if set.address != address {
             let lost = set.unlink();

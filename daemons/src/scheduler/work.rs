@@ -27,11 +27,11 @@ pub(super) struct Work {
 /// What proves a node's value.
 #[derive(Clone, Debug)]
 pub(super) struct Evidence {
-    /// The set that executed it, and its genesis.
+    /// The set that executed it.
     pub(super) set: Arc<str>,
-    pub(super) genesis: Option<Arc<str>>,
-    /// The PBFT receipt.
+    /// The PBFT receipt, and the set's chain that it is checked with.
     pub(super) receipt: Bytes,
+    pub(super) chain: Bytes,
 }
 
 impl Work {
