@@ -183,6 +183,12 @@ impl Deployed {
             .collect()
     }
 
+    /// What pods have written.
+    #[must_use]
+    pub fn logs(&self, selector: &str) -> String {
+        kubectl(&["-n", "quorate", "logs", "-l", selector, "--tail=-1"])
+    }
+
     /// Ends a pod with no warning.
     pub fn kill(&self, pod: &str) {
         kubectl(&["-n", "quorate", "delete", pod, "--grace-period=0", "--force", "--wait=false"]);

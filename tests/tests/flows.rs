@@ -123,7 +123,7 @@ fn fault(kind: u64, pod: &str, seen: &'static str) -> impl Fn(&Value) -> bool + 
 }
 
 /// A member of a set's record: the worker, or a replica.
-fn member<'a>(set: &'a Value, index: Option<usize>) -> &'a Value {
+fn member(set: &Value, index: Option<usize>) -> &Value {
     index.map_or(&set["worker"], |index| &set["replicas"][index])
 }
 
