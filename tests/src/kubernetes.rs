@@ -7,6 +7,7 @@ use crate::{
 };
 use serde_json::Value;
 use std::{
+    env,
     fs::{self, File},
     io::Write,
     path::Path,
@@ -32,8 +33,8 @@ pub struct Deployed {
     /// Keeps connections, as a client that sends much does.
     pub http: reqwest::Client,
     _servers: (Moto, Etcd, Proxy, Proxy),
-    /// There is one namespace and one NodePort.
-    _alone: File,
+    /// There is one namespace and one NodePort; and nobody may stop the API server.
+    _locks: [File; 2],
 }
 
 /// What is otherwise about the pods of worker sets: another program in their image, and its environment.
@@ -101,6 +102,11 @@ impl Deployed {
     /// When it does not answer.
     pub async fn start(config: &str, pods: Option<Pods<'_>>) -> Self {
         let alone = data::lock(&crate::binary::target().0.join("tmp/kubernetes.lock"));
+        let kubeconfig =
+            env::var_os("KUBECONFIG").expect("names a cluster: tests/kubernetes/up brings one up");
+        let shared =
+            File::create(Path::new(&kubeconfig).with_file_name("tests.lock")).expect("lies beside it");
+        shared.lock_shared().expect("the file system has locks");
         kubectl(&["wait", "--for=delete", "namespace/quorate", "--timeout=180s"]);
         run("tests/kubernetes/image", &[text(binary())], "");
         if let Some(pods) = pods {
@@ -123,7 +129,7 @@ impl Deployed {
         // Whoever a connection led to may be gone without a word: a careful client gives up and asks again.
         let http = reqwest::Client::builder().connect_timeout(CONNECT).timeout(ANSWER).build();
         let http = http.expect("needs nothing");
-        let deployed = Self { http, _servers: (moto, etcd, aws, store), _alone: alone };
+        let deployed = Self { http, _servers: (moto, etcd, aws, store), _locks: [alone, shared] };
         run("kubectl", &["apply", "-f", "-"], &manifests);
         crate::eventually_within(PATIENCE, "a gateway to be ready", || deployed.get("/readyz")).await;
         let answer = crate::eventually_within(PATIENCE, "the first answer", || async {

@@ -71,14 +71,14 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let (start, mut killed) = (Instant::now(), BTreeMap::new());
+    let mut killed = BTreeMap::new();
     let report = if options.kubernetes {
         in_kubernetes(&options, &mut killed).await
     } else {
         here(&options, &mut killed).await
     };
     println!("seed         {}", options.seed);
-    println!("seconds      {}", start.elapsed().as_secs());
+    println!("minutes      {}", options.minutes);
     for (what, count) in &killed {
         println!("killed       {count} {what}");
     }
