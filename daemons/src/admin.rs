@@ -19,7 +19,7 @@ use crate::{
     queue::{QueueError, QueueName},
     set::{LOST, Member, MemberState, SETS, SetRecord, SetState},
     shutdown::{self, Shutdown},
-    store::{Change, StoreError},
+    store::{Change, Revision, StoreError},
     trouble::Trouble,
 };
 use cases::Cases;
@@ -53,6 +53,7 @@ pub async fn run(config: Arc<Config>, engine: Arc<dyn Engine>, mut shutdown: Shu
     let mut admin = Admin {
         engine,
         sets: BTreeMap::new(),
+        revisions: HashMap::new(),
         probes: probe::Probes::new(&config.timeouts, missed),
         witnesses: witnesses::Witnesses::new(said),
         cases: None,
@@ -72,6 +73,8 @@ pub async fn run(config: Arc<Config>, engine: Arc<dyn Engine>, mut shutdown: Shu
 struct Admin {
     engine: Arc<dyn Engine>,
     sets: BTreeMap<String, SetRecord>,
+    /// The revisions of these records: the watch may still show what this admin has changed since.
+    revisions: HashMap<String, Revision>,
     probes: probe::Probes,
     witnesses: witnesses::Witnesses,
     /// What speaks against replicas; none until the store has said what is known.
@@ -96,6 +99,7 @@ impl Admin {
         }
         let (entries, revision) = engine.store().list(SETS).await?;
         let mut changes = engine.store().watch(SETS, revision.next()).await?;
+        self.revisions = entries.iter().map(|entry| (entry.key.clone(), entry.revision)).collect();
         self.sets = entries
             .into_iter()
             .filter_map(|entry| Some((entry.key, serde_json::from_slice(&entry.value).ok()?)))
@@ -106,12 +110,15 @@ impl Admin {
             tokio::select! {
                 () = shutdown::requested(shutdown) => return Ok(()),
                 change = changes.recv() => match change {
+                    Some(Ok(change)) if self.is_known(&change) => {}
                     Some(Ok(Change::Put(entry))) => {
+                        self.revisions.insert(entry.key.clone(), entry.revision);
                         if let Ok(set) = serde_json::from_slice(&entry.value) {
                             self.sets.insert(entry.key, set);
                         }
                     }
                     Some(Ok(Change::Deleted { key, .. })) => {
+                        self.revisions.remove(&key);
                         self.sets.remove(&key);
                     }
                     Some(Err(StoreError::Compacted(_))) | None => return Ok(()),
@@ -123,6 +130,11 @@ impl Admin {
             }
             trouble.over();
         }
+    }
+
+    /// Whether a change is of before the record that is known.
+    fn is_known(&self, change: &Change) -> bool {
+        self.revisions.get(change.key()).is_some_and(|known| change.revision() <= *known)
     }
 
     /// Probes those that should answer; publishes those that are down.
@@ -284,7 +296,8 @@ impl Admin {
             }
             let value = serde_json::to_vec(&set).expect("a record is plain data");
             match store.compare_and_swap(key, Some(entry.revision), Some(value.into()), None).await {
-                Ok(_) => {
+                Ok(revision) => {
+                    self.revisions.insert(key.into(), revision);
                     self.sets.insert(key.into(), set);
                     return Ok(());
                 }
