@@ -107,7 +107,7 @@ impl Syntax {
         // A postfix tree is read with a stack of its operands.
         let mut operands: Vec<Ref> = Vec::new();
         for item in &expression.items {
-            let operand = match item.kind {
+            let operand = match item.kind() {
                 ItemKind::Small(value) => constants.small(value),
                 ItemKind::Literal(index) => constants.insert(expression.literals[index as usize].clone()),
                 ItemKind::Parameter(index) => Ref::new(Target::Parameter(index)),
@@ -121,7 +121,7 @@ impl Syntax {
                         }
                     }
                 }
-                ItemKind::Binary(function, _) => {
+                ItemKind::Binary(function) => {
                     let right = operands.pop().expect("an operator follows its operands");
                     let left = operands.pop().expect("an operator follows its operands");
                     let entry = Entry::new(EntryKind::Binary(function), left, right, item.at);
