@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::error::ExpressionError;
+use crate::error::{ErrorKind, ExpressionError};
 use crate::evaluate::Parameters;
 use crate::function::Function;
 use crate::limits::Limits;
@@ -59,6 +59,14 @@ pub(crate) enum ItemKind {
     Negate,
     /// Of the item before it and the one that ends before that one begins.
     Binary(Function),
+}
+
+impl Name {
+    pub(crate) fn unknown(&self) -> ExpressionError {
+        let at = self.at as usize;
+        let kind = ErrorKind::UnknownParameter { name: self.name.to_string() };
+        ExpressionError::new(kind, at..at + self.name.len())
+    }
 }
 
 impl Item {
@@ -184,11 +192,14 @@ impl Expression {
         Plan::new(self, options)
     }
 
-    /// Plans and computes it here and now, within the default [`Limits`].
+    /// Computes it here and now, with the value that its plan has, within the default [`Limits`].
     ///
     /// # Errors
     /// A parameter without a value, a division by zero, or a value with too many digits.
     pub fn evaluate(&self, parameters: &Parameters) -> Result<Value, ExpressionError> {
+        if let Some(value) = self.small_value(parameters) {
+            return Ok(value);
+        }
         let plan = Arc::new(self.plan());
         plan.evaluate(parameters, &Limits::default())
     }

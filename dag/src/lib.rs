@@ -12,6 +12,8 @@ mod rank;
 mod run;
 
 #[cfg(feature = "arithmetic")]
+mod direct;
+#[cfg(feature = "arithmetic")]
 mod error;
 #[cfg(feature = "arithmetic")]
 mod evaluate;

@@ -69,7 +69,7 @@ pub struct Plan {
     at: Vec<u32>,
     constants: Vec<Value>,
     names: Vec<Name>,
-    /// Every divisor of the source and its `/`, in the order of the source.
+    /// Every divisor of the source and its `/`.
     divisors: Vec<Divisor>,
     root: Ref,
 }
