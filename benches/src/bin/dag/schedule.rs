@@ -42,7 +42,9 @@ pub(crate) fn expression_tree(nodes: usize) -> Arc<Graph> {
 fn random(nodes: usize, near: usize) -> Arc<Graph> {
     let mut random = Random::new();
     let mut dag = Dag::new();
-    let ids: Vec<_> = (0..nodes).map(|node| dag.add_weighted((), FunctionId((node % 4) as u16), 1)).collect();
+    let ids: Vec<_> = (0..nodes)
+        .map(|node| dag.add_weighted((), FunctionId(u16::try_from(node % 4).expect("four functions")), 1))
+        .collect();
     for to in 1..nodes {
         for _ in 0..2 {
             let from = to - 1 - random.below(near.min(to));
@@ -68,10 +70,10 @@ fn walk(effort: &Effort, report: &mut Report, name: &str, graph: &Arc<Graph>, mo
         let at = processor_ns();
         let mut became_ready = 0;
         while let Some(node) = run.start_next() {
-            became_ready += run.complete(node, 1).expect("it was started").len() as u64;
+            became_ready += run.complete(node, 1).expect("it was started").len();
         }
         let end = processor_ns();
-        assert!(run.is_finished() && black_box(became_ready) < nodes as u64);
+        assert!(run.is_finished() && black_box(became_ready) < graph.len());
         made.push(at - start);
         walked.push(end - at);
         let start = processor_ns();
