@@ -8,10 +8,10 @@ use quorate::{
 };
 use quorate_dag::{Expression, Function, Limits, Value};
 use quorate_pbft::{
-    membership::Chain,
     ClientId, Incarnation, Sequence, Timestamp,
     crypto::{Domain, Kind},
     history::History,
+    membership::Chain,
     message::{Ending, Leaf},
     receipt::Signers,
 };

@@ -116,8 +116,7 @@ impl Cluster {
             self.succeeding.entry(set.name.clone()).or_insert_with(Instant::now);
         }
         let sets = &self.sets;
-        self.succeeding
-            .retain(|name, _| sets.get(name).is_some_and(|set| set.state != SetState::Draining));
+        self.succeeding.retain(|name, _| sets.get(name).is_some_and(|set| set.state != SetState::Draining));
         let patience = self.config.timeouts.pod_start;
         let late: Vec<_> = self.succeeding.extract_if(.., |_, since| since.elapsed() >= patience).collect();
         for (set, _) in late {

@@ -16,7 +16,7 @@ use uuid::Uuid;
 /// Where they are in the store, by the request's id.
 const PREFIX: &str = "runs/";
 /// How often a run that has come on is kept, and how long one is left before the first time.
-pub(super) const EVERY: Duration = Duration::from_millis(250);
+pub(super) const EVERY: Duration = Duration::from_secs(1);
 /// Etcd takes requests of up to 1.5 MiB.
 const BYTES_MAX: usize = 1 << 20;
 
@@ -55,8 +55,8 @@ pub(super) struct Proof {
     pub(super) node: u32,
     #[prost(string, tag = "2")]
     set: String,
-    #[prost(string, optional, tag = "3")]
-    genesis: Option<String>,
+    #[prost(bytes = "bytes", tag = "3")]
+    chain: Bytes,
     #[prost(bytes = "bytes", tag = "4")]
     receipt: Bytes,
 }
@@ -78,7 +78,7 @@ impl Proof {
         Self {
             node: u32::try_from(node).expect("a plan that is kept has few nodes"),
             set: evidence.set.to_string(),
-            genesis: evidence.genesis.as_deref().map(Into::into),
+            chain: evidence.chain.clone(),
             receipt: evidence.receipt.clone(),
         }
     }
@@ -86,7 +86,7 @@ impl Proof {
 
 impl From<Proof> for Evidence {
     fn from(proof: Proof) -> Self {
-        Self { set: proof.set.into(), genesis: proof.genesis.map(Into::into), receipt: proof.receipt }
+        Self { set: proof.set.into(), receipt: proof.receipt, chain: proof.chain }
     }
 }
 

@@ -99,6 +99,7 @@ fn told_of(event: &PodEvent) -> (String, What) {
         PodEvent::Started { pod, incarnation, .. } => (pod, incarnation, "started"),
         PodEvent::Said { pod, incarnation, said: Said::Listening { .. } } => (pod, incarnation, "listening"),
         PodEvent::Said { pod, incarnation, said: Said::Ready } => (pod, incarnation, "ready"),
+        PodEvent::Said { pod, incarnation, said: Said::Succeeded { .. } } => (pod, incarnation, "succeeded"),
         PodEvent::Ended { pod, incarnation, .. } => (pod, incarnation, "ended"),
     };
     (pod.clone(), What::Became { incarnation: *incarnation, word: word.into() })
