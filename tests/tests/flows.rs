@@ -397,7 +397,7 @@ async fn flow_3_quorum_certificate_event_of_a_fault_that_the_worker_names() {
     let (trace, mark) = (&platform.trace, platform.trace.mark().await);
     let (result, id) = platform.result("20+22").await;
     assert_eq!(result, "42");
-    let group = Group::new(&platform.set("add-0").await.configuration().expect("has replicas"));
+    let group = Group::new(&platform.set("add-0").await.genesis().expect("has replicas"));
     // The last backup in line for the primary's place.
     let liar = format!("add-0-replica-{}", group.primary(View(3)).0);
     let is_named = |event: &Value| {
