@@ -3,6 +3,9 @@
 /// Loads over this are sized by the square-root rule alone; nobody runs a layer of so many pods.
 const LOAD_MAX: f64 = 1e6;
 
+/// The same where several loads are possible: each further server costs an evaluation of every one.
+const LOADS_MAX: f64 = 2048.0;
+
 /// The fewest servers, more than `load`, with which at most a share of `miss` waits longer than `wait`
 /// service times; 0 without load.
 pub(crate) fn servers_for(load: f64, wait: f64, miss: f64) -> u32 {
@@ -23,6 +26,45 @@ pub(crate) fn servers_for(load: f64, wait: f64, miss: f64) -> u32 {
         lost = load * lost / (f64::from(servers) + load * lost);
         if lost <= 0.0 {
             return servers;
+        }
+    }
+}
+
+/// A load that may come, and how likely it is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Weighed {
+    pub(crate) load: f64,
+    pub(crate) weight: f64,
+}
+
+/// The fewest servers with which at most a share of `miss` of the requests waits longer than `wait` service
+/// times, when it is not known which of the loads comes; 0 without load.
+pub(crate) fn servers_for_any<const N: usize>(loads: &[Weighed; N], wait: f64, miss: f64) -> u32 {
+    let requests: f64 = loads.iter().map(|it| it.load * it.weight).sum();
+    let mean = requests / loads.iter().map(|it| it.weight).sum::<f64>();
+    if mean.is_nan() || mean <= 0.0 {
+        return 0;
+    }
+    if mean > LOADS_MAX {
+        return to_count((mean + 4.0 * mean.sqrt()).ceil());
+    }
+    let mut servers = to_count(mean.floor()) + 1;
+    let mut losses = loads.map(|it| if it.weight > 0.0 { lost(servers, it.load) } else { 0.0 });
+    let most = servers.saturating_mul(4).saturating_add(64);
+    loop {
+        let late = |(it, lost): (&Weighed, &f64)| {
+            let spare = f64::from(servers) - it.load;
+            let share =
+                if spare <= 0.0 { 1.0 } else { delayed(*lost, servers, it.load) * (-spare * wait).exp() };
+            it.weight * it.load * share
+        };
+        let late: f64 = loads.iter().zip(&losses).map(late).sum();
+        if late <= miss * requests || servers >= most {
+            return servers;
+        }
+        servers += 1;
+        for (it, lost) in loads.iter().zip(&mut losses) {
+            *lost = it.load * *lost / (f64::from(servers) + it.load * *lost);
         }
     }
 }

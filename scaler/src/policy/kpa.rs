@@ -111,7 +111,7 @@ impl Kpa {
         let since = if stable > 0.0 { now } else { self.state.empty_since.unwrap_or(now) };
         self.state.empty_since = Some(since);
         if now.saturating_sub(since) >= TO_ZERO {
-            decision.replace(0, Reason::ScaledToZero);
+            (decision.desired, decision.reason) = (0, Reason::ScaledToZero);
         } else if observation.current() > 0 {
             decision.replace(decision.desired.max(1), Reason::KeepAlive);
         }

@@ -11,12 +11,16 @@ macro_rules! names {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
         /// A policy with its constants, by the name that tables, configurations and commands use.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
         #[non_exhaustive]
-        pub enum Name { $($(#[$doc])* $name,)* }
+        pub enum Name { $($(#[$doc])* #[cfg_attr(feature = "serde", serde(rename = $text))] $name,)* }
 
         impl Name {
             /// Every one, in the order of the tables.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// The name of every one, in the same order.
+            pub const WORDS: &[&str] = &[$($text,)*];
 
             /// The name as text.
             #[must_use]
@@ -72,7 +76,7 @@ impl fmt::Display for Name {
 pub struct UnknownName(pub String);
 
 fn names() -> String {
-    Name::ALL.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ")
+    Name::WORDS.join(", ")
 }
 
 impl FromStr for Name {
@@ -94,6 +98,7 @@ macro_rules! any {
         /// What an [`AnyPolicy`] remembers between ticks.
         #[derive(Clone, Debug, PartialEq)]
         #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
+        #[expect(clippy::large_enum_variant, reason = "as the policy is")]
         #[non_exhaustive]
         pub enum AnyState { $($(#[$doc])* $kind(<$kind as Policy>::State),)* }
 

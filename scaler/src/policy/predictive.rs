@@ -1,21 +1,21 @@
+mod bank;
 mod margin;
 mod settings;
 mod trend;
 
+use self::bank::Bank;
 use self::margin::{Margin, REQUESTS_MAX};
 use self::trend::Trend;
 use super::{Conditions, Policy};
-use crate::queueing::{servers_for, to_count};
+use crate::queueing::{servers_for, servers_for_any, to_count};
 use crate::window::{Peak, Recent};
 use crate::{Decision, Observation, Reason};
 
+use settings::Filter;
 pub use settings::PredictiveSettings;
 
 /// Ticks over which the burst floor remembers the largest load.
 const BURST_TICKS: usize = 500;
-
-/// Ticks that a small step down waits for.
-const CALM_TICKS: usize = 60;
 
 /// Longest start delay that is looked ahead, in ticks.
 const DELAY_MAX: usize = 600;
@@ -32,16 +32,21 @@ const BACKLOG_MIN: f64 = 2.0;
 /// ticks and one:
 ///
 /// 1. The mean service time `S` follows what is measured, with weight `c/(c + 200)` for `c` completions.
-/// 2. A filter follows the arrivals: level and damped slope, learning how bursty they are.
-/// 3. The load at `h` is `a`; the fewest servers that keep the objective there are `ne`, from Erlang's C with
-///    `ErlangC(n, a)·exp(−(n − a)·objective/S) ≤ ε`.
+/// 2. A bank of filters with memories from two ticks to fifty follows the arrivals; those weigh most that
+///    foretold the last counts best, and each knows how certain it is.
+/// 3. The load `a` at `h` is a distribution; `ne` are the fewest servers with which at most a share `ε` of the
+///    requests waits too long, over all of it: the mean of `ErlangC(n, a)·exp(−(n − a)·objective/S)`, weighted
+///    by `a`.
 /// 4. Margin: how far the load of the last ticks passed the `ne` that was forecast for it, in units of
 ///    `√(a + 1)`, weighted by requests; the quantile `cover` of 600 ticks, at least 0, is added. It bounds the
 ///    share of requests, not of seconds, that meet too few pods.
 /// 5. Backlog: what will be left when a new pod is up, `Q + (m − R/S)·d − G·d/(2S)`, is served in `T`.
 /// 6. Floor: a share `f` of the largest load of the last 500 ticks.
-/// 7. Hold: the largest need of the last `H` ticks; a step down of at most `max(1, cur/16)` waits for the
-///    largest of 60.
+/// 7. Hold: the largest need of the last `H` ticks; a step down of at most `max(1, cur/10)` waits for the
+///    largest of 90.
+///
+/// The presets whose names begin with `CANDIDATE` are its first version, kept to compare with: in steps 2 and 3
+/// one Kalman filter of level and damped slope forecasts one load.
 ///
 /// Every constant is in [`PredictiveSettings`].
 #[derive(Clone, Debug)]
@@ -58,6 +63,7 @@ pub struct PredictiveState {
     /// Mean service time in seconds.
     service: f64,
     trend: Trend,
+    bank: Bank,
     arrivals: Recent<u64>,
     /// Load and servers that were forecast, of the ticks that have not come yet.
     forecasts: Recent<(f64, u32)>,
@@ -81,7 +87,7 @@ impl Predictive {
             margin: Margin::new(),
             burst: Peak::new(BURST_TICKS),
             hold: Peak::new(policy.hold_ticks()),
-            calm: Peak::new(CALM_TICKS),
+            calm: Peak::new(settings.calm_ticks),
             ..PredictiveState::default()
         };
         policy
@@ -120,8 +126,17 @@ impl Predictive {
         let service = state.service;
         state.trend.observe(arrivals as f64, &settings.trend);
         let level = state.trend.level;
-        let load = service * (level + state.trend.change(horizon as f64));
-        let servers = servers_for(load, slo / service, settings.miss);
+        state.bank.observe(arrivals as f64);
+        let (load, servers) = match settings.filter {
+            Filter::Trend => {
+                let load = service * (level + state.trend.change(horizon as f64));
+                (load, servers_for(load, slo / service, settings.miss))
+            }
+            Filter::Bank => {
+                let (loads, load) = state.bank.loads(horizon as f64, service);
+                (load, servers_for_any(&loads, slo / service, settings.miss))
+            }
+        };
 
         state.arrivals.push(arrivals, settings.load_ticks);
         let recent: u64 = state.arrivals.iter().sum();
@@ -156,11 +171,11 @@ impl Predictive {
     fn hold(&mut self, need: u32, observation: &Observation, decision: &mut Decision) {
         let current = observation.current();
         let held = self.state.hold.push(need, self.hold_ticks());
-        let calm = self.state.calm.push(need, CALM_TICKS);
+        let calm = self.state.calm.push(need, self.settings.calm_ticks);
         if held > need {
             decision.replace(held, Reason::Hold);
         }
-        if held < current && current - held <= (current / 16).max(1) {
+        if held < current && current - held <= (current / self.settings.calm_share).max(1) {
             decision.replace(calm.clamp(held, current), Reason::SmallStep);
         }
     }
@@ -194,18 +209,19 @@ impl Policy for Predictive {
 
     fn restore(&mut self, state: PredictiveState) {
         self.state = state;
-        let (horizon, hold_ticks) = (self.horizon(), self.hold_ticks());
+        let (horizon, hold_ticks, calm_ticks) = (self.horizon(), self.hold_ticks(), self.settings.calm_ticks);
         let state = &mut self.state;
         if !(state.service.is_finite() && state.service > 0.0) {
             state.service = self.conditions.service_prior.as_f64();
         }
         state.trend.fit();
+        state.bank.fit();
         state.margin.fit();
         state.arrivals.fit(self.settings.load_ticks);
         state.forecasts.fit(horizon);
         state.burst.fit(BURST_TICKS, |load| load.is_finite() && load >= 0.0);
         state.hold.fit(hold_ticks, |_| true);
-        state.calm.fit(CALM_TICKS, |_| true);
+        state.calm.fit(calm_ticks, |_| true);
     }
 
     fn state(&self) -> PredictiveState {

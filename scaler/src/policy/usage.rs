@@ -13,8 +13,8 @@ impl Usage {
     /// Takes in a tick. Its pods, ready and draining, count for the time since the one before.
     pub(super) fn observe(&mut self, observation: &Observation) {
         let now = observation.now;
-        let passed = now.saturating_sub(self.last_at.unwrap_or(now)).as_micros();
-        self.last_at = Some(now);
+        let Some(last_at) = self.last_at.replace(now) else { return }; // what was busy before is of no known time
+        let passed = now.saturating_sub(last_at).as_micros();
         let pods = u64::from(observation.ready.saturating_add(observation.draining));
         let slots = pods.saturating_mul(observation.slots_per_pod.get().into());
         self.slot_time = self.slot_time.saturating_add(Seconds::from_micros(slots.saturating_mul(passed)));
