@@ -71,24 +71,23 @@ impl PredictiveSettings {
         calm_share: 16,
     };
 
-    /// Few pods: waiting is cheap.
-    pub const LEAN: Self =
-        Self { miss: 0.02, hold_delays: 2.0, backlog_seconds: 2.0, burst_floor: 0.27, ..Self::BALANCED };
+    /// Few pods: waiting is cheap. The first version is still the cheapest where load is a train of bursts.
+    pub const LEAN: Self = Self::CANDIDATE_LEAN;
 
     /// The default of the platform.
     pub const BALANCED: Self = Self {
         filter: Filter::Bank,
         miss: 0.003,
-        cover: 0.0,
-        backlog_seconds: 1.0,
-        burst_floor: 0.5,
+        cover: 0.4,
+        backlog_seconds: 3.0,
+        burst_floor: 0.43,
         calm_ticks: 90,
         calm_share: 10,
         ..Self::CANDIDATE_BALANCED
     };
 
     /// Few waits: pods are cheap.
-    pub const STRICT: Self = Self { miss: 0.0003, cover: 0.4, burst_floor: 0.68, ..Self::BALANCED };
+    pub const STRICT: Self = Self { miss: 0.0003, backlog_seconds: 1.0, burst_floor: 0.68, ..Self::BALANCED };
 }
 
 /// What the forecast comes from.
