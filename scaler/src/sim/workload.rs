@@ -74,7 +74,9 @@ impl Workload {
         if peak <= 0.0 {
             return Err(WorkloadError::NoLoad);
         }
-        let scale = (PEAK_RATE / peak * 1e4).round() / 1e4;
+        // Four places, so that a table can say all of it; very busy traces need more.
+        let exact = PEAK_RATE / peak;
+        let scale = if exact < 0.01 { exact } else { (exact * 1e4).round() / 1e4 };
         let rates: Vec<f64> = trace.rates().map(|rate| rate * scale).collect();
         let expected = rates.iter().sum::<f64>();
         if expected > REQUESTS_MAX as f64 * 0.99 {

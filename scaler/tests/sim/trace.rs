@@ -56,6 +56,13 @@ fn peak_becomes_64_requests_a_second_and_the_start_fits_the_first_minute() {
 }
 
 #[test]
+fn very_busy_trace_is_scaled_down_too() {
+    let busy = Trace::new(1, vec![50_000_000; 60]).unwrap();
+    let workload = Workload::new(&busy, 1, Service::Exponential).unwrap();
+    assert!((workload.load(0) - 32.0).abs() < 1e-9);
+}
+
+#[test]
 fn wide_bins_are_interpolated_between_their_middles() {
     let workload =
         Workload::new(&Trace::new(4, vec![400, 400, 800]).unwrap(), 1, Service::Exponential).unwrap();
