@@ -19,7 +19,7 @@ use crate::{
     queue::{QueueError, QueueName},
     set::{LOST, Member, MemberState, SETS, SetRecord, SetState},
     shutdown::{self, Shutdown},
-    store::{Change, StoreError},
+    store::{Change, Revision, StoreError},
     trouble::Trouble,
     wires::Wires,
 };
@@ -55,6 +55,7 @@ pub async fn run(config: Arc<Config>, engine: Arc<dyn Engine>, wires: Wires, mut
         engine,
         wires: wires.clone(),
         sets: BTreeMap::new(),
+        revisions: HashMap::new(),
         probes: probe::Probes::new(&config.timeouts, wires.clone(), missed),
         witnesses: witnesses::Witnesses::new(wires, said),
         cases: None,
@@ -75,6 +76,8 @@ struct Admin {
     engine: Arc<dyn Engine>,
     wires: Wires,
     sets: BTreeMap<String, SetRecord>,
+    /// The revisions of these records: the watch may still show what this admin has changed since.
+    revisions: HashMap<String, Revision>,
     probes: probe::Probes,
     witnesses: witnesses::Witnesses,
     /// What speaks against replicas; none until the store has said what is known.
@@ -99,6 +102,7 @@ impl Admin {
         }
         let (entries, revision) = engine.store().list(SETS).await?;
         let mut changes = engine.store().watch(SETS, revision.next()).await?;
+        self.revisions = entries.iter().map(|entry| (entry.key.clone(), entry.revision)).collect();
         self.sets = entries
             .into_iter()
             .filter_map(|entry| Some((entry.key, serde_json::from_slice(&entry.value).ok()?)))
@@ -109,12 +113,15 @@ impl Admin {
             tokio::select! {
                 () = shutdown::requested(shutdown) => return Ok(()),
                 change = changes.recv() => match change {
+                    Some(Ok(change)) if self.is_known(&change) => {}
                     Some(Ok(Change::Put(entry))) => {
+                        self.revisions.insert(entry.key.clone(), entry.revision);
                         if let Ok(set) = serde_json::from_slice(&entry.value) {
                             self.sets.insert(entry.key, set);
                         }
                     }
                     Some(Ok(Change::Deleted { key, .. })) => {
+                        self.revisions.remove(&key);
                         self.sets.remove(&key);
                     }
                     Some(Err(StoreError::Compacted(_))) | None => return Ok(()),
@@ -126,6 +133,11 @@ impl Admin {
             }
             trouble.over();
         }
+    }
+
+    /// Whether a change is of before the record that is known.
+    fn is_known(&self, change: &Change) -> bool {
+        self.revisions.get(change.key()).is_some_and(|known| change.revision() <= *known)
     }
 
     /// Probes those that should answer; publishes those that are down.
@@ -287,7 +299,8 @@ impl Admin {
             }
             let value = serde_json::to_vec(&set).expect("a record is plain data");
             match store.compare_and_swap(key, Some(entry.revision), Some(value.into()), None).await {
-                Ok(_) => {
+                Ok(revision) => {
+                    self.revisions.insert(key.into(), revision);
                     self.sets.insert(key.into(), set);
                     return Ok(());
                 }

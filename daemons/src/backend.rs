@@ -10,6 +10,7 @@ use crate::{
     tls::Role,
 };
 use async_trait::async_trait;
+use quorate_pbft::{Configuration, membership::Reconfigure};
 use serde::{Deserialize, Serialize};
 
 /// Makes and removes pods.
@@ -78,6 +79,22 @@ pub trait Backend: Send + Sync + 'static {
     ) -> Result<SetKeys, IdentityError> {
         let set = set.to_owned();
         identities.beside(move |identities| identities.obtain(&set, replicas)).await
+    }
+
+    /// The order that the replica with this index of a set with these members has its place given to
+    /// another one, whose key lies where its pod will find it.
+    ///
+    /// # Errors
+    /// When keys can't be had or kept, or the set's group would refuse the order.
+    async fn order(
+        &self,
+        identities: &Identities,
+        set: &str,
+        members: &Configuration,
+        index: u32,
+    ) -> Result<Reconfigure, IdentityError> {
+        let (set, members) = (set.to_owned(), members.clone());
+        identities.beside(move |identities| identities.order(&set, &members, index)).await
     }
 }
 

@@ -9,6 +9,7 @@ mod api;
 mod creation;
 mod members;
 pub mod reconcile;
+mod succession;
 
 pub use api::Request;
 
@@ -36,6 +37,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+use succession::apply_succession;
 use tokio::{net::TcpListener, sync::mpsc};
 
 /// How long a draining set's worker may finish what was dispatched to it before its record said so.
@@ -137,6 +139,7 @@ pub async fn run(setup: Setup) -> Result<(), ClusterError> {
     let _server = AbortOnDrop(tokio::spawn(serving));
     let events = setup.engine.queue(&QueueName::events()).await?;
     let (made, making_done) = mpsc::unbounded_channel();
+    let (made_orders, orders) = mpsc::unbounded_channel();
     let mut cluster = Cluster {
         identities: Identities::at(&setup.config.data),
         config: setup.config,
@@ -149,6 +152,8 @@ pub async fn run(setup: Setup) -> Result<(), ClusterError> {
         making: BTreeMap::new(),
         refused: BTreeMap::new(),
         made,
+        succeeding: BTreeMap::new(),
+        made_orders,
         since: HashMap::new(),
         restarts: HashMap::new(),
         due: Vec::new(),
@@ -158,8 +163,16 @@ pub async fn run(setup: Setup) -> Result<(), ClusterError> {
         shutdown: setup.shutdown,
     };
     cluster.load(setup.fresh).await?;
-    cluster.drive(setup.pods, requests, events, making_done, address).await
+    cluster.drive((setup.pods, requests, making_done, orders), events, address).await
 }
+
+/// What the service hears: of pods, of callers, of keys and of orders that were made beside.
+type Inbox = (
+    mpsc::UnboundedReceiver<PodEvent>,
+    mpsc::Receiver<Request>,
+    mpsc::UnboundedReceiver<(String, creation::Made)>,
+    mpsc::UnboundedReceiver<succession::MadeOrder>,
+);
 
 struct Cluster {
     config: Arc<Config>,
@@ -176,6 +189,9 @@ struct Cluster {
     /// Sets whose keys are being made.
     making: BTreeMap<String, Function>,
     made: mpsc::UnboundedSender<(String, creation::Made)>,
+    /// Sets of which a replica's place is being given to another one, and since when.
+    succeeding: BTreeMap<String, Instant>,
+    made_orders: mpsc::UnboundedSender<succession::MadeOrder>,
     /// Functions whose last set could not be made.
     refused: BTreeMap<Function, creation::Refused>,
     /// Since when a set has its state, as far as this service has seen.
@@ -289,10 +305,8 @@ impl Cluster {
 
     async fn drive(
         &mut self,
-        mut pods: mpsc::UnboundedReceiver<PodEvent>,
-        mut requests: mpsc::Receiver<Request>,
+        (mut pods, mut requests, mut made, mut orders): Inbox,
         bus: Arc<dyn Queue>,
-        mut made: mpsc::UnboundedReceiver<(String, creation::Made)>,
         address: SocketAddr,
     ) -> Result<(), ClusterError> {
         tracing::info!(%address, sets = self.sets.len(), "the cluster service serves");
@@ -317,6 +331,7 @@ impl Cluster {
                         self.on_pod_events(events).await
                     }
                     Some((name, keys)) = made.recv() => self.on_keys(&name, keys).await,
+                    Some(order) = orders.recv() => self.on_order(order).await,
                     Some(request) = requests.recv() => self.on_request(request).await,
                     Some(message) = fault_messages.recv() => self.on_fault_message(&bus, message).await,
                     _ = tick.tick() => self.on_tick().await,
@@ -443,6 +458,7 @@ impl Cluster {
                 _ => {}
             }
         }
+        self.end_successions().await?;
         self.stock_identities();
         // Events may be lost on the way when this process does not keep up.
         if self.compared.is_none_or(|compared| compared.elapsed() >= COMPARE) {
@@ -554,6 +570,7 @@ fn apply_said(set: &mut SetRecord, pod: &str, said: &Said) {
             member.address = Some(address.clone());
             member.transport.clone_from(transport);
         }
+        Said::Succeeded { .. } => apply_succession(set, said),
         Said::Ready => {
             member.state = MemberState::Ready;
             if is_worker && matches!(set.state, SetState::Starting | SetState::Paused) {
@@ -584,6 +601,8 @@ mod tests {
             },
             replicas: Vec::new(),
             genesis: None,
+            successions: Vec::new(),
+            succession: None,
         }
     }
 

@@ -11,7 +11,11 @@ use crate::{
     receipt::{Keys, UnprovenReceipt},
     store::StoreError,
 };
-use quorate_pbft::{Configuration, MisbehaviourProof, evidence::InvalidProof, group::InvalidConfiguration};
+use quorate_pbft::{
+    MisbehaviourProof,
+    evidence::InvalidProof,
+    membership::{Chain, InvalidSuccession},
+};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -98,10 +102,10 @@ pub async fn keep(engine: &dyn Engine, fault: &Fault) -> Result<(), StoreError> 
 }
 
 /// The format that this version writes and reads.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
-/// A proof that a replica lied, as it is written to a file: with its set's genesis, so that it can be
-/// checked where there is no platform.
+/// A proof that a replica lied, as it is written to a file: with what proves who its set's members are, so
+/// that it can be checked where there is no platform.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FaultProof {
@@ -109,8 +113,8 @@ pub struct FaultProof {
     format: u32,
     /// The set.
     set: String,
-    /// Its PBFT genesis, hexadecimal.
-    genesis: String,
+    /// Its PBFT [`Chain`], hexadecimal.
+    chain: String,
     /// A [`MisbehaviourProof`], hexadecimal.
     proof: String,
 }
@@ -146,13 +150,13 @@ pub enum Unproven {
     /// A field is not hexadecimal.
     #[error("{0} is not hexadecimal in lower case")]
     Hexadecimal(&'static str),
-    /// The set's genesis is none.
+    /// The set's members are not proven.
     #[error("set `{set}`: {source}")]
-    Genesis {
+    Chain {
         /// The set.
         set: String,
         /// Why.
-        source: InvalidConfiguration,
+        source: InvalidSuccession,
     },
     /// The set's keys are not those that were given.
     #[error(transparent)]
@@ -165,8 +169,9 @@ pub enum Unproven {
 impl FaultProof {
     /// Puts together what a platform has kept.
     #[must_use]
-    pub fn new(set: &str, genesis: &str, proof: &[u8]) -> Self {
-        Self { format: FORMAT, set: set.into(), genesis: genesis.into(), proof: hex::encode(proof) }
+    pub fn new(set: &str, chain: &Chain, proof: &[u8]) -> Self {
+        let chain = hex::encode(&chain.to_bytes());
+        Self { format: FORMAT, set: set.into(), chain, proof: hex::encode(proof) }
     }
 
     /// Reads a proof's file. Nothing is verified yet.
@@ -190,13 +195,14 @@ impl FaultProof {
             let bytes = hex::decode(text).filter(|bytes| hex::encode(bytes) == text);
             bytes.ok_or(Unproven::Hexadecimal(field))
         };
-        let configuration = Configuration::from_bytes(&bytes("the set's genesis", &self.genesis)?)
-            .map_err(|source| Unproven::Genesis { set: self.set.clone(), source })?;
+        let chain = Chain::from_bytes(&bytes("the set's chain", &self.chain)?)
+            .map_err(|source| Unproven::Chain { set: self.set.clone(), source })?;
         if let Some(keys) = keys {
-            keys.check(&self.set, &configuration)?;
+            keys.check(&self.set, chain.genesis())?;
         }
         let proof = MisbehaviourProof::from_bytes(&bytes("the proof", &self.proof)?)?;
-        let culprit = proof.verify(&configuration)?;
+        let members = chain.get(proof.configuration).unwrap_or_else(|| chain.latest());
+        let culprit = proof.verify(members)?;
         Ok(Guilty {
             set: self.set.clone(),
             replica: culprit.0,

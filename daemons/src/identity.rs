@@ -1,11 +1,17 @@
 //! The RSA identities of the members of worker sets, kept by the set's name.
 //!
 //! `<data>/identities/add-0/` holds `worker.der`, `replica-0.der`, … (PKCS#8, readable by the owner
-//! alone) and beside each its public half as `….pub`. A set that comes back has the keys it had, in this
+//! alone) and beside each its public half as `….pub`; `replica-0.1.der` is of who took a lost replica's place
+//! in configuration 1 of the set's group, by order of the cluster service, which signs with
+//! `<data>/identities/operator.der`. A set that comes back has the keys it had, in this
 //! life of the platform or in another. New ones are made in parallel; a few are kept in stock in
 //! `spare/`, because making one takes a fair part of a second and a set wants to start at once.
 
-use quorate_pbft::crypto::{Identity, InvalidIdentity, InvalidPublicKey, PublicKey, SeedRng};
+use quorate_pbft::{
+    Configuration, ReplicaId,
+    crypto::{Identity, InvalidIdentity, InvalidPublicKey, PublicKey, SeedRng},
+    membership::{Reconfigure, ReconfigureRefused},
+};
 #[cfg(feature = "kubernetes")]
 use std::sync::Mutex;
 use std::{
@@ -51,6 +57,8 @@ pub struct SetKeys {
     pub worker: Member,
     /// The replicas in order of their index.
     pub replicas: Vec<Member>,
+    /// Who may order that a replica is replaced: the cluster service.
+    pub operator: PublicKey,
 }
 
 /// Why identities can't be had.
@@ -91,6 +99,16 @@ pub enum IdentityError {
         /// What stood in the way.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The set's group would not follow the order.
+    #[error("replica {index} of set {set} can't be replaced: {source}")]
+    Order {
+        /// The set.
+        set: String,
+        /// The replica.
+        index: u32,
+        /// Why not.
+        source: ReconfigureRefused,
+    },
     /// The operating system gave no randomness.
     #[error("the operating system gave no random bytes")]
     Randomness,
@@ -110,16 +128,48 @@ impl Identities {
     /// # Errors
     /// When files can't be read or written, or do not hold keys.
     pub fn obtain(&self, set: &str, replicas: u32) -> Result<SetKeys, IdentityError> {
-        let paths = member_paths(&self.folder.join(set), replicas);
+        let mut paths = vec![self.operator()];
+        paths.extend(members(replicas).map(|index| self.path(set, &member(index))));
+        let mut keys = self.at_paths(paths)?.into_iter();
+        let [operator, worker] = [(); 2].map(|()| keys.next().expect("there is one for each path"));
+        Ok(SetKeys { set: set.into(), worker, replicas: keys.collect(), operator: operator.public })
+    }
+
+    /// The order that the replica with this index of a set with these members has its place given to
+    /// another one, whose key is made ([`successor`]). Blocks.
+    ///
+    /// # Errors
+    /// When files can't be read or written, or the set's group would refuse the order.
+    pub fn order(
+        &self,
+        set: &str,
+        members: &Configuration,
+        index: u32,
+    ) -> Result<Reconfigure, IdentityError> {
+        let name = successor(index, members.number + 1);
+        let fresh = self.at_paths(vec![self.path(set, &name)])?.remove(0);
+        order(set, members, index, fresh.public, &load(&self.operator())?)
+    }
+
+    /// The cluster service's own key.
+    fn operator(&self) -> PathBuf {
+        self.folder.join("operator.der")
+    }
+
+    /// Where the private key of a set's member lies that has this name.
+    pub(crate) fn path(&self, set: &str, name: &str) -> PathBuf {
+        self.folder.join(set).join(format!("{name}.der"))
+    }
+
+    /// The keys at these paths, making those that are missing.
+    fn at_paths(&self, paths: Vec<PathBuf>) -> Result<Vec<Member>, IdentityError> {
         let missing: Vec<_> = paths.iter().filter(|path| !path.exists()).cloned().collect();
-        if !missing.is_empty() {
-            create_private_folder(&self.folder.join(set))?;
-            let unstocked: Vec<_> = missing.into_iter().filter(|path| !self.take_spare(path)).collect();
-            in_parallel(&unstocked, |path| install(path, &generate()?))?;
+        for path in &missing {
+            create_private_folder(path.parent().unwrap_or(&self.folder))?;
         }
-        let mut members = paths.into_iter().map(load_public);
-        let worker = members.next().expect("a set has a worker")?;
-        Ok(SetKeys { set: set.into(), worker, replicas: members.collect::<Result<_, _>>()? })
+        let unstocked: Vec<_> = missing.into_iter().filter(|path| !self.take_spare(path)).collect();
+        in_parallel(&unstocked, |path| install(path, &generate()?))?;
+        paths.into_iter().map(load_public).collect()
     }
 
     /// Does on another thread what blocks.
@@ -245,10 +295,6 @@ fn generate() -> Result<Identity, IdentityError> {
     Identity::generate(&mut SeedRng::new(seed()?)).map_err(IdentityError::Generation)
 }
 
-fn member_paths(folder: &Path, replicas: u32) -> Vec<PathBuf> {
-    members(replicas).map(|index| folder.join(format!("{}.der", member(index)))).collect()
-}
-
 /// The members of a set with so many replicas: its worker, which has no index, and they.
 pub(crate) fn members(replicas: u32) -> impl Iterator<Item = Option<u32>> {
     std::iter::once(None).chain((0..replicas).map(Some))
@@ -257,6 +303,23 @@ pub(crate) fn members(replicas: u32) -> impl Iterator<Item = Option<u32>> {
 /// What a member's keys are kept under.
 pub(crate) fn member(index: Option<u32>) -> String {
     index.map_or_else(|| "worker".into(), |index| format!("replica-{index}"))
+}
+
+/// What the key is kept under of who has had a replica's place since a configuration of its set's group.
+pub(crate) fn successor(index: u32, number: u64) -> String {
+    format!("{}.{number}", member(Some(index)))
+}
+
+/// The operator's order that a replica's place is given to who has a fresh key.
+pub(crate) fn order(
+    set: &str,
+    members: &Configuration,
+    index: u32,
+    fresh: PublicKey,
+    operator: &Identity,
+) -> Result<Reconfigure, IdentityError> {
+    let order = Reconfigure::sign(members, vec![(ReplicaId(index), fresh)], operator);
+    order.map_err(|source| IdentityError::Order { set: set.into(), index, source })
 }
 
 /// The public half, without touching the private one where that is not needed: checking a private key
@@ -394,7 +457,7 @@ mod tests {
         let spare = spares(&data.path().join("identities/spare")).pop().unwrap();
         let spare = load_public(spare).unwrap().public;
         let set = identities.obtain("mul-0", 1).unwrap();
-        let keys = [&set.worker.public, &set.replicas[0].public];
+        let keys = [&set.worker.public, &set.replicas[0].public, &set.operator];
         assert_eq!(keys.iter().filter(|key| ***key == spare).count(), 1);
         assert!(spares(&data.path().join("identities/spare")).is_empty());
     }

@@ -14,7 +14,7 @@ pub mod attach;
 use crate::{
     config::{Durability, Replication},
     hex,
-    identity::IdentityError,
+    identity::{self, IdentityError},
     tls::{Files, TlsError},
     wires::Wires,
 };
@@ -22,6 +22,7 @@ use quorate_dag::Function;
 use quorate_pbft::{
     Configuration, ReplicaId,
     crypto::{Identity, InvalidIdentity},
+    membership::{Chain, Succession},
     runtime::AddressBook,
 };
 use serde::{Deserialize, Serialize};
@@ -50,6 +51,10 @@ pub struct PodSpec {
     pub replication: Replication,
     /// The PBFT genesis (`quorate_pbft::Configuration`), hexadecimal; replicated sets only.
     pub genesis: Option<String>,
+    /// What followed the genesis (`quorate_pbft::membership::Succession`), hexadecimal: for a worker all
+    /// that is known, for a replica what made it a member.
+    #[serde(default)]
+    pub successions: Vec<String>,
     /// Its RSA identity (PKCS#8, PEM or DER as `identity` keeps it); replicated sets only.
     pub identity: Option<PathBuf>,
     /// Where its gRPC services shall listen: the address it had before, or port 0. When the address is
@@ -91,6 +96,7 @@ impl PodSpec {
             incarnation: 1,
             replication: Replication::None,
             genesis: None,
+            successions: Vec::new(),
             identity: None,
             listen: "127.0.0.1:0".into(),
             transport: None,
@@ -122,6 +128,29 @@ impl PodSpec {
         Configuration::from_bytes(&bytes).map_err(|_| malformed())
     }
 
+    /// What followed the genesis.
+    ///
+    /// # Errors
+    /// When it makes no sense. Whether it follows is not checked yet.
+    pub fn successions(&self) -> Result<Vec<Succession>, SpecError> {
+        let read = |text: &String| Succession::from_bytes(hex::decode(text)?.into()).ok();
+        let all = self.successions.iter().map(read).collect::<Option<_>>();
+        all.ok_or_else(|| SpecError::Successions { pod: self.pod.clone() })
+    }
+
+    /// The members of its set's group, from the genesis to the latest that it is told of.
+    ///
+    /// # Errors
+    /// When there is no genesis, or something does not follow from it.
+    pub fn chain(&self) -> Result<Chain, SpecError> {
+        let mut chain = Chain::new(self.genesis()?);
+        for succession in self.successions()? {
+            let extended = chain.extend(succession);
+            extended.map_err(|_| SpecError::Successions { pod: self.pod.clone() })?;
+        }
+        Ok(chain)
+    }
+
     /// Its RSA identity.
     ///
     /// # Errors
@@ -140,6 +169,19 @@ impl PodSpec {
     /// When the certificate that it was given can't be used.
     pub fn wires(&self) -> Result<Wires, SpecError> {
         Wires::of_pod(self.tls.as_ref()).map_err(|source| SpecError::Tls { pod: self.pod.clone(), source })
+    }
+
+    /// Where a replica's journal lies.
+    pub(crate) fn journal(&self) -> PathBuf {
+        self.data.join("journal")
+    }
+
+    /// What its RSA identity is kept under.
+    pub(crate) fn key(&self) -> String {
+        match (self.index, self.successions.len()) {
+            (Some(index), number @ 1..) => identity::successor(index, number as u64),
+            (index, _) => identity::member(index),
+        }
     }
 
     /// The function it computes.
@@ -182,6 +224,12 @@ pub enum SpecError {
     /// It has no genesis, or one that makes no sense.
     #[error("pod {pod} has no PBFT genesis that makes sense, and its set is replicated")]
     Genesis {
+        /// The pod.
+        pod: String,
+    },
+    /// It is told of members that do not follow from its genesis.
+    #[error("pod {pod} is told of replaced members, but not what proves that they were replaced")]
+    Successions {
         /// The pod.
         pod: String,
     },
@@ -234,6 +282,11 @@ pub enum Said {
     /// It answers: a plain worker at once, a replica when it takes part, a replicated set's worker when
     /// it has reached a quorum of its replicas.
     Ready,
+    /// A replicated set's worker has seen that its group replaced a member.
+    Succeeded {
+        /// What proves it (`quorate_pbft::membership::Succession`), hexadecimal.
+        succession: String,
+    },
 }
 
 /// A line that a pod reads.
@@ -244,6 +297,11 @@ pub enum Told {
     Peers {
         /// The addresses.
         transports: Vec<Option<String>>,
+    },
+    /// For a replicated set's worker: that its group shall replace a member.
+    Reconfigure {
+        /// The order (`quorate_pbft::membership::Reconfigure`), hexadecimal.
+        order: String,
     },
 }
 
@@ -263,6 +321,8 @@ pub struct Attachment {
     pub say: Say,
     /// Where the replicas' transports listen, as last told.
     pub peers: watch::Receiver<Vec<Option<String>>>,
+    /// The order to replace a member, as last told; hexadecimal.
+    pub orders: watch::Receiver<Option<String>>,
     /// Becomes true when the pod has to end.
     pub ended: watch::Receiver<bool>,
 }
@@ -273,22 +333,42 @@ impl Attachment {
     #[must_use]
     pub fn new(replicas: u32) -> Self {
         end_with_parent();
-        let replicas = usize::try_from(replicas).unwrap_or(usize::MAX);
-        let (tell, peers) = watch::channel(vec![None; replicas]);
+        let (told, peers, orders) = Ears::new(replicas);
         let (end, ended) = watch::channel(false);
         tokio::spawn(async move {
             let mut lines = BufReader::new(tokio::io::stdin()).lines();
             while let Ok(Some(line)) = lines.next_line().await {
                 match serde_json::from_str(&line) {
-                    Ok(Told::Peers { transports }) => {
-                        tell.send_replace(transports);
-                    }
+                    Ok(word) => told.hear(word),
                     Err(error) => tracing::warn!(%error, "a line on standard input was not understood"),
                 }
             }
             end.send_replace(true);
         });
-        Self { say: Box::new(print), peers, ended }
+        Self { say: Box::new(print), peers, orders, ended }
+    }
+}
+
+/// What the pod is told, as last told.
+struct Ears {
+    peers: watch::Sender<Vec<Option<String>>>,
+    orders: watch::Sender<Option<String>>,
+}
+
+impl Ears {
+    #[expect(clippy::type_complexity, reason = "one sender and its two receivers")]
+    fn new(replicas: u32) -> (Self, watch::Receiver<Vec<Option<String>>>, watch::Receiver<Option<String>>) {
+        let replicas = usize::try_from(replicas).unwrap_or(usize::MAX);
+        let (peers, peers_heard) = watch::channel(vec![None; replicas]);
+        let (orders, orders_heard) = watch::channel(None);
+        (Self { peers, orders }, peers_heard, orders_heard)
+    }
+
+    fn hear(&self, told: Told) {
+        match told {
+            Told::Peers { transports } => drop(self.peers.send_replace(transports)),
+            Told::Reconfigure { order } => drop(self.orders.send_replace(Some(order))),
+        }
     }
 }
 

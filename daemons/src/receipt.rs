@@ -25,14 +25,15 @@ use quorate_dag::{
     Expression, ExpressionError, Function, Limits, NodeId, Operand, Parameters, Plan, Value, ValueError,
 };
 use quorate_pbft::{
-    group::{Configuration, InvalidConfiguration},
+    group::Configuration,
+    membership::{Chain, InvalidSuccession},
     receipt::{InvalidReceipt, Receipt},
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The format that this version writes and reads.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// The receipt of an expression, as it is written to a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +55,7 @@ pub struct ExpressionReceipt {
     digits_max: u32,
     /// The result.
     result: String,
-    /// Each set's PBFT genesis, hexadecimal.
+    /// Each set's PBFT genesis and what proves who its members were later ([`Chain`]), hexadecimal.
     sets: BTreeMap<String, String>,
     /// Every operation, by its number in the plan.
     operations: Vec<SignedOperation>,
@@ -73,7 +74,8 @@ struct SignedOperation {
     receipt: String,
 }
 
-/// The public keys of sets' replicas, as `quorate keys show --json` prints them.
+/// The public keys of sets' replicas, as `quorate keys show --json` prints them: those that a set began
+/// with. Whoever took the place of one of them later is proven by what the set's members signed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Keys {
@@ -88,8 +90,8 @@ pub struct Evidence<'a> {
     pub value: &'a Value,
     /// The set that executed it.
     pub set: &'a str,
-    /// Its PBFT genesis, hexadecimal.
-    pub genesis: &'a str,
+    /// Its PBFT [`Chain`]: the longest that is known.
+    pub chain: &'a [u8],
     /// The PBFT receipt's bytes.
     pub receipt: &'a [u8],
 }
@@ -174,15 +176,15 @@ pub enum UnprovenReceipt {
     #[error("{0} is not hexadecimal in lower case")]
     Hexadecimal(&'static str),
     /// A set is named but not described, or described and not used.
-    #[error("set `{0}` is named without its genesis, or has one and executed nothing")]
+    #[error("set `{0}` is named without its members, or has some and executed nothing")]
     Set(String),
-    /// A set's genesis is none.
+    /// A set's members are not proven.
     #[error("set `{set}`: {source}")]
-    Genesis {
+    Chain {
         /// The set.
         set: String,
         /// Why.
-        source: InvalidConfiguration,
+        source: InvalidSuccession,
     },
     /// A set's keys are not those that were given.
     #[error("set `{0}` is not made of the replicas whose keys were given")]
@@ -221,7 +223,7 @@ impl ExpressionReceipt {
         let mut operations = Vec::with_capacity(plan.len());
         for node in plan.nodes() {
             let proof = evidence(node)?;
-            sets.entry(proof.set.to_owned()).or_insert_with(|| proof.genesis.to_owned());
+            sets.entry(proof.set.to_owned()).or_insert_with(|| hex::encode(proof.chain));
             let [left, right] = plan.operands(node).map(text);
             operations.push(SignedOperation {
                 function: plan.function(node).name().to_owned(),
@@ -272,7 +274,7 @@ impl ExpressionReceipt {
         let parsed = Expression::parse_within(&self.expression, &limits)?;
         let plan = parsed.plan();
         let parameters = self.parameters(&plan, &limits)?;
-        let sets = self.configurations(keys)?;
+        let sets = self.chains(keys)?;
         if plan.len() != self.operations.len() {
             let (planned, found) = (plan.len(), self.operations.len());
             return Err(UnprovenReceipt::Operations { planned, found });
@@ -333,27 +335,24 @@ impl ExpressionReceipt {
         self.parameters.iter().map(read).collect()
     }
 
-    /// The sets' configurations: exactly those of the sets that executed something.
-    fn configurations(&self, keys: Option<&Keys>) -> Result<BTreeMap<&str, Configuration>, UnprovenReceipt> {
+    /// The sets' members in the course of time: exactly those of the sets that executed something.
+    fn chains(&self, keys: Option<&Keys>) -> Result<BTreeMap<&str, Chain>, UnprovenReceipt> {
         let used: BTreeSet<_> = self.operations.iter().map(|operation| operation.set.as_str()).collect();
         let described: BTreeSet<_> = self.sets.keys().map(String::as_str).collect();
         if let Some(set) = used.symmetric_difference(&described).next() {
             return Err(UnprovenReceipt::Set((*set).to_owned()));
         }
-        let read = |(set, genesis): (&'_ String, &String)| {
-            let genesis = from_hex(genesis).ok_or(UnprovenReceipt::Hexadecimal("a set's genesis"))?;
-            Configuration::from_bytes(&genesis)
-                .map_err(|source| UnprovenReceipt::Genesis { set: set.clone(), source })
-        };
-        let mut configurations = BTreeMap::new();
-        for (set, genesis) in &self.sets {
-            let configuration = read((set, genesis))?;
+        let mut chains = BTreeMap::new();
+        for (set, chain) in &self.sets {
+            let chain = from_hex(chain).ok_or(UnprovenReceipt::Hexadecimal("a set's chain"))?;
+            let chain = Chain::from_bytes(&chain)
+                .map_err(|source| UnprovenReceipt::Chain { set: set.clone(), source })?;
             if let Some(keys) = keys {
-                keys.check(set, &configuration)?;
+                keys.check(set, chain.genesis())?;
             }
-            configurations.insert(set.as_str(), configuration);
+            chains.insert(set.as_str(), chain);
         }
-        Ok(configurations)
+        Ok(chains)
     }
 }
 
@@ -365,7 +364,7 @@ impl SignedOperation {
         [left, right]: [Value; 2],
         node: usize,
         digits_max: u32,
-        sets: &BTreeMap<&str, Configuration>,
+        sets: &BTreeMap<&str, Chain>,
     ) -> Result<Value, UnprovenReceipt> {
         for (field, found, expected) in [
             ("function", &self.function, function.name().to_owned()),
@@ -385,10 +384,9 @@ impl SignedOperation {
         let answer = Answer::Value(result.to_bytes().into()).to_bytes();
 
         let bytes = from_hex(&self.receipt).ok_or(UnprovenReceipt::Hexadecimal("an operation's receipt"))?;
-        let configuration =
-            sets.get(self.set.as_str()).ok_or_else(|| UnprovenReceipt::Set(self.set.clone()))?;
+        let chain = sets.get(self.set.as_str()).ok_or_else(|| UnprovenReceipt::Set(self.set.clone()))?;
         Receipt::from_bytes(&bytes)
-            .and_then(|receipt| receipt.verify_contents(configuration, &operation, &answer))
+            .and_then(|receipt| receipt.verify_contents(signers(chain, &receipt), &operation, &answer))
             .map_err(|source| UnprovenReceipt::Receipt { node, source })?;
         Ok(result)
     }
@@ -403,12 +401,18 @@ impl Keys {
         serde_json::from_slice(text)
     }
 
-    /// Checks that a set is made of the replicas that these keys name.
-    pub(crate) fn check(&self, set: &str, configuration: &Configuration) -> Result<(), UnprovenReceipt> {
-        let members = configuration.replicas.iter().map(|key| hex::encode(&key.to_der()));
+    /// Checks that a set began with the replicas that these keys name.
+    pub(crate) fn check(&self, set: &str, genesis: &Configuration) -> Result<(), UnprovenReceipt> {
+        let members = genesis.replicas.iter().map(|key| hex::encode(&key.to_der()));
         let known = self.sets.get(set).is_some_and(|keys| keys.iter().cloned().eq(members));
         if known { Ok(()) } else { Err(UnprovenReceipt::Keys(set.to_owned())) }
     }
+}
+
+/// The configuration whose members are to have signed a receipt. With one that is not in the chain it does
+/// not verify, and says so.
+fn signers<'a>(chain: &'a Chain, receipt: &Receipt) -> &'a Configuration {
+    chain.get(receipt.configuration).unwrap_or_else(|| chain.latest())
 }
 
 /// An operand's value; operands come before the nodes that use them.

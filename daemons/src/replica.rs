@@ -88,7 +88,7 @@ async fn serve_as(
         address: listener.local_addr()?.to_string(),
         transport: Some(transport.local_addr()?.to_string()),
     };
-    let path = spec.data.join("journal");
+    let path = spec.journal();
     std::fs::create_dir_all(&path)?;
     let sync = match spec.durability {
         Durability::Disk => SyncPolicy::Data,
@@ -98,6 +98,7 @@ async fn serve_as(
     let peers = pod::address_book(peers);
     let (genesis, identity) = (spec.genesis()?, spec.identity()?);
     let mut setup = ReplicaSetup::new(genesis, ReplicaId(index), identity, transport, peers, seed);
+    setup.successions = spec.successions()?;
     let wires = spec.wires()?;
     setup.transport.protection = wires.protection(&spec.set);
     setup.journal = Some(JournalSetup { path, sync, create: !spec.resumes });

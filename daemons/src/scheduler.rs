@@ -12,12 +12,13 @@
 //!
 //! A request belongs to whichever scheduler received it until its lease on the message lapses. Two
 //! schedulers may run one request at the same time; functions are pure, so they come to the same end,
-//! and the first to finish the record wins.
+//! and the first to finish the record wins. How far a long request is, is kept in the store (`kept`).
 
 mod api;
 mod core;
 mod dispatch;
 mod inbound;
+mod kept;
 mod layers;
 mod leases;
 mod link;

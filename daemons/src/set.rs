@@ -5,7 +5,10 @@
 
 use crate::{config::Replication, hex};
 use quorate_dag::Function;
-use quorate_pbft::Configuration;
+use quorate_pbft::{
+    Configuration, ReplicaId,
+    membership::{Chain, Succession},
+};
 use serde::{Deserialize, Serialize};
 
 /// Where set records lie in the store; a record's key is this and the set's name.
@@ -15,9 +18,10 @@ pub const SETS: &str = "sets/";
 /// names, and with them their keys, are not used again.
 pub const CONDEMNED: &str = "condemned/";
 
-/// Where sets lie that have a replica which lost its journal, and with it what it promised: this and the
-/// set's name. A replica that does not know its promises could contradict them, so they are replaced as
-/// condemned ones are, and their names and keys are not used again either.
+/// Where sets lie that have a replica which lost its journal, and with it what it promised, and whose
+/// group could not give its place to another: this and the set's name. A replica that does not know its
+/// promises could contradict them, so they are replaced as condemned ones are, and their names and keys are
+/// not used again either.
 pub const LOST: &str = "lost/";
 
 /// Where running daemons announce themselves: this, the daemon's name, `/`, its instance.
@@ -45,19 +49,57 @@ pub struct SetRecord {
     pub replicas: Vec<Member>,
     /// The PBFT genesis of a replicated set (`quorate_pbft::Configuration`), hexadecimal.
     pub genesis: Option<String>,
+    /// What proves that members were replaced since then (`quorate_pbft::membership::Succession`), in
+    /// order, hexadecimal.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub successions: Vec<String>,
+    /// The replacement that its group has been ordered to make and has not made yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub succession: Option<Ordered>,
+}
+
+/// An order to replace a replica.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ordered {
+    /// The replica's pod.
+    pub pod: String,
+    /// The order (`quorate_pbft::membership::Reconfigure`), hexadecimal.
+    pub order: String,
 }
 
 impl SetRecord {
-    /// The PBFT group of a replicated set.
+    /// The PBFT genesis of a replicated set.
     #[must_use]
-    pub fn configuration(&self) -> Option<Configuration> {
+    pub fn genesis(&self) -> Option<Configuration> {
         Configuration::from_bytes(&hex::decode(self.genesis.as_deref()?)?).ok()
+    }
+
+    /// Who has belonged to the PBFT group of a replicated set, and who belongs to it now.
+    #[must_use]
+    pub fn chain(&self) -> Option<Chain> {
+        let mut chain = Chain::new(self.genesis()?);
+        for succession in &self.successions {
+            chain.extend(Succession::from_bytes(hex::decode(succession)?.into()).ok()?).ok()?;
+        }
+        Some(chain)
+    }
+
+    /// The successions that the member with this index is started with: a replica with those that made it
+    /// a member, for ever the same; a worker, which has no index, with all.
+    pub(crate) fn successions_of(&self, index: Option<u32>) -> Vec<String> {
+        let Some(index) = index else { return self.successions.clone() };
+        let of_it = |text: &String| {
+            let succession = hex::decode(text).and_then(|bytes| Succession::from_bytes(bytes.into()).ok());
+            succession.is_some_and(|succession| succession.reconfigure.replaces(ReplicaId(index)))
+        };
+        let count = self.successions.iter().rposition(of_it).map_or(0, |last| last + 1);
+        self.successions[..count].to_vec()
     }
 
     /// The name of that group, hexadecimal: another one in each life of the set.
     #[must_use]
     pub fn group(&self) -> Option<String> {
-        Some(hex::encode(&self.configuration()?.group.0))
+        Some(hex::encode(&self.genesis()?.group.0))
     }
 }
 

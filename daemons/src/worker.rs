@@ -40,7 +40,8 @@ pub(crate) const BATCH_BYTES: usize = 1 << 20;
 /// When the spec makes no sense or no port can be had.
 pub async fn run(spec: PodSpec, attachment: Attachment) -> Result<(), WorkerError> {
     let listener = pod::bind(&spec.listen).await?;
-    serve(spec, listener, attachment.peers, attachment.ended, attachment.say).await
+    let Attachment { say, peers, orders, ended } = attachment;
+    serve_told(spec, listener, (peers, orders, ended), say).await
 }
 
 /// Serves on a listener until `ended` becomes true, and says what a pod says through `say`.
@@ -51,7 +52,20 @@ pub async fn serve(
     spec: PodSpec,
     listener: TcpListener,
     peers: watch::Receiver<Vec<Option<String>>>,
-    mut ended: watch::Receiver<bool>,
+    ended: watch::Receiver<bool>,
+    say: impl Fn(&Said),
+) -> Result<(), WorkerError> {
+    let (_, orders) = watch::channel(None);
+    serve_told(spec, listener, (peers, orders, ended), say).await
+}
+
+/// Where the replicas are, the order to replace one, and whether the worker has to end.
+type Told = (watch::Receiver<Vec<Option<String>>>, watch::Receiver<Option<String>>, watch::Receiver<bool>);
+
+async fn serve_told(
+    spec: PodSpec,
+    listener: TcpListener,
+    (peers, orders, mut ended): Told,
     say: impl Fn(&Said),
 ) -> Result<(), WorkerError> {
     let function = spec.function()?;
@@ -87,6 +101,7 @@ pub async fn serve(
     tokio::select! {
         served = server => served.map_err(WorkerError::Server),
         () = serving => Ok(()),
+        () = executor.succeed(orders, &say) => Ok(()),
         _ = ended.wait_for(|ended| *ended) => Ok(()),
     }
 }

@@ -49,6 +49,8 @@ async fn an_admin_whose_store_was_away_publishes_what_it_finds_then() {
         worker,
         replicas: Vec::new(),
         genesis: None,
+        successions: Vec::new(),
+        succession: None,
     };
     sqlite.store().put("sets/add-0", serde_json::to_vec(&set).unwrap().into(), None).await.unwrap();
 

@@ -11,6 +11,7 @@ use quorate_pbft::{
     ClientId, Incarnation, Sequence, Timestamp,
     crypto::{Domain, Kind},
     history::History,
+    membership::Chain,
     message::{Ending, Leaf},
     receipt::Signers,
 };
@@ -64,8 +65,8 @@ impl Set {
             receipt: true,
         };
         let plan = Expression::parse(&request.expression).expect("an expression").plan();
-        let genesis = hex::encode(&self.0.configuration.to_bytes());
-        let evidence = Evidence { value: &sum, set: "add-0", genesis: &genesis, receipt: &receipt };
+        let chain = Chain::new(self.0.configuration.clone()).to_bytes();
+        let evidence = Evidence { value: &sum, set: "add-0", chain: &chain, receipt: &receipt };
         ExpressionReceipt::assemble(&request, &plan, DIGITS_MAX, &sum.to_string(), |_| Some(evidence))
             .expect("every operation is signed")
     }

@@ -105,6 +105,7 @@ digraph plan {
         "flowchart BT\n  n0[\"n0: 1 + x\"]\n  n1[\"n1: n0 * 2\"]\n  n0 --> n1\n",
     );
     golden("plan.json", &run(&["plan", "(1+x)*2", "--json"]).out);
+    answers(&["plan", "(1+x)*(1+x)-2", "--tree"], "n2 = n1 - 2\n└─ n1 = n0 * n0\n   └─ n0 = 1 + x\n");
 }
 
 #[test]

@@ -21,6 +21,7 @@ use quorate::{
     sqlite::SqliteEngine,
     wires::Wires,
 };
+use quorate_pbft::{ReplicaId, membership::Reconfigure};
 use std::{
     collections::BTreeMap,
     sync::{
@@ -251,14 +252,23 @@ async fn a_service_that_has_to_end_does_not_wait_for_a_list_of_pods() {
 }
 
 #[tokio::test]
-async fn a_replica_whose_journal_is_gone_has_its_set_replaced() {
+async fn a_replica_whose_journal_is_gone_has_its_set_replaced_if_its_group_does_not_go_over() {
     let replicated = |config: &mut Config| {
         config.functions.add.replication = Replication::Byzantine { f: 1 };
+        config.timeouts.pod_start = Duration::from_secs(2);
     };
     let mut service = Service::over(false, None, 1, replicated).await;
     let is_ready = |sets: &[SetRecord]| sets.iter().any(|set| set.state == SetState::Ready);
     let set = service.sets_when(is_ready).await.remove(0);
     service.lose(&set, &set.replicas[2]).await;
+    // The group is ordered to, in words that its members will believe.
+    let ordered = |sets: &[SetRecord]| sets.iter().any(|set| set.succession.is_some());
+    let set = service.sets_when(ordered).await.remove(0);
+    let ordered = set.succession.as_ref().unwrap();
+    assert_eq!(ordered.pod, "add-0-replica-2");
+    let order = Reconfigure::from_bytes(&quorate::hex::decode(&ordered.order).unwrap()).unwrap();
+    assert!(order.replaces(ReplicaId(2)) && order.replacements.len() == 1);
+    assert_eq!(order.number, 1);
     // It serves until another does.
     let replaced = |sets: &[SetRecord]| sets.iter().all(|set| set.name != "add-0") && is_ready(sets);
     let fresh = service.sets_when(replaced).await.remove(0);

@@ -128,6 +128,7 @@ impl Set {
             incarnation,
             replication: REPLICATED,
             genesis: Some(hex::encode(&self.genesis.to_bytes())),
+            successions: Vec::new(),
             identity: Some(self.folder.join(format!("{}.der", index.unwrap_or(4)))),
             listen: "127.0.0.1:0".into(),
             transport: index.map(|_| "127.0.0.1:0".into()),
@@ -195,6 +196,8 @@ impl Set {
             },
             replicas: Vec::new(),
             genesis: Some(hex::encode(&self.genesis.to_bytes())),
+            successions: Vec::new(),
+            succession: None,
         }
     }
 

@@ -168,6 +168,8 @@ impl Platform {
             },
             replicas: Vec::new(),
             genesis: None,
+            successions: Vec::new(),
+            succession: None,
             name: name.clone(),
         };
         let value = serde_json::to_vec(&record).unwrap();
@@ -411,6 +413,32 @@ async fn what_a_dead_scheduler_had_is_run_by_another() {
         assert_eq!(platform.outcome(id).await.result, Ok(expected.to_string()));
     }
     drop(second);
+}
+
+#[tokio::test]
+async fn what_a_dead_scheduler_had_computed_is_not_computed_again() {
+    let platform = Platform::new(config(256));
+    let (sums, scheduler) = (platform.worker(Function::Add, 1).await, platform.scheduler());
+    let (products, mut multiplied) = platform.mute_worker(Function::Mul).await;
+    let (_, from) = platform.engine.store().list("runs/").await.unwrap();
+    let id = platform.submit(request("(1+2)*(3+4)"), PATIENCE).await;
+    multiplied.recv().await.expect("both sums are known");
+    let mut kept = platform.engine.store().watch("runs/", from.next()).await.unwrap();
+    kept.recv().await.expect("a run that takes longer is kept").unwrap();
+    for worker in [scheduler, sums, products] {
+        worker.kill();
+    }
+    let (_silent, mut added) = platform.mute_worker(Function::Add).await;
+    let _products = platform.worker(Function::Mul, 2).await;
+    let _successor = platform.scheduler();
+    let outcome = platform.outcome(id).await;
+    assert_eq!(outcome.result, Ok("21".into()));
+    assert!(added.try_recv().is_err(), "a sum was computed again");
+    let mut nodes: Vec<_> = outcome.timeline.iter().map(|run| run.node).collect();
+    nodes.sort_unstable();
+    assert_eq!(nodes, [0, 1, 2]);
+    let (left, _) = platform.engine.store().list("runs/").await.unwrap();
+    assert_eq!(left, [], "what was kept goes with the request");
 }
 
 #[tokio::test]

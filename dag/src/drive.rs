@@ -1,15 +1,22 @@
-//! Driving a run with tokio: bounded concurrency, a deadline, and nothing lost when it is dropped.
+//! Driving a run to its end: with the tasks of tokio, or the threads of rayon.
 
-use std::collections::HashMap;
-use std::future::Future;
+#[cfg(feature = "tokio")]
+mod tasks;
+#[cfg(feature = "parallel")]
+mod threads;
 
-use tokio::task::{Id, JoinError, JoinSet};
-use tokio::time::{Instant, timeout_at};
+use std::any::Any;
+use std::time::Instant;
 
 use crate::graph::NodeId;
-use crate::run::{OnFailure, Progress, Run, RunError};
+use crate::run::{NodeState, OnFailure, Progress, Run, RunError};
 #[cfg(feature = "arithmetic")]
-use crate::{Call, Evaluation, ExpressionError, NodeError, Value};
+use crate::{Evaluation, NodeError, Value};
+
+#[cfg(feature = "tokio")]
+pub use tasks::run_async;
+#[cfg(feature = "parallel")]
+pub use threads::run_parallel;
 
 /// How a run is driven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,8 +37,8 @@ impl Default for Drive {
     }
 }
 
-/// Why a run was left before its end. It can be driven on: what was in flight has returned.
-#[derive(Debug, thiserror::Error)]
+/// Why a run was left before its end. It can be driven on: what was in flight has ended or returned.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DriveError {
     /// The deadline passed.
     #[error("the deadline passed with {unfinished} nodes unfinished")]
@@ -40,13 +47,12 @@ pub enum DriveError {
         unfinished: usize,
     },
     /// An operation panicked.
-    #[error("the operation of node {node} panicked")]
+    #[error("the operation of node {node} panicked: {message}")]
     Panicked {
         /// The node.
         node: NodeId,
-        /// The panic.
-        #[source]
-        source: JoinError,
+        /// What the panic said, when it was text.
+        message: String,
     },
     /// The run has other nodes in flight, which it did not start.
     #[error("{count} nodes are in flight elsewhere: say first that they are lost")]
@@ -56,98 +62,35 @@ pub enum DriveError {
     },
 }
 
-/// Runs every node that can run, `slots` at a time, longest remaining path first.
-///
-/// `operation` is called when a node starts, and gives the future of its value, which is spawned on
-/// the current runtime. A node that fails goes to [`Run::failures`].
-///
-/// Cancellation-safe: when this future is dropped, or ends with an error, operations in flight are
-/// aborted and their nodes are ready again, so that the run can be driven on.
-///
-/// # Errors
-/// [`DriveError`].
-///
-/// ```
-/// use quorate_dag::{Costs, Dag, Drive, Run, run_async};
-///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let mut dag = Dag::new();
-/// let (left, right, sum) = (dag.add(2), dag.add(3), dag.add(0));
-/// dag.edge(left, sum)?;
-/// dag.edge(right, sum)?;
-///
-/// let mut run: Run<i32> = Run::new(dag.freeze()?, &Costs::default());
-/// run_async(&mut run, &Drive::default(), |run, node| {
-///     let value = if node == sum {
-///         run.value(left).unwrap() + run.value(right).unwrap()
-///     } else {
-///         dag[node]
-///     };
-///     async move { Ok(value) }
-/// })
-/// .await?;
-/// assert_eq!(run.value(sum), Some(&5));
-/// # Ok(()) }
-/// ```
-pub async fn run_async<V, E, F, O>(
-    run: &mut Run<V, E>,
-    drive: &Drive,
-    mut operation: F,
-) -> Result<(), DriveError>
-where
-    V: Send + 'static,
-    E: Send + 'static,
-    F: FnMut(&Run<V, E>, NodeId) -> O,
-    O: Future<Output = Result<V, E>> + Send + 'static,
-{
-    drive_to_end(run, drive, &mut operation).await
-}
-
-#[cfg(feature = "arithmetic")]
-impl Evaluation {
-    /// Computes the expression on the current runtime, `drive.slots` nodes at a time. `operation` is
-    /// given each call as it starts. What failed decides the outcome as [`Evaluation::outcome`] says;
-    /// `drive.on_failure` is not asked.
-    ///
-    /// As cancellation-safe as [`run_async`].
-    ///
-    /// # Errors
-    /// [`DriveError`]; the error of the expression is inside.
-    pub async fn run_async<F, O>(
-        &mut self,
-        drive: &Drive,
-        mut operation: F,
-    ) -> Result<Result<Value, ExpressionError>, DriveError>
-    where
-        F: FnMut(Call<'_>) -> O,
-        O: Future<Output = Result<Value, NodeError>> + Send + 'static,
-    {
-        drive_to_end(self, drive, &mut |evaluation: &Self, node| {
-            operation(evaluation.call(node).expect("a started node has its operands"))
-        })
-        .await?;
-        Ok(self.outcome().expect("nothing is left to start or to wait for"))
-    }
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or_default().to_owned()
 }
 
 /// What a driver asks of a run.
 trait Walk {
-    type Value: Send + 'static;
-    type Error: Send + 'static;
+    type Value;
+    type Error;
 
     fn progress(&self) -> Progress;
+    fn in_flight(&self) -> Vec<NodeId>;
     fn start_next(&mut self) -> Option<NodeId>;
     fn complete(&mut self, node: NodeId, value: Self::Value) -> Result<(), RunError>;
     fn fail(&mut self, node: NodeId, error: Self::Error, drive: &Drive) -> Result<(), RunError>;
     fn lost(&mut self, node: NodeId) -> Result<u32, RunError>;
 }
 
-impl<V: Send + 'static, E: Send + 'static> Walk for Run<V, E> {
+impl<V, E> Walk for Run<V, E> {
     type Value = V;
     type Error = E;
 
     fn progress(&self) -> Progress {
         Self::progress(self)
+    }
+
+    fn in_flight(&self) -> Vec<NodeId> {
+        let is_in_flight = |node: &NodeId| self.state(*node) == Some(NodeState::InFlight);
+        self.graph().nodes().filter(is_in_flight).collect()
     }
 
     fn start_next(&mut self) -> Option<NodeId> {
@@ -180,6 +123,10 @@ impl Walk for Evaluation {
         self.run().progress()
     }
 
+    fn in_flight(&self) -> Vec<NodeId> {
+        self.run().in_flight()
+    }
+
     fn start_next(&mut self) -> Option<NodeId> {
         Self::start_next(self)
     }
@@ -197,89 +144,45 @@ impl Walk for Evaluation {
     }
 }
 
-async fn drive_to_end<W: Walk, O>(
-    walk: &mut W,
-    drive: &Drive,
-    operation: &mut impl FnMut(&W, NodeId) -> O,
-) -> Result<(), DriveError>
-where
-    O: Future<Output = Result<W::Value, W::Error>> + Send + 'static,
-{
-    let count = walk.progress().in_flight;
-    if count > 0 {
-        return Err(DriveError::InFlightElsewhere { count });
-    }
-    let mut flight = Flight { walk, tasks: JoinSet::new(), nodes: HashMap::new() };
-    loop {
-        while flight.tasks.len() < drive.slots.max(1)
-            && let Some(node) = flight.walk.start_next()
-        {
-            let value = operation(flight.walk, node);
-            let task = flight.tasks.spawn(value);
-            flight.nodes.insert(task.id(), node);
-        }
-        if flight.tasks.is_empty() {
-            return Ok(());
-        }
-        let next = flight.tasks.join_next_with_id();
-        let ended = match drive.deadline {
-            None => next.await,
-            Some(deadline) => match timeout_at(deadline, next).await {
-                Ok(ended) => ended,
-                Err(_) => return Err(flight.deadline()),
-            },
-        };
-        flight.end(ended.expect("a task is in flight"), drive)?;
-        // Whatever else has ended by now makes room at once.
-        while let Some(ended) = flight.tasks.try_join_next_with_id() {
-            flight.end(ended, drive)?;
-        }
-    }
-}
-
 const STARTED: &str = "this driver started the node";
 
-/// Nodes in flight, and the tasks that compute them. Dropped, it gives the nodes back.
-struct Flight<'a, W: Walk> {
-    walk: &'a mut W,
-    tasks: JoinSet<Result<W::Value, W::Error>>,
-    /// As many as there are tasks.
-    nodes: HashMap<Id, NodeId>,
-}
+/// A walk in a driver's hands. Let go of, it takes the nodes in flight back: they are ready again.
+struct Flight<'a, W: Walk>(&'a mut W);
 
-impl<W: Walk> Flight<'_, W> {
-    fn end(
-        &mut self,
-        ended: Result<(Id, Result<W::Value, W::Error>), JoinError>,
-        drive: &Drive,
-    ) -> Result<(), DriveError> {
-        let id = match &ended {
-            Ok((id, _)) => *id,
-            Err(error) => error.id(),
-        };
-        let node = self.nodes.remove(&id).expect("each task has its node");
-        match ended {
-            Ok((_, Ok(value))) => self.walk.complete(node, value).expect(STARTED),
-            Ok((_, Err(error))) => self.walk.fail(node, error, drive).expect(STARTED),
-            Err(source) => {
-                self.walk.lost(node).expect(STARTED);
-                return Err(DriveError::Panicked { node, source });
-            }
+impl<'a, W: Walk> Flight<'a, W> {
+    fn of(walk: &'a mut W) -> Result<Self, DriveError> {
+        match walk.progress().in_flight {
+            0 => Ok(Self(walk)),
+            count => Err(DriveError::InFlightElsewhere { count }),
         }
-        Ok(())
+    }
+
+    /// Keeps what came of a node.
+    fn end(&mut self, node: NodeId, result: Result<W::Value, W::Error>, drive: &Drive) {
+        let ended = match result {
+            Ok(value) => self.0.complete(node, value),
+            Err(error) => self.0.fail(node, error, drive),
+        };
+        ended.expect(STARTED);
+    }
+
+    fn panicked(&mut self, node: NodeId, message: String) -> DriveError {
+        self.0.lost(node).expect(STARTED);
+        DriveError::Panicked { node, message }
     }
 
     fn deadline(&self) -> DriveError {
-        let progress = self.walk.progress();
-        let unfinished = progress.waiting + progress.ready + progress.in_flight;
-        DriveError::Deadline { unfinished }
+        let progress = self.0.progress();
+        DriveError::Deadline { unfinished: progress.waiting + progress.ready + progress.in_flight }
     }
 }
 
 impl<W: Walk> Drop for Flight<'_, W> {
     fn drop(&mut self) {
-        for node in self.nodes.values() {
-            self.walk.lost(*node).expect(STARTED);
+        if self.0.progress().in_flight > 0 {
+            for node in self.0.in_flight() {
+                self.0.lost(node).expect(STARTED);
+            }
         }
     }
 }

@@ -103,6 +103,9 @@ pub enum ErrorKind {
     /// The divisor is zero.
     #[error("division by zero")]
     DivisionByZero,
+    /// A number or a result that is infinite or none at all, in floating point.
+    #[error("this is not a finite number in 64-bit floating point")]
+    NotFinite,
     /// A computed value with more digits than [`Limits::digits`](crate::Limits::digits).
     #[error("the result of this operation has more than {limit} digits")]
     Overflow {
@@ -130,6 +133,7 @@ impl ErrorKind {
             Self::TooManyDigits { .. } => "too-many-digits",
             Self::UnknownParameter { .. } => "unknown-parameter",
             Self::DivisionByZero => "division-by-zero",
+            Self::NotFinite => "not-finite",
             Self::Overflow { .. } => "overflow",
         }
     }

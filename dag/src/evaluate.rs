@@ -122,9 +122,10 @@ struct Failure {
 impl Failure {
     fn none_yet(plan: &Plan) -> Self {
         let mut slashes = vec![u32::MAX; plan.len()];
-        for divisor in plan.divisors().iter().rev() {
+        for divisor in plan.divisors() {
             if let Some(node) = divisor.operand.node() {
-                slashes[node.index()] = divisor.slash; // in the order of the source: the first stays
+                let first = &mut slashes[node.index()];
+                *first = divisor.slash.min(*first);
             }
         }
         let mut reaches: Vec<u32> = slashes.clone();
@@ -309,8 +310,8 @@ impl Evaluation {
     /// The leftmost `/` whose divisor is known to be zero.
     fn zero_divisor(&self) -> Option<u32> {
         let is_zero = |operand| self.value(operand).is_some_and(Value::is_zero);
-        let mut divisors = self.plan.divisors().iter();
-        Some(divisors.find(|divisor| is_zero(divisor.operand))?.slash)
+        let divisors = self.plan.divisors().iter();
+        divisors.filter(|divisor| is_zero(divisor.operand)).map(|divisor| divisor.slash).min()
     }
 
     fn matters(&self, node: NodeId) -> bool {
@@ -343,13 +344,8 @@ impl Evaluation {
 
 /// A value for each name of the plan, by number.
 fn bind(plan: &Plan, parameters: &Parameters) -> Result<Vec<Value>, ExpressionError> {
-    let value = |name: &crate::expression::Name| {
-        parameters.value(&name.name).cloned().ok_or_else(|| {
-            let at = name.at as usize;
-            let kind = ErrorKind::UnknownParameter { name: name.name.to_string() };
-            ExpressionError::new(kind, at..at + name.name.len())
-        })
-    };
+    let value =
+        |name: &crate::expression::Name| parameters.value(&name.name).cloned().ok_or_else(|| name.unknown());
     plan.names().iter().map(value).collect()
 }
 

@@ -5,12 +5,14 @@
 )]
 #![forbid(unsafe_code)]
 
-#[cfg(feature = "tokio")]
+#[cfg(any(feature = "parallel", feature = "tokio"))]
 mod drive;
 mod graph;
 mod rank;
 mod run;
 
+#[cfg(feature = "arithmetic")]
+mod direct;
 #[cfg(feature = "arithmetic")]
 mod error;
 #[cfg(feature = "arithmetic")]
@@ -31,7 +33,11 @@ mod plan;
 mod render;
 
 #[cfg(feature = "tokio")]
-pub use drive::{Drive, DriveError, run_async};
+pub use drive::run_async;
+#[cfg(feature = "parallel")]
+pub use drive::run_parallel;
+#[cfg(any(feature = "parallel", feature = "tokio"))]
+pub use drive::{Drive, DriveError};
 pub use graph::{Dag, DagError, FunctionId, Graph, NodeId};
 pub use rank::{Costs, Prediction};
 pub use run::{Batches, NodeState, OnFailure, Portable, Progress, RestoreError, Run, RunError};

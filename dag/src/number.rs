@@ -1,5 +1,6 @@
 //! Exact rational numbers, machine integers as long as they fit.
 
+mod float;
 mod text;
 mod wire;
 
@@ -47,7 +48,7 @@ enum Repr {
 
 /// Lowest terms; `denominator <= i64::MAX`, so that cross products of two fit an `i128`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Small {
+pub(crate) struct Small {
     numerator: i64,
     denominator: NonZeroU64,
 }
@@ -92,7 +93,15 @@ impl Value {
     pub const ZERO: Self = Self::integer(0);
 
     const fn integer(value: i64) -> Self {
-        Self(Repr::Small(Small { numerator: value, denominator: ONE }))
+        Self(Repr::Small(Small::integer(value)))
+    }
+
+    /// The same number when machine integers hold it.
+    pub(crate) const fn small(&self) -> Option<Small> {
+        match &self.0 {
+            Repr::Small(small) => Some(*small),
+            Repr::Big(_) => None,
+        }
     }
 
     /// Whether it is zero.
@@ -112,8 +121,8 @@ impl Value {
     #[must_use]
     pub fn negated(&self) -> Self {
         match &self.0 {
-            Repr::Small(small) => match small.numerator.checked_neg() {
-                Some(numerator) => Self(Repr::Small(Small { numerator, ..*small })),
+            Repr::Small(small) => match small.negated() {
+                Some(small) => Self(Repr::Small(small)),
                 None => Self::from_rational(-self.to_rational()),
             },
             Repr::Big(big) => Self::from_rational(-big.as_ref().clone()),
@@ -194,6 +203,17 @@ fn has_more_digits(n: &UBig, digits: usize) -> bool {
 }
 
 impl Small {
+    pub(crate) const ZERO: Self = Self::integer(0);
+
+    pub(crate) const fn integer(value: i64) -> Self {
+        Self { numerator: value, denominator: ONE }
+    }
+
+    /// `0 - self`, when it fits.
+    pub(crate) fn negated(self) -> Option<Self> {
+        Some(Self { numerator: self.numerator.checked_neg()?, ..self })
+    }
+
     /// The parts must be in lowest terms.
     fn new(numerator: i64, denominator: u64) -> Option<Self> {
         (denominator <= i64::MAX as u64)
@@ -208,7 +228,7 @@ impl Small {
 
     /// The result when it fits; `None` sends the caller to big numbers. `b` is not zero for `Div`.
     #[inline]
-    fn apply(function: Function, a: Self, b: Self) -> Option<Self> {
+    pub(crate) fn apply(function: Function, a: Self, b: Self) -> Option<Self> {
         if a.denominator == ONE && b.denominator == ONE {
             let whole = match function {
                 Function::Add => a.numerator.checked_add(b.numerator)?,
@@ -220,7 +240,7 @@ impl Small {
         }
         match function {
             Function::Add => Self::add(a, b),
-            Function::Sub => Self::add(a, Self { numerator: b.numerator.checked_neg()?, ..b }),
+            Function::Sub => Self::add(a, b.negated()?),
             Function::Mul => Self::multiply(
                 a.numerator.into(),
                 a.denominator.get(),
@@ -285,6 +305,12 @@ fn gcd(mut a: u64, mut b: u64) -> u64 {
         if b == 0 {
             return a << shift;
         }
+    }
+}
+
+impl From<Small> for Value {
+    fn from(small: Small) -> Self {
+        Self(Repr::Small(small))
     }
 }
 

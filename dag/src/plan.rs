@@ -15,6 +15,21 @@ use crate::number::Value;
 use crate::rank::{Costs, Prediction};
 
 /// What is done to an expression on its way to a graph.
+///
+/// ```
+/// use quorate_dag::{Expression, Limits, PlanOptions};
+///
+/// let expression = Expression::parse("(a+b) * (a+b) - 2*3*4*5")?;
+/// let nodes = |options: PlanOptions| expression.plan_with(&options).len();
+/// let default = PlanOptions::default();
+/// assert_eq!(nodes(default), 6); // the sum is one node
+/// assert_eq!(nodes(PlanOptions { share: false, ..default }), 7);
+/// assert_eq!(nodes(PlanOptions { fold: Some(Limits::default()), ..default }), 3); // … - 120
+///
+/// let depth = |options: PlanOptions| expression.plan_with(&options).depth();
+/// assert_eq!((depth(default), depth(PlanOptions { reassociate: false, ..default })), (3, 4));
+/// # Ok::<(), quorate_dag::ExpressionError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlanOptions {
     /// Equal subexpressions are one node. On by default.
@@ -69,7 +84,7 @@ pub struct Plan {
     at: Vec<u32>,
     constants: Vec<Value>,
     names: Vec<Name>,
-    /// Every divisor of the source and its `/`, in the order of the source.
+    /// Every divisor of the source and its `/`.
     divisors: Vec<Divisor>,
     root: Ref,
 }

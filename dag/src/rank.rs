@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -118,6 +119,18 @@ impl Graph {
     }
 
     /// What can run at the same time, step after step: each node in the earliest wave it can be in.
+    ///
+    /// ```
+    /// use quorate_dag::{Costs, Expression};
+    ///
+    /// let plan = Expression::parse("(1+2)*(3-4) + 5/6")?.plan();
+    /// let graph = plan.graph();
+    /// let waves: Vec<usize> = graph.waves().iter().map(Vec::len).collect();
+    /// assert_eq!((waves, graph.depth(), graph.width()), (vec![3, 1, 1], 3, 3));
+    /// assert_eq!(graph.independent().count(), 3);
+    /// assert_eq!(graph.critical_path(&Costs::default()).len(), 3);
+    /// # Ok::<(), quorate_dag::ExpressionError>(())
+    /// ```
     pub fn waves(&self) -> Vec<Vec<NodeId>> {
         let wave_of = self.wave_of();
         let mut waves = vec![Vec::new(); depth(&wave_of)];
@@ -170,7 +183,7 @@ impl Graph {
         let span = self.ranks(costs).into_iter().max().unwrap_or(0);
         let p = u64::try_from(workers).unwrap_or(u64::MAX);
         let upper = u128::from(work / p) + u128::from(span) * u128::from(p - 1) / u128::from(p) + 1;
-        let time = self.simulate(workers, costs);
+        let time = self.simulate(workers, costs, |_, _, _| {});
         Prediction {
             workers,
             work: Duration::from_nanos(work),
@@ -182,8 +195,38 @@ impl Graph {
         }
     }
 
-    /// List scheduling on virtual time.
-    fn simulate(self: &Arc<Self>, workers: usize, costs: &Costs) -> u64 {
+    /// When each node starts and ends, by number, if `workers` nodes (at least 1) run at once: what
+    /// [`Graph::predict`] finds the time of.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use quorate_dag::{Costs, Expression, Function};
+    ///
+    /// let plan = Expression::parse("(1+2) * (3+4) - 5/6")?.plan();
+    /// let mut costs = Costs::default(); // 1 ms each until something else is seen
+    /// costs.set(Function::Mul.id(), Duration::from_millis(3));
+    /// let ms = plan.graph().schedule(2, &costs).into_iter();
+    /// let ms: Vec<_> = ms.map(|node| (node.start.as_millis(), node.end.as_millis())).collect();
+    /// // The quotient has time until the product is done.
+    /// assert_eq!(plan.to_string().lines().next(), Some("n4 = n2 - n3"));
+    /// assert_eq!(ms, [(0, 1), (0, 1), (1, 4), (1, 2), (4, 5)]);
+    /// # Ok::<(), quorate_dag::ExpressionError>(())
+    /// ```
+    pub fn schedule(self: &Arc<Self>, workers: usize, costs: &Costs) -> Vec<Range<Duration>> {
+        let mut schedule = vec![Duration::ZERO..Duration::ZERO; self.len()];
+        self.simulate(workers.max(1), costs, |node, start, end| {
+            schedule[node.index()] = Duration::from_nanos(start)..Duration::from_nanos(end);
+        });
+        schedule
+    }
+
+    /// List scheduling on virtual time; says of each node when it starts and ends.
+    fn simulate(
+        self: &Arc<Self>,
+        workers: usize,
+        costs: &Costs,
+        mut says: impl FnMut(NodeId, u64, u64),
+    ) -> u64 {
         let mut run: Run<()> = Run::new(Arc::clone(self), costs);
         let mut in_flight: BinaryHeap<Reverse<(u64, NodeId)>> = BinaryHeap::new();
         let mut now = 0u64;
@@ -191,6 +234,7 @@ impl Graph {
             while in_flight.len() < workers {
                 let Some(node) = run.start_next() else { break };
                 let end = now.saturating_add(costs.node_nanos(self, node));
+                says(node, now, end);
                 in_flight.push(Reverse((end, node)));
             }
             let Some(Reverse((end, node))) = in_flight.pop() else {

@@ -248,6 +248,24 @@ impl<V, E> Run<V, E> {
 
     /// A node failed. Gives the nodes that are cancelled for it; a node that has ended stays as it is.
     ///
+    /// ```
+    /// use quorate_dag::{Costs, Dag, NodeState, OnFailure, Run};
+    ///
+    /// let mut dag = Dag::new();
+    /// let [fetch, build, lint] = ["fetch", "build", "lint"].map(|node| dag.add(node));
+    /// dag.edge(fetch, build)?;
+    ///
+    /// let mut run: Run<(), &str> = Run::new(dag.freeze()?, &Costs::default());
+    /// run.start(fetch)?;
+    /// run.fail(fetch, "no network", OnFailure::Retry)?; // it may start again
+    /// run.start(fetch)?;
+    /// assert_eq!(run.fail(fetch, "not found", OnFailure::Continue)?, [build]);
+    /// assert_eq!(run.state(build), Some(NodeState::Cancelled));
+    /// assert_eq!(run.failures(), [(fetch, "not found")]);
+    /// assert_eq!(run.start_next(), Some(lint)); // what does not depend on it goes on
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`RunError::NotStarted`], [`RunError::UnknownNode`].
     pub fn fail(&mut self, node: NodeId, error: E, then: OnFailure) -> Result<&[NodeId], RunError> {
@@ -269,6 +287,21 @@ impl<V, E> Run<V, E> {
 
     /// The node's worker died: it is ready again. Gives how often that has happened to it, for a
     /// caller that gives up at some count.
+    ///
+    /// ```
+    /// use quorate_dag::{Costs, Dag, Run};
+    ///
+    /// let mut dag = Dag::new();
+    /// let node = dag.add(());
+    /// let mut run: Run<i32> = Run::new(dag.freeze()?, &Costs::default());
+    /// run.start(node)?;
+    /// assert_eq!(run.lost(node)?, 1);
+    /// assert_eq!(run.ready().next(), Some(node));
+    /// run.complete(node, 7)?; // the worker lived after all: its answer counts
+    /// assert_eq!(run.value(node), Some(&7));
+    /// assert!(run.is_finished());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`RunError::NotStarted`], [`RunError::UnknownNode`].
@@ -371,6 +404,16 @@ impl<V, E> Run<V, E> {
     }
 
     /// The best `count` ready nodes, grouped by function for one call each. Nothing is started.
+    ///
+    /// ```
+    /// use quorate_dag::{Costs, Expression, Function, Run};
+    ///
+    /// let plan = Expression::parse("(1+2) * (3/4) * (5+6)")?.plan();
+    /// let run: Run<()> = Run::new(plan.graph().clone(), &Costs::default());
+    /// let batches: Vec<_> = run.batches(100).map(|(function, nodes)| (function, nodes.len())).collect();
+    /// assert_eq!(batches, [(Function::Add.id(), 2), (Function::Div.id(), 1)]);
+    /// # Ok::<(), quorate_dag::ExpressionError>(())
+    /// ```
     pub fn batches(&self, count: usize) -> Batches {
         let mut batches: Vec<(FunctionId, Vec<NodeId>)> = Vec::new();
         // Place of each function's batch, found again without a search through the batches.

@@ -209,6 +209,7 @@ proptest! {
         let expression = Expression::parse(&text).expect("it was written well");
         let plan = Arc::new(expression.plan_with(&options));
         check(plan.evaluate(&parameters(), &Limits::default()), &tree.value());
+        check(expression.evaluate(&parameters()), &tree.value());
     }
 
     #[test]

@@ -26,6 +26,22 @@ fn parentheses_nest_a_hundred_thousand_deep() {
 }
 
 #[test]
+fn parentheses_that_do_not_match_are_found_a_megabyte_away() {
+    let far = format!("größe + (1{}", " + (2)".repeat(160_000));
+    let error = Expression::parse(&far).expect_err("it is never closed");
+    assert_eq!((error.kind.as_str(), error.span.clone()), ("unclosed-parenthesis", 10..11));
+    assert!(error.render(&far).ends_with("\n          ^"), "{}", error.render(&far));
+
+    let far = format!("{}1)", "(名) - ".repeat(100_000));
+    let error = Expression::parse(&far).expect_err("it closes nothing");
+    assert_eq!((error.kind.as_str(), error.span), ("unmatched-parenthesis", far.len() - 1..far.len()));
+
+    let inner = format!("{}{}", "(".repeat(270_000), "1").replace("(((", "(1+(2)*");
+    assert_eq!(kind(&format!("{inner}{}", ")".repeat(89_999))), "unclosed-parenthesis");
+    assert_eq!(kind(&format!("{inner}{}", ")".repeat(90_001))), "unmatched-parenthesis");
+}
+
+#[test]
 fn operations_nest_a_hundred_thousand_deep() {
     // Alternating, so that no chain can be balanced.
     let deep = format!("{}1{}", "1+(2*(".repeat(50_000), "))".repeat(50_000));

@@ -1,23 +1,41 @@
-"""Writes tests/reference.tsv: random expressions, and what Python's fractions make of them.
+"""Writes tests/reference.tsv: random expressions, and what Python's fractions and floats make of them.
 
     python3 dag/tests/reference.py > dag/tests/reference.tsv
 
-Columns: the expression; the value as it must be printed, or the byte of the leftmost `/` that
-divides by zero; the value as a decimal of 12 places, half to even. Python's own parser is not used:
-the tree is generated, written as text and evaluated, so that nothing here shares a grammar with
-the crate.
+Five columns, and a line for each expression:
+
+    expression
+    parameters   a=2 größe=-7/4
+    value        as it must be printed, or an error: its kind, the byte it begins at and its length
+    decimal      the value with 12 places, half to even
+    float        the same in 64-bit floating point, in the order of the source, with 17 digits; or an error
+
+Python's own parser is not used: the tree is generated, written as text and evaluated, so that nothing
+here shares a grammar with the crate. Texts that are wrong are made by doing something to a right one
+that has one known consequence.
 """
 
+import math
 import random
 from fractions import Fraction
 
 random.seed(20)
-PARAMETERS = {"a": Fraction(2), "b": Fraction(1, 3), "größe": Fraction(-7, 4), "z": Fraction(0)}
+EXPRESSIONS, WRONG = 5000, 1000
+NAMES = ["a", "b", "_x1", "größe", "名", "z"]
+SIZES = [Fraction(2), Fraction(-1), Fraction(0), Fraction(1, 3), Fraction(-7, 4), Fraction(10**20), Fraction(1, 8)]
 
 
 class Fails(Exception):
-    def __init__(self, at):
-        self.at = at
+    def __init__(self, kind, at):
+        self.kind, self.at = kind, at
+
+    def __str__(self):
+        return f"{self.kind} {self.at} 1"
+
+
+def parameters():
+    given = {name: random.choice(SIZES + [Fraction(random.randrange(-99, 99), random.randrange(1, 99))]) for name in NAMES}
+    return {name: given[name] for name in random.sample(NAMES, random.randrange(1, len(NAMES)))}
 
 
 def number():
@@ -26,50 +44,65 @@ def number():
     if kind == 0:
         places = random.randrange(1, 6)
         digits = str(random.randrange(10**6))
-        return digits + "." + f"{n % 10**places:0{places}d}", Fraction(int(digits)) + Fraction(
-            n % 10**places, 10**places
-        )
+        fraction = f"{n % 10**places:0{places}d}"
+        return f"{digits}.{fraction}", int(digits) + Fraction(int(fraction), 10**places)
     if kind == 1:
         return f".{n}", Fraction(n, 10 ** len(str(n)))
     if kind == 2:
-        exponent = random.randrange(-12, 13)
-        return f"{n}e{exponent}", n * Fraction(10) ** exponent
+        exponent = random.choice([-170, 160]) if random.random() < 0.02 else random.randrange(-12, 13)
+        return random.choice([f"{n}e{exponent}", f"{n}.E{exponent:+}"]), n * Fraction(10) ** exponent
     if kind == 3:
         return f"{n:_}", Fraction(n)
     if kind == 4:
         return f"00{n}.", Fraction(n)
     if kind == 5:
-        big = random.randrange(10**40)
+        big = random.randrange(10**24)
         return str(big), Fraction(big)
     return str(n), Fraction(n)
 
 
-def tree(size):
+def tree(size, given):
     if size == 0:
         if random.random() < 0.3:
-            name = random.choice(list(PARAMETERS))
-            return ("leaf", name, PARAMETERS[name])
+            name = random.choice(list(given))
+            return ("leaf", name, given[name])
         return ("leaf", *number())
     if random.random() < 0.1:
-        return ("sign", tree(size - 1))
+        return ("sign", tree(size - 1, given))
     left = random.randrange(size)
-    return (random.choice("+-*/"), tree(left), tree(size - 1 - left))
+    return (random.choice("+-*/"), tree(left, given), tree(size - 1 - left, given))
+
+
+def chain(length, given):
+    """What re-association works on: a long chain of one kind, some of its operands chains of the other."""
+    operators = random.choice(["+-", "*/", "+", "*", "-", "/"])
+    other = "*/" if operators[0] in "+-" else "+-"
+    whole = tree(0, given)
+    for _ in range(length):
+        operand = tree(0, given)
+        if random.random() < 0.3:
+            operand = (random.choice(other), operand, tree(random.randrange(2), given))
+        sides = (whole, operand) if random.random() < 0.8 else (operand, whole)
+        whole = (random.choice(operators), *sides)
+        if random.random() < 0.05:
+            whole = ("sign", whole)
+    return whole
 
 
 BINDS = {"leaf": 4, "sign": 3, "*": 2, "/": 2, "+": 1, "-": 1}
 
 
 def write(node, out, at_least):
-    """Appends to the list of bytes `out`; gives the tree with each operator's place."""
+    """Appends to the list of bytes `out`; gives the tree with each operator's and number's place."""
     kind = node[0]
     opened = BINDS[kind] < at_least or random.random() < 0.05
     if opened:
         out.extend(b"(")
     if random.random() < 0.1:
-        out.extend(b" ")
+        out.extend(random.choice([" ", "  ", "\u00a0", "\u3000"]).encode())
     if kind == "leaf":
+        placed = (*node, len(out))
         out.extend(node[1].encode())
-        placed = node
     elif kind == "sign":
         out.extend(b"-")
         placed = ("sign", write(node[1], out, 3))
@@ -83,26 +116,28 @@ def write(node, out, at_least):
     return placed
 
 
-def value(node):
+def value(node, leaf, is_good):
+    """The value over any kind of number, or the leftmost failure of all."""
     kind = node[0]
     if kind == "leaf":
-        return node[2]
+        return leaf(node[2])
     if kind == "sign":
-        return -value(node[1])
+        return -value(node[1], leaf, is_good)
     failures, values = [], []
     for operand in node[1:3]:
         try:
-            values.append(value(operand))
+            values.append(value(operand, leaf, is_good))
         except Fails as failure:
-            failures.append(failure.at)
+            failures.append(failure)
     if failures:
-        raise Fails(min(failures))
+        raise min(failures, key=lambda failure: failure.at)
     left, right = values
-    if kind == "/":
-        if right == 0:
-            raise Fails(node[3])
-        return left / right
-    return left + right if kind == "+" else left - right if kind == "-" else left * right
+    if kind == "/" and right == 0:
+        raise Fails("division-by-zero", node[3])
+    result = {"+": lambda: left + right, "-": lambda: left - right, "*": lambda: left * right, "/": lambda: left / right}[kind]()
+    if not is_good(result):
+        raise Fails("not-finite", node[3])
+    return result
 
 
 def decimal(fraction, places):
@@ -124,11 +159,69 @@ def printed(fraction):
     return f"{fraction.numerator}/{fraction.denominator}"
 
 
-for case in range(1500):
-    out = bytearray()
-    placed = write(tree(min(case // 25, random.randrange(30))), out, 0)
+def attempt(compute):
     try:
-        result = value(placed)
-        print(out.decode(), printed(result), decimal(result, 12), sep="\t")
+        return compute()
     except Fails as failure:
-        print(out.decode(), f"/{failure.at}", "", sep="\t")
+        return failure
+
+
+def line(text, given, exact, places, floating):
+    values = " ".join(f"{name}={fraction}" for name, fraction in given.items())
+    print(text, values, exact, places, floating, sep="\t")
+
+
+def right(case):
+    given = parameters()
+    shape = chain(random.randrange(2, 24), given) if case % 5 == 4 else tree(min(case // 25, random.randrange(20)), given)
+    out = bytearray()
+    placed = write(shape, out, 0)
+    exact = attempt(lambda: value(placed, lambda number: number, lambda _: True))
+    floating = attempt(lambda: value(placed, float, math.isfinite))
+    if isinstance(floating, float):
+        floating = f"{floating:.17g}"
+    if isinstance(exact, Fails):
+        line(out.decode(), given, exact, "", floating)
+    else:
+        line(out.decode(), given, printed(exact), decimal(exact, 12), floating)
+
+
+def wrong(case):
+    """A right text with one thing done to it, and the error that the thing makes: kind, byte, length."""
+    given = parameters()
+    out = bytearray()
+    write(tree(random.randrange(1, 12), given), out, 0)
+    text = out.decode()
+    end = len(out)
+    name, unknown = next(iter(given)), "größte"
+    made = [
+        (text + ")", f"unmatched-parenthesis {end} 1"),
+        ("(" + text, "unclosed-parenthesis 0 1"),
+        (text + "+", f"unexpected-end {end + 1} 0"),
+        (text + "*-(", f"unexpected-end {end + 3} 0"),
+        ("/" + text, "expected-operand 0 1"),
+        (text + "*/2", f"expected-operand {end + 1} 1"),
+        (text + "-()", f"expected-operand {end + 2} 1"),
+        (text + " 7.5", f"expected-operator {end + 1} 3"),
+        (f"({text}) (1)", f"expected-operator {end + 3} 1"),
+        (text + " 名", f"expected-operator {end + 1} 3"),
+        (text + " ¿ 1", f"unexpected-character {end + 1} 2"),
+        (text + "+ %", f"unexpected-character {end + 2} 1"),
+        (text + "+1.2.3", f"malformed-number {end + 1} 5"),
+        (text + "-2e+", f"malformed-number {end + 1} 3"),
+        (text + "*1__0", f"malformed-number {end + 1} 4"),
+        (text + "/.", f"malformed-number {end + 1} 1"),
+        (text + f"+{name} (1)", f"reserved-call {end + 1} {len(name.encode())}"),
+        (text + "+1e-10001", f"too-many-digits {end + 1} 8"),
+        (f"{unknown}*({text})", f"unknown-parameter 0 {len(unknown.encode())}"),
+        (text + f" - {unknown}/0", f"unknown-parameter {end + 3} {len(unknown.encode())}"),
+        (" " * (case % 4), f"empty-expression {case % 4} 0"),
+    ]
+    text, error = made[case % len(made)]
+    line(text, given, error, "", error)
+
+
+for case in range(EXPRESSIONS):
+    right(case)
+for case in range(WRONG):
+    wrong(case)

@@ -1,32 +1,57 @@
-//! Every line of `reference.tsv`, which `reference.py` made with Python's exact fractions.
+//! Every line of `reference.tsv`, which `reference.py` made with Python's exact fractions and floats.
 #![cfg(feature = "arithmetic")]
 
-use quorate_dag::{Expression, Parameters};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use quorate_dag::{Expression, ExpressionError, Limits, Parameters, PlanOptions, Value};
+
+fn told(error: &ExpressionError) -> String {
+    format!("{} {} {}", error.kind.as_str(), error.span.start, error.span.len())
+}
 
 #[test]
 fn python_agrees_on_every_expression() {
-    let parameters: Parameters = [("a", "2"), ("b", "1/3"), ("größe", "-7/4"), ("z", "0")]
-        .into_iter()
-        .map(|(name, value)| (name, value.parse().expect("a value")))
-        .collect();
-    let table = include_str!("reference.tsv");
-    let mut compared = 0;
-    for line in table.lines() {
-        let [text, expect, decimal] = line.split('\t').collect::<Vec<_>>()[..] else {
-            panic!("three columns: {line}");
+    let source = PlanOptions { share: false, reassociate: false, fold: None };
+    let (mut values, mut errors) = (0, 0);
+    for line in include_str!("reference.tsv").lines() {
+        let [text, given, exact, decimal, float] = line.split('\t').collect::<Vec<_>>()[..] else {
+            panic!("five columns: {line}");
         };
-        let expression = Expression::parse(text).expect("Python wrote it well");
-        match expression.evaluate(&parameters) {
+        let given: HashMap<&str, Value> = given
+            .split(' ')
+            .map(|pair| pair.split_once('=').expect("name=value"))
+            .map(|(name, value)| (name, value.parse().expect("a value")))
+            .collect();
+        let parameters: Parameters = given.iter().map(|(name, value)| (*name, value.clone())).collect();
+
+        let parsed = Expression::parse(text);
+        let planned = parsed.as_ref().map_err(Clone::clone).and_then(|parsed| {
+            let plan = Arc::new(parsed.plan()).evaluate(&parameters, &Limits::default());
+            let as_written = Arc::new(parsed.plan_with(&source)).evaluate(&parameters, &Limits::default());
+            assert_eq!(plan, as_written, "{text}");
+            assert_eq!(plan, parsed.evaluate(&parameters), "{text}");
+            plan
+        });
+        match planned {
             Ok(value) => {
-                assert_eq!(value.to_string(), expect, "{text}");
+                assert_eq!(value.to_string(), exact, "{text}");
                 assert_eq!(value.to_decimal(12), decimal, "{text}");
+                values += 1;
             }
             Err(error) => {
-                assert_eq!(error.kind.as_str(), "division-by-zero", "{text}");
-                assert_eq!(format!("/{}", error.span.start), expect, "{text}");
+                assert_eq!(told(&error), exact, "{text}");
+                errors += 1;
             }
         }
-        compared += 1;
+        match parsed.and_then(|parsed| parsed.evaluate_f64(|name| given.get(name).map(Value::to_f64))) {
+            Ok(value) => {
+                let python: f64 = float.parse().unwrap_or_else(|_| panic!("{value} is not {float}: {text}"));
+                assert_eq!(value.to_bits(), python.to_bits(), "{text}");
+            }
+            Err(error) => assert_eq!(told(&error), float, "{text}"),
+        }
     }
-    assert_eq!(compared, 1500);
+    assert_eq!(values + errors, 6000);
+    assert!(errors > 1500, "{errors}");
 }

@@ -319,6 +319,21 @@ pub enum InvalidSuccession {
 }
 
 impl Succession {
+    /// The stable encoding; a [`Chain`]'s has the same in it.
+    #[must_use]
+    pub fn to_bytes(&self) -> Bytes {
+        crate::message::wire::encode_succession(self)
+    }
+
+    /// Reads what [`Succession::to_bytes`] wrote. It is not verified yet.
+    ///
+    /// # Errors
+    /// When the bytes are no succession.
+    pub fn from_bytes(bytes: Bytes) -> Result<Self, InvalidSuccession> {
+        let malformed = |_| InvalidSuccession::Malformed { field: "succession" };
+        crate::message::wire::decode_succession(bytes).map_err(malformed)
+    }
+
     /// The configuration that follows `former`, if this proves one.
     ///
     /// # Errors
@@ -411,6 +426,12 @@ impl Chain {
         self.latest()
     }
 
+    /// The configuration that it begins with.
+    #[must_use]
+    pub fn genesis(&self) -> &Configuration {
+        &self.configurations[0]
+    }
+
     /// The latest configuration that is known.
     #[must_use]
     pub fn latest(&self) -> &Configuration {
@@ -440,7 +461,7 @@ impl Chain {
     pub fn to_bytes(&self) -> Bytes {
         let mut out = vec![CHAIN_FORMAT];
         let genesis = self.configurations[0].to_bytes();
-        let parts = self.successions.iter().map(crate::message::wire::encode_succession);
+        let parts = self.successions.iter().map(Succession::to_bytes);
         for part in std::iter::once(genesis).chain(parts) {
             out.put_u32(u32::try_from(part.len()).expect("a configuration is far below 4 GiB"));
             out.put_slice(&part);
@@ -471,8 +492,7 @@ impl Chain {
         let genesis = genesis.filter(|genesis| genesis.number == 0).ok_or_else(|| malformed("genesis"))?;
         let mut chain = Self::new(genesis);
         for part in parts {
-            let succession = crate::message::wire::decode_succession(Bytes::copy_from_slice(part));
-            chain.extend(succession.map_err(|_| malformed("succession"))?)?;
+            chain.extend(Succession::from_bytes(Bytes::copy_from_slice(part))?)?;
         }
         Ok(chain)
     }

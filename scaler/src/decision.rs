@@ -41,6 +41,30 @@ pub enum Reason {
     LayerLong,
     /// A pod has been idle long enough.
     PodIdle,
+    /// The busy share of the pods is off its target.
+    Utilisation,
+    /// The requests in the system are too many or too few for the pods.
+    LayerLength,
+    /// The mean number of requests in the system over the stable window.
+    Concurrency,
+    /// The mean number of requests in the system over the panic window was far over the pods.
+    Panic,
+    /// The backlog per pod is off its target.
+    BacklogPerPod,
+    /// The queueing model needs this many for the objective.
+    Model,
+    /// The load that is forecast.
+    Forecast,
+    /// The forecast, and as much as it was wrong lately.
+    Margin,
+    /// Requests that will still wait when a new pod is up.
+    Backlog,
+    /// A share of the largest recent burst.
+    BurstFloor,
+    /// A larger need of the last ticks is held.
+    Hold,
+    /// A small step down waits for a minute without a larger need.
+    SmallStep,
     /// Fewer pods than the minimum.
     PodsMin,
     /// More pods than the maximum.
@@ -72,6 +96,18 @@ impl Reason {
             Self::InvalidSample => "invalid_sample",
             Self::LayerLong => "layer_long",
             Self::PodIdle => "pod_idle",
+            Self::Utilisation => "utilisation",
+            Self::LayerLength => "layer_length",
+            Self::Concurrency => "concurrency",
+            Self::Panic => "panic",
+            Self::BacklogPerPod => "backlog_per_pod",
+            Self::Model => "model",
+            Self::Forecast => "forecast",
+            Self::Margin => "margin",
+            Self::Backlog => "backlog",
+            Self::BurstFloor => "burst_floor",
+            Self::Hold => "hold",
+            Self::SmallStep => "small_step",
             Self::PodsMin => "pods_min",
             Self::PodsMax => "pods_max",
             Self::StepUp => "step_up",

@@ -5,7 +5,11 @@ mod decision;
 mod limits;
 mod observation;
 pub mod policy;
+mod queueing;
 mod seconds;
+#[cfg(feature = "sim")]
+pub mod sim;
+mod window;
 
 pub use decision::{Decision, Reason};
 pub use limits::{CHANGES_PER_MINUTE_LIMIT, Fallback, InvalidLimits, Limited, LimitedState, Limits, Ruling};

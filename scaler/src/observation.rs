@@ -74,6 +74,11 @@ impl Observation {
         u32::try_from(slots.div_ceil(u64::from(self.slots_per_pod.get()))).unwrap_or(u32::MAX)
     }
 
+    /// Requests in service, with one at each draining pod: it would be gone otherwise.
+    pub(crate) fn in_service_with_draining(&self) -> u64 {
+        self.in_service.saturating_add(self.draining.into())
+    }
+
     /// Whether the requests in service would fit on one ready pod fewer.
     ///
     /// With one slot per pod that is "a pod serves nothing"; with more, a pod's worth of slots is free even

@@ -2,8 +2,27 @@
 
 use crate::{Decision, Observation};
 
+mod conditions;
+mod dc2;
+mod hpa;
+mod keda;
+mod kpa;
+mod named;
+mod predictive;
+mod stabilised;
+mod target_tracking;
 mod threshold;
+mod timer;
+mod usage;
 
+pub use conditions::Conditions;
+pub use dc2::{Dc2, Dc2State, QueueModel};
+pub use hpa::{Hpa, HpaState};
+pub use keda::{Keda, KedaState};
+pub use kpa::{Kpa, KpaState};
+pub use named::{AnyPolicy, AnyState, Name, UnknownName};
+pub use predictive::{Predictive, PredictiveSettings, PredictiveState};
+pub use target_tracking::{TargetTracking, TargetTrackingState};
 pub use threshold::{Threshold, ThresholdSettings, ThresholdState};
 
 /// A rule that turns what a layer looks like into a number of pods.

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use quorate_scaler::policy::{Threshold, ThresholdSettings};
+use quorate_scaler::policy::{AnyPolicy, Conditions, Name, Threshold, ThresholdSettings};
 use quorate_scaler::{Fallback, Limited, Limits, Observation, Policy, Seconds};
 
 #[test]
@@ -39,5 +39,40 @@ fn deciding_does_not_allocate() {
         });
         assert!(changes > 1000, "the budget's memory was used: {changes} changes");
         assert_eq!(allocated.count_total, 0);
+    }
+}
+
+#[test]
+fn no_policy_allocates_when_it_decides_nor_keeps_more_than_128_kib() {
+    for name in Name::ALL {
+        let mut fresh = AnyPolicy::new(*name, &Conditions::default());
+        let made = allocation_counter::measure(|| fresh = AnyPolicy::new(*name, &Conditions::default()));
+        assert!(
+            made.bytes_max + size_of::<AnyPolicy>() as u64 <= 128 << 10,
+            "{name}: {} bytes",
+            made.bytes_max
+        );
+        fresh.decide(&Observation::default());
+        let mut restored = AnyPolicy::new(*name, &Conditions::default());
+        restored.restore(fresh.state());
+        for policy in [&mut fresh, &mut restored] {
+            let allocated = allocation_counter::measure(|| {
+                for tick in 1..5_000_u64 {
+                    policy.decide(&Observation {
+                        now: Seconds::new(tick),
+                        valid: tick % 7 != 0,
+                        arrivals: tick * tick % 91,
+                        completions: tick % 50,
+                        service_time: Seconds::from_micros(tick % 50 * 400_000),
+                        busy_time: Seconds::new(tick % 9),
+                        in_system_time: Seconds::new(tick % 31),
+                        waiting: tick % 11,
+                        ready: 3,
+                        ..Observation::default()
+                    });
+                }
+            });
+            assert_eq!(allocated.count_total, 0, "{name}");
+        }
     }
 }

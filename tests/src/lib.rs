@@ -2,18 +2,28 @@
 //!
 //! [`Platform`] is a `quorate up` on a data folder of its own, [`Data`] the folder and the way to run
 //! any other command on it, [`Load`] a closed loop of requests whose every answer is checked. Every
-//! [`Platform`] that is stopped has proven that no process of it is left.
+//! [`Platform`] that is stopped has proven that no process of it is left. [`trace`] is for tests of what happens in
+//! which order.
 //!
 //! Nothing here waits without a deadline, and what the operating system or the platform announces is
 //! awaited, not slept for.
 
 mod binary;
+#[cfg(feature = "engines")]
+pub mod cloud;
 mod data;
 mod fleet;
+pub mod history;
+#[cfg(feature = "engines")]
+pub mod kubernetes;
 mod load;
 mod platform;
 pub mod process;
 mod random;
+#[cfg(feature = "engines")]
+#[path = "../../daemons/tests/servers/installed.rs"]
+pub mod servers;
+pub mod trace;
 
 pub use binary::binary;
 pub use data::{Data, Output, keys};
@@ -72,3 +82,7 @@ pub const NONE: &str = "[functions.default]\nreplication = \"none\"\n";
 
 /// The configuration of a platform on which four replicas agree on every result: the default, said.
 pub const BYZANTINE: &str = "[functions.default]\nreplication = { f = 1 }\n";
+
+/// The configuration of a platform with one function on four replicas, and the others as they are cheapest.
+pub const MIXED: &str =
+    "[functions.default]\nreplication = \"none\"\n[functions.mul]\nreplication = { f = 1 }\n";

@@ -1,10 +1,12 @@
 //! A closed loop of requests whose every answer is checked.
 
-use crate::{PATIENCE, Platform, Random};
+use crate::{
+    PATIENCE, Platform, Random,
+    history::{self, History, Saw, Violations},
+};
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 use std::{
-    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -15,6 +17,9 @@ use tokio::{sync::watch, task::JoinSet};
 
 /// How long one who was refused or cut off waits before it asks again.
 const AGAIN: Duration = Duration::from_millis(20);
+
+/// After so many answers one of them is read again: seldom, because throughput is measured with this loop, too.
+const READ_BACK: usize = 16;
 
 /// What the requests compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,21 +60,7 @@ impl Mix {
 pub struct Load {
     stop: watch::Sender<bool>,
     answered: watch::Receiver<u64>,
-    loops: JoinSet<Vec<Sent>>,
-    url: String,
-    http: reqwest::Client,
-}
-
-/// One request's fate.
-#[derive(Clone, Debug)]
-struct Sent {
-    expression: String,
-    expected: i64,
-    /// Each id under which it was accepted: one, or something is wrong.
-    ids: Vec<String>,
-    /// The record as it was first read.
-    answer: Option<Value>,
-    latency: Duration,
+    loops: JoinSet<(Client, Histogram<u64>)>,
 }
 
 /// What became of all requests.
@@ -77,13 +68,8 @@ struct Sent {
 pub struct Report {
     /// Requests that were sent.
     pub sent: usize,
-    /// Requests that had no answer in time, or an answer other than a result.
-    pub lost: Vec<String>,
-    /// Requests that were accepted under two ids, ids that two requests got, and records that read
-    /// differently later.
-    pub duplicated: Vec<String>,
-    /// Requests whose result is not their value.
-    pub wrong: Vec<String>,
+    /// What no client may see, and one did.
+    pub violations: Violations,
     /// From sending to the answer, in microseconds.
     pub latency_us: Histogram<u64>,
 }
@@ -108,20 +94,26 @@ impl Load {
         let outstanding = u64::try_from(outstanding).expect("is small");
         for first in 0..outstanding {
             let (stopped, count) = (stopped.clone(), count.clone());
-            let client = Client { url: url.to_owned(), http: http.clone(), mix, load };
+            let mut client = Client { url: url.to_owned(), http: http.clone(), mix, load, sent: Vec::new() };
             loops.spawn(async move {
-                let mut sent = Vec::new();
+                let mut latency_us = Histogram::new(3).expect("three digits are allowed");
                 for n in (first..).step_by(usize::try_from(outstanding).expect("came from one")) {
                     if *stopped.borrow() {
                         break;
                     }
-                    sent.push(client.ask(n).await);
+                    let since = Instant::now();
+                    client.ask(n).await;
+                    let micros = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
+                    latency_us.record(micros).expect("it grows as it has to");
                     count.send_modify(|answered| *answered += 1);
+                    if client.sent.len().is_multiple_of(READ_BACK) {
+                        client.read_back().await;
+                    }
                 }
-                sent
+                (client, latency_us)
             });
         }
-        Self { stop, answered, loops, url: url.to_owned(), http }
+        Self { stop, answered, loops }
     }
 
     /// Waits until so many more requests have come to an end.
@@ -141,75 +133,46 @@ impl Load {
         *self.answered.borrow()
     }
 
-    /// Stops asking, waits for what is outstanding, and reads every record once more.
+    /// Stops asking, waits for what is outstanding, reads every record once more, and checks what was seen.
     ///
     /// # Panics
     /// When the harness itself fails.
     pub async fn finish(mut self) -> Report {
         self.stop.send_replace(true);
-        let mut all = Vec::new();
-        while let Some(sent) = self.loops.join_next().await {
-            all.extend(sent.expect("a loop does not panic"));
+        let mut latency_us = Histogram::new(3).expect("three digits are allowed");
+        let mut clients = Vec::new();
+        while let Some(ended) = self.loops.join_next().await {
+            let (client, its) = ended.expect("a loop does not panic");
+            latency_us.add(its).expect("it grows as it has to");
+            clients.push(client);
         }
-        let mut report = Report {
-            sent: all.len(),
-            lost: Vec::new(),
-            duplicated: Vec::new(),
-            wrong: Vec::new(),
-            latency_us: Histogram::new(3).expect("three digits are allowed"),
-        };
-        let mut seen: HashMap<&str, &str> = HashMap::new();
-        for sent in &all {
-            report.judge(sent);
-            for id in &sent.ids {
-                if let Some(other) = seen.insert(id, &sent.expression) {
-                    report.duplicated.push(format!("{id} is {other} and {}", sent.expression));
+        let mut histories = Vec::new();
+        let mut can_be_read = true;
+        for mut client in clients {
+            for nth in 0..client.sent.len() {
+                if can_be_read && !client.read(nth, PATIENCE).await {
+                    // Nobody waits for each of the others, too.
+                    can_be_read = false;
+                    let answer = format!("could not be read again within {PATIENCE:?}");
+                    client.sent[nth].saw.push(Saw::Failed { answer });
                 }
             }
+            histories.extend(client.sent);
         }
-        for sent in &all {
-            if let (Some(answer), Some(id)) = (&sent.answer, sent.ids.first()) {
-                let again = read(&self.http, &self.url, id).await;
-                if again.as_ref().map(|a| &a["result"]) != Some(&answer["result"]) {
-                    report.duplicated.push(format!("{id} was {answer} and later {again:?}"));
-                }
-            }
-        }
-        report
+        Report { sent: histories.len(), violations: history::check(&histories), latency_us }
     }
 }
 
 impl Report {
-    fn judge(&mut self, sent: &Sent) {
-        let micros = u64::try_from(sent.latency.as_micros()).unwrap_or(u64::MAX);
-        self.latency_us.record(micros).expect("it grows as it has to");
-        if sent.ids.len() > 1 {
-            self.duplicated.push(format!("{} is {:?}", sent.expression, sent.ids));
-        }
-        match sent.answer.as_ref().and_then(|answer| answer["result"].as_str()) {
-            Some(result) if result == sent.expected.to_string() => {}
-            Some(result) => {
-                self.wrong.push(format!("{} = {}, not {result}", sent.expression, sent.expected));
-            }
-            None => self.lost.push(format!("{}: {:?}", sent.expression, sent.answer)),
-        }
-    }
-
-    /// Every request was answered, correctly, once.
+    /// Every request was answered, correctly, once, and its answer stayed.
     ///
     /// # Panics
     /// When one was not.
     pub fn assert_flawless(&self) {
         assert!(self.sent > 0, "nothing was sent");
-        assert!(
-            self.lost.is_empty() && self.duplicated.is_empty() && self.wrong.is_empty(),
-            "of {} requests {} are lost, {} duplicated, {} wrong: {:#?}",
-            self.sent,
-            self.lost.len(),
-            self.duplicated.len(),
-            self.wrong.len(),
-            [&self.lost, &self.duplicated, &self.wrong].into_iter().flatten().take(20).collect::<Vec<_>>(),
-        );
+        let found: Vec<_> = self.violations.kinds().map(|(what, all)| format!("{} {what}", all.len())).into();
+        let first: Vec<_> = self.violations.kinds().iter().flat_map(|(_, all)| all.iter().take(8)).collect();
+        assert!(self.violations.is_empty(), "of {} requests {}: {first:#?}", self.sent, found.join(", "));
     }
 
     /// The slowest answer.
@@ -219,71 +182,87 @@ impl Report {
     }
 }
 
+/// One loop, and all that it saw.
 struct Client {
     url: String,
     http: reqwest::Client,
     mix: Mix,
     load: u64,
+    sent: Vec<History>,
 }
 
 impl Client {
     /// Asks until there is an answer, under one key, as a careful client does.
-    async fn ask(&self, n: u64) -> Sent {
+    async fn ask(&mut self, n: u64) {
         let (expression, expected) = self.mix.request(n);
-        let mut sent =
-            Sent { expression, expected, ids: Vec::new(), answer: None, latency: Duration::default() };
         let key = format!("load-{}-{n}", self.load);
+        let mut history = History { expression, expected: expected.to_string(), saw: Vec::new() };
         let since = Instant::now();
-        while since.elapsed() < PATIENCE && sent.answer.is_none() {
-            if !self.ask_once(&key, &mut sent).await {
-                tokio::time::sleep(AGAIN).await;
-            }
+        while since.elapsed() < PATIENCE && !self.ask_once(&key, &mut history).await {
+            // While the platform is in trouble, what was answered before is worth a look.
+            self.read_back().await;
+            tokio::time::sleep(AGAIN).await;
         }
-        sent.latency = since.elapsed();
-        sent
+        self.sent.push(history);
     }
 
-    /// Whether there was an answer, if only that there will be one.
-    async fn ask_once(&self, key: &str, sent: &mut Sent) -> bool {
-        let body = json!({ "expression": sent.expression }).to_string();
+    /// Whether there was an answer that asking again would not change.
+    async fn ask_once(&self, key: &str, history: &mut History) -> bool {
+        history.saw.push(Saw::Submitted);
         let request = self
             .http
             .post(format!("{}/v1/expressions?wait=10", self.url))
             .header("idempotency-key", key)
-            .header("content-type", "application/json")
-            .body(body);
-        let Ok(answer) = request.send().await else { return false };
-        let status = answer.status().as_u16();
-        let Ok(text) = answer.text().await else { return false };
-        let Ok(answer) = serde_json::from_str::<Value>(&text) else { return false };
-        if let Some(id) = answer["id"].as_str()
-            && !sent.ids.iter().any(|known| known == id)
-        {
-            sent.ids.push(id.to_owned());
+            .json(&json!({ "expression": history.expression }));
+        let saw = seen(request).await;
+        let is_last = matches!(saw, Some(Saw::Result { .. } | Saw::Failed { .. } | Saw::Absent { .. }));
+        history.saw.extend(saw);
+        is_last
+    }
+
+    /// Reads one of the answers again, whichever.
+    async fn read_back(&mut self) {
+        if let Some(last) = self.sent.len().checked_sub(1) {
+            let nth = Random::new(self.sent[last].saw.len() as u64 ^ last as u64).below(last as u64 + 1);
+            self.read(usize::try_from(nth).expect("is an index"), Duration::ZERO).await;
         }
-        match status {
-            202 => true,
-            503 => false,
-            // A result, or an error that asking again would not change.
-            _ => {
-                sent.answer = Some(answer);
-                true
+    }
+
+    /// Reads the record of a request that is known to be one; says whether that was possible within so long.
+    async fn read(&mut self, nth: usize, patience: Duration) -> bool {
+        let known = self.sent[nth].saw.iter().find_map(|saw| match saw {
+            Saw::Accepted { id } | Saw::Result { id, .. } => Some(id),
+            _ => None,
+        });
+        let Some(id) = known else { return true };
+        let url = format!("{}/v1/expressions/{id}", self.url);
+        let since = Instant::now();
+        loop {
+            if let Some(saw) = seen(self.http.get(&url)).await {
+                self.sent[nth].saw.push(saw);
+                return true;
             }
+            if since.elapsed() >= patience {
+                return false;
+            }
+            tokio::time::sleep(AGAIN).await;
         }
     }
 }
 
-/// A record, however often one has to ask.
-async fn read(http: &reqwest::Client, url: &str, id: &str) -> Option<Value> {
-    let since = Instant::now();
-    while since.elapsed() < PATIENCE {
-        if let Ok(answer) = http.get(format!("{url}/v1/expressions/{id}")).send().await
-            && answer.status().as_u16() != 503
-            && let Ok(text) = answer.text().await
-        {
-            return serde_json::from_str(&text).ok();
-        }
-        tokio::time::sleep(AGAIN).await;
-    }
-    None
+/// What a client sees in an answer; nothing when there is none, or none now.
+async fn seen(request: reqwest::RequestBuilder) -> Option<Saw> {
+    let answer = request.send().await.ok()?;
+    let (status, path) = (answer.status().as_u16(), answer.url().path().to_owned());
+    let text = answer.text().await.ok()?;
+    let body: Value = serde_json::from_str(&text).ok()?;
+    let id = body["id"].as_str().map(str::to_owned);
+    Some(match (status, id, body["result"].as_str()) {
+        // It can't be answered now.
+        (429 | 503, ..) => return None,
+        (200, Some(id), Some(result)) => Saw::Result { id, result: result.into() },
+        (200 | 202, Some(id), None) if body["status"] == "accepted" => Saw::Accepted { id },
+        (404 | 410, ..) => Saw::Absent { id: path },
+        _ => Saw::Failed { answer: format!("{status}: {text}") },
+    })
 }

@@ -3,48 +3,7 @@
 
 #![cfg(feature = "engines")]
 
-#[allow(dead_code, unreachable_pub, reason = "the tests of each engine use the rest")]
-#[path = "../../daemons/tests/servers/installed.rs"]
-mod servers;
-
-use quorate_tests::{Data, Fleet, Load, Mix, Platform, eventually};
-use servers::{etcd::Etcd, moto::Moto};
-use std::fs;
-
-/// The servers, and a folder from which they are reached.
-struct Cloud {
-    moto: Moto,
-    etcd: Etcd,
-}
-
-impl Cloud {
-    fn start(members: usize) -> Self {
-        Self { moto: Moto::start(), etcd: Etcd::start(members) }
-    }
-
-    /// A data folder with credentials where every program of AWS looks for them.
-    fn data() -> Data {
-        let data = Data::new();
-        fs::create_dir_all(data.path().join(".aws")).expect("the folder is ours");
-        data.file(".aws/credentials", "[default]\naws_access_key_id = test\naws_secret_access_key = test\n");
-        data
-    }
-
-    fn config(&self, functions: &str) -> String {
-        format!(
-            "{functions}\n[engines]\nqueues = \"sqs\"\nrecords = \"dynamo\"\nstore = \"etcd\"\n\
-             [aws]\nregion = \"eu-central-1\"\nendpoint = \"{}\"\n[etcd]\nendpoints = \"{}\"\n\
-             [timeouts]\nlease = \"2s\"\n",
-            self.moto.endpoint,
-            self.etcd.endpoints().join(",")
-        )
-    }
-}
-
-const NONE: &str = "[functions.default]\nreplication = \"none\"\n";
-
-/// One function on four replicas, the others as they are cheapest.
-const MIXED: &str = "[functions.default]\nreplication = \"none\"\n[functions.mul]\nreplication = { f = 1 }\n";
+use quorate_tests::{Fleet, Load, MIXED, Mix, NONE, Platform, cloud::Cloud, eventually};
 
 #[tokio::test]
 async fn a_platform_on_sqs_dynamo_and_etcd_answers_and_leaves_nothing_on_this_machine() {

@@ -93,6 +93,7 @@ async fn eval_with_explain_says_on_standard_error_where_each_node_ran() {
     for set in ["add-0", "mul-0", "div-0"] {
         assert!(output.stderr.contains(set), "{set}: {}", output.stderr);
     }
+    assert!(output.stderr.contains("PREDICTED START"), "{}", output.stderr);
     platform.stop().await;
 }
 

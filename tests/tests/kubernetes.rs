@@ -1,148 +1,109 @@
-//! The platform as `daemons/deploy/local` deploys it: on a real Kubernetes, with etcd and what plays SQS and
-//! DynamoDB on the node beside it, and each of the four faults under load.
+//! The report's two platforms, and a replica that lies, on a real Kubernetes, as the local overlay deploys them.
 
 #![cfg(feature = "engines")]
 
-#[allow(dead_code, unreachable_pub, reason = "the tests of each engine use the rest")]
-#[path = "../../daemons/tests/servers/installed.rs"]
-mod servers;
-
-use quorate_tests::{Load, Mix, Status, binary, eventually_within};
-use servers::{etcd::Etcd, moto::Moto, proxy::Proxy};
-use std::{
-    io::Write,
-    path::Path,
-    process::{Command, Stdio},
-    time::Duration,
+use quorate_tests::{
+    Data, Load, Mix, Status, eventually_within,
+    kubernetes::{Deployed, GATEWAY, PATIENCE, Pods},
 };
+use serde_json::Value;
+use std::{collections::BTreeSet, path::Path};
 
-/// Where the overlay has the gateways.
-const GATEWAY: &str = "http://127.0.0.1:30740";
+const PLATFORM_1: &str = include_str!("../../daemons/examples/platform-1.toml");
+const PLATFORM_2: &str = include_str!("../../daemons/examples/platform-2.toml");
 
-/// Longer than images, pods and elections take on a machine that does much else.
-const PATIENCE: Duration = Duration::from_secs(240);
-
-/// One function on four replicas; the others as they are cheapest.
-const FUNCTIONS: [(&str, &str); 2] =
-    [("QUORATE_FUNCTIONS_DEFAULT_REPLICATION", "none"), ("QUORATE_FUNCTIONS_MUL_REPLICATION", "{ f = 1 }")];
-
-fn repository() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
-}
-
-/// What a command answers; it has to succeed.
-fn run(program: &str, arguments: &[&str], input: &str) -> String {
-    let mut command = Command::new(program);
-    command.args(arguments).current_dir(repository()).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = command.spawn().unwrap_or_else(|error| panic!("{program}: {error}"));
-    child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("it reads");
-    let output = child.wait_with_output().expect("it runs");
-    assert!(output.status.success(), "{program} {arguments:?}: {}", output.status);
-    String::from_utf8(output.stdout).expect("text").trim().to_owned()
-}
-
-fn kubectl(arguments: &[&str]) -> String {
-    run("kubectl", arguments, "")
-}
-
-/// The platform, which goes however the test ends.
-struct Deployed;
-
-impl Deployed {
-    fn apply(etcd: u16, aws: u16) -> Self {
-        let left = kubectl(&["get", "namespace", "quorate", "--ignore-not-found", "-o", "name"]);
-        assert!(left.is_empty(), "the cluster has a namespace quorate already, which is somebody's");
-        let rendered = kubectl(&["kustomize", "daemons/deploy/local"]);
-        let functions =
-            FUNCTIONS.map(|(name, value)| format!("        - name: {name}\n          value: '{value}'\n"));
-        let region = "        - name: QUORATE_AWS_REGION\n          value: us-east-1\n";
-        assert!(rendered.contains(region), "the overlay says in which region the queues are");
-        let manifests = rendered
-            .replace(":2379", &format!(":{etcd}"))
-            .replace(":4566", &format!(":{aws}"))
-            .replace(region, &format!("{region}{}", functions.concat()));
-        let deployed = Self;
-        kubectl(&["apply", "-f", "daemons/deploy/base/namespace.yaml"]);
-        let folder = tempfile::tempdir().expect("a folder");
-        let folder = folder.path().join("tls");
-        let make = ["tls", "make", folder.to_str().expect("is UTF-8"), "--secrets"];
-        let secrets = run(binary().to_str().expect("is UTF-8"), &make, "");
-        run("kubectl", &["-n", "quorate", "create", "-f", "-"], &secrets);
-        run("kubectl", &["apply", "-f", "-"], &manifests);
-        deployed
-    }
-}
-
-impl Drop for Deployed {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            for what in [&["get", "pods", "-o", "wide"][..], &["get", "events", "--sort-by=.lastTimestamp"]] {
-                let _ = Command::new("kubectl").args(["-n", "quorate"]).args(what).status();
-            }
-        }
-        let _ = Command::new("kubectl").args(["delete", "namespace", "quorate", "--wait=false"]).status();
-    }
-}
-
-async fn get(http: &reqwest::Client, path: &str) -> Option<String> {
-    let answer = http.get(format!("{GATEWAY}{path}")).send().await.ok()?;
-    if answer.status().is_success() { answer.text().await.ok() } else { None }
+#[tokio::test(flavor = "multi_thread")]
+async fn platform_1_in_kubernetes_answers_a_burst_with_more_pods() {
+    let platform = Deployed::start(PLATFORM_1, None).await;
+    let is_working = |status: &Status| {
+        (status.daemon.as_str(), status.function.as_deref(), status.state.as_str())
+            == ("worker", Some("add"), "ready")
+    };
+    let workers = async || Some(platform.status().await?.iter().filter(|s| is_working(s)).count());
+    let one = eventually_within(PATIENCE, "what works", &workers).await;
+    assert_eq!(one, 1, "one worker is enough for one request");
+    assert!(platform.pods("app.kubernetes.io/component=replica").is_empty(), "pods are no sets");
+    let load = Load::at(GATEWAY, platform.http.clone(), Mix::Only("add"), 64);
+    eventually_within(PATIENCE, "more workers of the layer that is too long", || async {
+        (workers().await? > 1).then_some(())
+    })
+    .await;
+    assert!(platform.pods("quorate.io/function=add").len() > 1, "each is a pod");
+    let report = load.finish().await;
+    println!("{} requests, the slowest in {:?}", report.sent, report.slowest());
+    report.assert_flawless();
 }
 
 /// A replica of `mul` that leads its set, or does not.
-async fn replica(http: &reqwest::Client, leads: bool) -> String {
-    eventually_within(PATIENCE, "a set of mul with a primary and backups", || async {
-        let all: Vec<Status> = serde_json::from_str(&get(http, "/v1/status").await?).ok()?;
-        let of_mul = |s: &&Status| s.daemon == "replica" && s.function.as_deref() == Some("mul");
-        let found = all.iter().filter(of_mul).find(|s| s.state == "ready" && s.primary == Some(leads))?;
-        Some(format!("{}-replica-{}", found.set.as_ref()?, found.index?))
-    })
-    .await
-}
-
-/// Deletes pods with no warning.
-fn delete(selector: &str) {
-    let pods = kubectl(&["-n", "quorate", "get", "pods", "-l", selector, "-o", "name"]);
-    let pod = pods.lines().next().unwrap_or_else(|| panic!("no pod is {selector}"));
-    kubectl(&["-n", "quorate", "delete", pod, "--grace-period=0", "--force", "--wait=false"]);
+async fn replica(platform: &Deployed, leads: bool) -> String {
+    let found = platform
+        .find("a set of mul with a primary and backups", |status| {
+            (status.daemon.as_str(), status.function.as_deref(), status.state.as_str())
+                == ("replica", Some("mul"), "ready")
+                && status.primary == Some(leads)
+        })
+        .await;
+    format!("{}-replica-{}", found.set.expect("is in a set"), found.index.expect("has an index"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_platform_in_kubernetes_survives_the_four_faults_and_no_request_is_lost() {
-    run("tests/kubernetes/image", &[binary().to_str().expect("is UTF-8")], "");
-    let address = "{.items[0].status.addresses[?(@.type==\"InternalIP\")].address}";
-    let node = kubectl(&["get", "nodes", "-o", &format!("jsonpath={address}")]);
-    let (moto, etcd) = (Moto::start(), Etcd::start(1));
-    // What listens on this machine's loopback has to be reached from pods.
-    let (aws, store) = (Proxy::on(&node, &moto.endpoint).await, Proxy::on(&node, &etcd.endpoint(0)).await);
-    let _deployed = Deployed::apply(store.port, aws.port);
-
-    let http = reqwest::Client::builder().timeout(PATIENCE).build().expect("needs nothing");
-    eventually_within(PATIENCE, "a gateway to be ready", || get(&http, "/readyz")).await;
-    let body = r#"{"expression": "((3+5)*(4-2))/1"}"#;
-    let answer = eventually_within(PATIENCE, "the first answer", || async {
-        let sent = http.post(format!("{GATEWAY}/v1/expressions?wait=30")).body(body).send().await.ok()?;
-        if sent.status().as_u16() == 200 { sent.text().await.ok() } else { None }
-    })
-    .await;
-    assert!(answer.contains(r#""result":"16""#), "{answer}");
-
-    let mut load = Load::at(GATEWAY, http.clone(), Mix::All, 4);
+async fn platform_2_in_kubernetes_survives_the_four_faults_and_no_request_is_lost() {
+    let platform = Deployed::start(PLATFORM_2, None).await;
+    let mut load = Load::at(GATEWAY, platform.http.clone(), Mix::All, 4);
     load.answered(10).await;
     // 1: a worker; it comes back under a higher incarnation.
-    delete("quorate.io/function=add,app.kubernetes.io/component=worker");
+    platform.kill_one("quorate.io/function=add,app.kubernetes.io/component=worker");
     load.answered(10).await;
     // 2 and 3: the primary and a backup; a fresh set takes the place of each one's.
     for leads in [true, false] {
-        delete(&format!("quorate.io/pod={}", replica(&http, leads).await));
+        platform.kill_one(&format!("quorate.io/pod={}", replica(&platform, leads).await));
         load.answered(10).await;
     }
     // 4: every daemon of the control plane, one of each.
     for daemon in ["gateway", "scheduler", "cluster", "admin", "autoscaler"] {
-        delete(&format!("app.kubernetes.io/component={daemon}"));
+        platform.kill_one(&format!("app.kubernetes.io/component={daemon}"));
         load.answered(5).await;
     }
+    eventually_within(PATIENCE, "faults 1, 2 and 3 among those that are kept", || async {
+        let kept: BTreeSet<_> =
+            platform.faults().await?.iter().filter_map(|fault| fault["type"].as_u64()).collect();
+        [1, 2, 3].iter().all(|kind| kept.contains(kind)).then_some(())
+    })
+    .await;
     let report = load.finish().await;
     println!("{} requests, the slowest in {:?}", report.sent, report.slowest());
     report.assert_flawless();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_in_kubernetes_that_lies_is_named_and_its_set_replaced_and_every_answer_is_right() {
+    const CONFIG: &str =
+        "[functions.default]\nreplication = \"none\"\n[functions.add]\nreplication = { f = 1 }\n";
+    let program = Path::new(env!("CARGO_BIN_EXE_liar"));
+    let pods = Pods { image: "quorate:lying", program, variable: "LIAR=add-0:results" };
+    let platform = Deployed::start(CONFIG, Some(pods)).await;
+    // It says so itself when it starts, as nobody else can.
+    let said = platform.logs("quorate.io/set=add-0,app.kubernetes.io/component=replica");
+    let liar = said.lines().find_map(|line| line.strip_suffix(" lies about results"));
+    let liar = liar.unwrap_or_else(|| panic!("nobody lies: {said}"));
+    let mut load = Load::at(GATEWAY, platform.http.clone(), Mix::Only("add"), 4);
+    load.answered(20).await;
+    let fault = eventually_within(PATIENCE, "a convicted liar whose set is replaced", || async {
+        let faults = platform.faults().await?;
+        faults.into_iter().find(|fault| fault["how"] == "lying" && fault["replaced_ms"].is_u64())
+    })
+    .await;
+    assert_eq!((&fault["type"], &fault["pod"]), (&Value::from(3), &Value::from(liar)), "{fault}");
+    let accusers = fault["accusers"].as_array().expect("is a list");
+    assert!(accusers.iter().any(|pod| pod == "add-0-worker"), "{fault}");
+    platform.find("a fresh set", |s| s.set.as_deref() == Some("add-1") && s.state == "ready").await;
+    eventually_within(PATIENCE, "no pod of the liar's set", || async {
+        platform.pods("quorate.io/set=add-0").is_empty().then_some(())
+    })
+    .await;
+    load.answered(20).await;
+    load.finish().await.assert_flawless();
+    // For people, by the command.
+    let said = Data::empty().answer(&["faults", "--url", GATEWAY]).await;
+    assert!(said.contains(liar) && said.contains("lying"), "{said}");
 }

@@ -133,7 +133,7 @@ async fn a_backup_that_signs_wrong_states_is_convicted_by_a_proof_that_anyone_ca
     );
 
     let genuine: Value = serde_json::from_str(&proof).expect("is JSON");
-    for field in ["set", "genesis", "proof"] {
+    for field in ["set", "chain", "proof"] {
         let mut forged = genuine.clone();
         let text = forged[field].as_str().expect("is text").to_owned();
         let middle = text.len() / 2;

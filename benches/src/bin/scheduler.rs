@@ -157,5 +157,7 @@ fn record(spec: &PodSpec, function: Function, address: String) -> SetRecord {
         },
         replicas: Vec::new(),
         genesis: None,
+        successions: Vec::new(),
+        succession: None,
     }
 }

@@ -53,7 +53,8 @@ impl Cases {
 
     /// Hears a witness. None when it says nothing about a member of its set, or accuses itself.
     pub(super) fn hear(&mut self, set: &SetRecord, said: &Said) -> Option<Heard> {
-        let configuration = set.configuration()?;
+        let chain = set.chain()?;
+        let configuration = chain.latest();
         if said.accusation.configuration != configuration.number {
             return None; // the index was, or will be, somebody else's
         }
@@ -62,11 +63,11 @@ impl Cases {
         if witness.pod == culprit.pod {
             return None;
         }
-        let proof = proof(&configuration, said);
+        let proof = proof(configuration, said);
         let fault = self
             .0
             .entry((said.group.clone(), culprit.pod.clone()))
-            .or_insert_with(|| open(set, &configuration, culprit, said));
+            .or_insert_with(|| open(set, configuration, culprit, said));
         let lie = fault.lie.as_mut().expect("is opened with it");
         let before = lie.clone();
         add(&mut lie.kinds, &said.accusation.kind);
@@ -74,7 +75,7 @@ impl Cases {
         let mut document = None;
         if let (Some(proof), None) = (proof, &lie.proven_by) {
             lie.proven_by = Some(witness.pod.clone());
-            document = Some(FaultProof::new(&set.name, set.genesis.as_deref()?, &proof));
+            document = Some(FaultProof::new(&set.name, &chain, &proof));
         }
         // The worker can crash and nothing else; of replicas, one of f+1 is right.
         let replicas = lie.accusers.iter().filter(|pod| set.index_of(pod).is_some()).count();
@@ -205,6 +206,8 @@ mod tests {
                 worker: member("worker"),
                 replicas: (0..4).map(|index| member(&format!("replica-{index}"))).collect(),
                 genesis: Some(hex::encode(&genesis.to_bytes())),
+                successions: Vec::new(),
+                succession: None,
             };
             Self { set, keychains: keychains.collect(), cases: Cases::default() }
         }

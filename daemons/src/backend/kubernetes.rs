@@ -35,6 +35,7 @@ use kube::{
     runtime::watcher::{self, watcher},
 };
 use lives::Lives;
+use quorate_pbft::{Configuration, membership::Reconfigure};
 use secrets::{CertifyError, Secrets};
 use serde::de::DeserializeOwned;
 use std::{
@@ -320,6 +321,16 @@ impl Backend for KubernetesBackend {
         replicas: u32,
     ) -> Result<SetKeys, IdentityError> {
         self.secrets.obtain(identities, set, replicas).await
+    }
+
+    async fn order(
+        &self,
+        identities: &Identities,
+        set: &str,
+        members: &Configuration,
+        index: u32,
+    ) -> Result<Reconfigure, IdentityError> {
+        self.secrets.order(identities, set, members, index).await
     }
 }
 

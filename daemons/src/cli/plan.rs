@@ -11,6 +11,7 @@ const AFTER_HELP: &str = "\
 Examples:
   quorate plan '((3+5)*(4/2))'
   quorate plan 'a+b+c+d' --workers 2 --cost add=3ms
+  quorate plan '(a+b)*(a+b)' --tree
   quorate plan '((3+5)*(4/2))' --dot | dot -Tsvg > plan.svg";
 
 /// Beyond this many operations, waves are counted and not listed.
@@ -22,6 +23,9 @@ pub(crate) struct Plan {
     /// The expression; - reads it from standard input. Names need no values here.
     #[arg(allow_hyphen_values = true)]
     expression: String,
+    /// Prints the graph as a tree, from its result down; what is used twice is drawn once.
+    #[arg(long, conflicts_with_all = ["dot", "mermaid"])]
+    tree: bool,
     /// Prints the graph for Graphviz.
     #[arg(long, conflicts_with = "mermaid")]
     dot: bool,
@@ -93,6 +97,9 @@ impl Plan {
         let parsed = Expression::parse_within(&text, &expression::limits(&limits))
             .map_err(|error| Failure::of_expression(&error, &text))?;
         let graph = parsed.plan();
+        if self.tree {
+            return print(&graph.to_string());
+        }
         if self.dot {
             return print(&graph.to_dot());
         }

@@ -110,8 +110,11 @@ impl Cluster {
                 let group = *identity::seed()?.first_chunk().expect("32 bytes hold 16");
                 let replicas = keys.replicas.iter().map(|member| member.public.clone()).collect();
                 let clients = vec![keys.worker.public.clone()];
-                let genesis =
-                    Configuration { f, ..Configuration::genesis(GroupId(group), replicas, clients) };
+                let genesis = Configuration {
+                    f,
+                    operator: Some(keys.operator.clone()),
+                    ..Configuration::genesis(GroupId(group), replicas, clients)
+                };
                 Some(hex::encode(&genesis.to_bytes()))
             }
         };
@@ -131,6 +134,8 @@ impl Cluster {
             worker: member(pod::name_of(set, None)),
             replicas: (0..replication.replicas()).map(|i| member(pod::name_of(set, Some(i)))).collect(),
             genesis,
+            successions: Vec::new(),
+            succession: None,
         })
     }
 
@@ -139,9 +144,13 @@ impl Cluster {
         const ANY_PORT: &str = "127.0.0.1:0";
         let index = set.index_of(pod);
         let member = set.member(pod).expect("the caller found it in the set");
-        let keys = self.config.data.join("identities").join(&set.name);
-        let file = index.map_or("worker.der".into(), |i| format!("replica-{i}.der"));
-        PodSpec {
+        let successions = set.successions_of(index);
+        // Whoever takes a lost replica's place has nothing of it.
+        let folder = match (index, successions.len()) {
+            (Some(_), number @ 1..) => format!("{pod}.{number}"),
+            _ => pod.to_owned(),
+        };
+        let mut spec = PodSpec {
             pod: pod.into(),
             set: set.name.clone(),
             function: set.function.name().into(),
@@ -149,16 +158,19 @@ impl Cluster {
             incarnation: member.incarnation,
             replication: set.replication,
             genesis: set.genesis.clone(),
-            identity: set.genesis.as_ref().map(|_| keys.join(file)),
+            successions,
+            identity: None,
             listen: member.address.clone().unwrap_or_else(|| ANY_PORT.into()),
             transport: index.map(|_| member.transport.clone().unwrap_or_else(|| ANY_PORT.into())),
-            data: self.folder(set).join(pod),
+            data: self.folder(set).join(folder),
             resumes: member.transport.is_some(),
             durability: self.config.durability,
             slots: self.config.functions.of(set.function).slots,
             // Whoever starts it has certificates made.
             tls: None,
-        }
+        };
+        spec.identity = set.genesis.as_ref().map(|_| self.identities.path(&set.name, &spec.key()));
+        spec
     }
 
     /// Ends a drained set's pods; once they have ended, forgets the set.

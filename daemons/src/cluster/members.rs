@@ -5,7 +5,7 @@ use crate::{
     backend::PodEvent,
     fault::{Fault, How},
     pod::Said,
-    set::{CONDEMNED, LOST, Member, MemberState, SetRecord, SetState},
+    set::{CONDEMNED, Member, MemberState, SetRecord, SetState},
 };
 use std::{collections::BTreeMap, time::Instant};
 
@@ -77,7 +77,9 @@ impl Cluster {
                 for member in whom {
                     self.backend.tell(&member.pod, told.clone()).await?;
                 }
+                self.tell_order(&name).await?;
             }
+            self.start_newcomers(&before).await?;
         }
         Ok(())
     }
@@ -91,10 +93,9 @@ impl Cluster {
         if !current || self.due.iter().any(|(_, due)| due.pod == fault.pod) {
             return Ok(());
         }
-        let is_replaced = self.replaced.contains(&fault.set);
-        if is_replaced && self.set_of(&fault.pod).is_some_and(|set| self.has_forgotten(set, &fault.pod)) {
-            // It stays down until its set goes, and is published again until then.
-            return Ok(());
+        if self.set_of(&fault.pod).is_some_and(|set| self.has_forgotten(set, &fault.pod)) {
+            // It stays down until another one has its place, and is published again until then.
+            return self.replace_replica(&fault.set, &fault.pod).await;
         }
         tracing::info!(set = %fault.set, pod = %fault.pod, kind = fault.kind, seen = %fault.seen, "fault");
         let now = Instant::now();
@@ -122,26 +123,6 @@ impl Cluster {
         tracing::warn!(set = %fault.set, pod = %fault.pod, seen = %fault.seen, "the set is replaced");
         self.engine.store().put(&format!("{CONDEMNED}{}", fault.set), fault.pod.clone().into(), None).await?;
         self.replaced.insert(fault.set.clone());
-        Ok(())
-    }
-
-    /// Whether a replica has promised something and does not know what any more: its data folder went
-    /// with the life that ended.
-    fn has_forgotten(&self, set: &SetRecord, pod: &str) -> bool {
-        let has_listened = set.member(pod).is_some_and(|member| member.transport.is_some());
-        !self.backend.keeps_data() && set.index_of(pod).is_some() && has_listened
-    }
-
-    /// A replica can't come back, because it could contradict what it promised. As long as members are
-    /// not exchanged one by one, a fresh set takes the place of the whole one, which serves on with its
-    /// 2f+1 others until then.
-    async fn replace_replica(&mut self, set: &str, pod: &str) -> Result<(), ClusterError> {
-        if self.replaced.contains(set) {
-            return Ok(());
-        }
-        tracing::warn!(set, pod, "the replica's journal is gone with its pod; the set is replaced");
-        self.engine.store().put(&format!("{LOST}{set}"), pod.to_owned().into(), None).await?;
-        self.replaced.insert(set.into());
         Ok(())
     }
 

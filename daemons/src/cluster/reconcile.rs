@@ -83,6 +83,8 @@ mod tests {
             },
             replicas: Vec::new(),
             genesis: None,
+            successions: Vec::new(),
+            succession: None,
         }
     }
 

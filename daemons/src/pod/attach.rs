@@ -4,7 +4,7 @@
 //! counts, the latest word wins. An empty line is answered with one: so both know that the other is there.
 //! Nobody's leaving ends the pod; the word to end, SIGTERM, does.
 
-use super::{Attachment, Said, Told};
+use super::{Attachment, Ears, Said};
 use crate::{
     shutdown,
     tls::Role,
@@ -42,39 +42,35 @@ pub async fn listen(address: SocketAddr, replicas: u32, wires: &Wires) -> std::i
 }
 
 fn converse(listener: Incoming, replicas: u32, ended: watch::Receiver<bool>) -> Attachment {
-    let replicas = usize::try_from(replicas).unwrap_or(usize::MAX);
-    let (tell, peers) = watch::channel(vec![None; replicas]);
+    let (told, peers, orders) = Ears::new(replicas);
     let (say, said) = watch::channel(Vec::new());
-    tokio::spawn(accept(listener, said, Arc::new(tell)));
+    tokio::spawn(accept(listener, said, Arc::new(told)));
     let say = move |word: &Said| say.send_modify(|said| said.push(word.clone()));
-    Attachment { say: Box::new(say), peers, ended }
+    Attachment { say: Box::new(say), peers, orders, ended }
 }
 
-/// What is told of peers, for all conversations.
-type Tell = Arc<watch::Sender<Vec<Option<String>>>>;
-
-async fn accept(mut listener: Incoming, said: watch::Receiver<Vec<Said>>, tell: Tell) {
+async fn accept(mut listener: Incoming, said: watch::Receiver<Vec<Said>>, ears: Arc<Ears>) {
     let free = Arc::new(Semaphore::new(CONVERSATIONS_MAX));
     while let Some(stream) = listener.next().await {
         let Ok(place) = Arc::clone(&free).try_acquire_owned() else {
             tracing::warn!("there are {CONVERSATIONS_MAX} conversations already; another is refused");
             continue;
         };
-        let (said, tell) = (said.clone(), Arc::clone(&tell));
+        let (said, ears) = (said.clone(), Arc::clone(&ears));
         tokio::spawn(async move {
-            talk(stream, said, tell).await;
+            talk(stream, said, ears).await;
             drop(place);
         });
     }
 }
 
 /// Speaks and listens until the other end is gone or makes no sense.
-async fn talk(stream: Stream, said: watch::Receiver<Vec<Said>>, tell: Tell) {
+async fn talk(stream: Stream, said: watch::Receiver<Vec<Said>>, ears: Arc<Ears>) {
     let (from, to) = tokio::io::split(stream);
     let (answer, asked) = mpsc::channel(1);
     tokio::select! {
         () = speak(to, said, asked) => {}
-        () = hear(from, tell, answer) => {}
+        () = hear(from, ears, answer) => {}
     }
 }
 
@@ -108,7 +104,7 @@ async fn speak(
     }
 }
 
-async fn hear(from: ReadHalf<Stream>, tell: Tell, answer: mpsc::Sender<()>) {
+async fn hear(from: ReadHalf<Stream>, ears: Arc<Ears>, answer: mpsc::Sender<()>) {
     let mut reader = BufReader::new(from);
     let mut line = Vec::new();
     loop {
@@ -124,9 +120,7 @@ async fn hear(from: ReadHalf<Stream>, tell: Tell, answer: mpsc::Sender<()>) {
             continue;
         }
         match serde_json::from_slice(&line) {
-            Ok(Told::Peers { transports }) => {
-                tell.send_replace(transports);
-            }
+            Ok(told) => ears.hear(told),
             Err(error) => return tracing::warn!(%error, "what the pod was told makes no sense"),
         }
     }
@@ -134,7 +128,7 @@ async fn hear(from: ReadHalf<Stream>, tell: Tell, answer: mpsc::Sender<()>) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::Told, *};
     use tokio::net::TcpStream;
 
     async fn pod() -> (Attachment, SocketAddr, watch::Sender<bool>) {

@@ -48,6 +48,9 @@ pub struct Outcome {
     /// A `quorate_pbft::Receipt`, when one was asked for.
     #[prost(bytes = "bytes", tag = "4")]
     pub receipt: ::prost::bytes::Bytes,
+    /// With a receipt, the `quorate_pbft::membership::Chain` of the set that it is checked with.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub chain: ::prost::bytes::Bytes,
     #[prost(oneof = "outcome::Result", tags = "2, 3")]
     pub result: ::core::option::Option<outcome::Result>,
 }

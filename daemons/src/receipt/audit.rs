@@ -4,9 +4,10 @@
 //! of a set lied, and signed another history for each of two who asked. Both receipts have at least f+1
 //! of them in common, and what each of those signed convicts it.
 
-use super::{ExpressionReceipt, Keys, UnprovenReceipt, from_hex};
+use super::{ExpressionReceipt, Keys, UnprovenReceipt, from_hex, signers};
 use quorate_pbft::{
-    Configuration, ReplicaId,
+    ReplicaId,
+    membership::Chain,
     receipt::{Contradiction, Differing, Receipt},
 };
 use serde::Serialize;
@@ -55,17 +56,20 @@ impl ExpressionReceipt {
         self.verify(keys).map_err(|source| UnprovenAudit { which: "first", source })?;
         other.verify(keys).map_err(|source| UnprovenAudit { which: "second", source })?;
         let (mut sets, mut contradictions) = (Vec::new(), Vec::new());
-        for (set, genesis) in &self.sets {
+        for set in self.sets.keys().filter(|set| other.sets.contains_key(*set)) {
+            let [mine, theirs] = [self, other].map(|receipt| receipt.chain(set));
             // A set that was made anew under the same name is another one.
-            if other.sets.get(set) != Some(genesis) {
+            if mine.genesis() != theirs.genesis() {
                 continue;
             }
             sets.push(set.clone());
-            let configuration = from_hex(genesis).and_then(|bytes| Configuration::from_bytes(&bytes).ok());
-            let configuration = configuration.expect("the receipt was verified with it");
+            let chain = if mine.latest().number < theirs.latest().number { theirs } else { mine };
             let receipts = [self, other].map(|receipt| receipt.receipts(set)).concat();
             let audit = |(one, two): (&Receipt, &Receipt)| {
-                one.audit(two, &configuration).expect("both were verified")
+                // An index may be another replica's in another configuration. And should the members have
+                // signed two configurations of one number, one of the two does not verify.
+                let of_one = one.configuration == two.configuration;
+                of_one.then(|| one.audit(two, signers(&chain, one)).ok().flatten()).flatten()
             };
             let mut found = candidates(&receipts).into_iter().filter_map(audit);
             if let Some(first) = found.next() {
@@ -78,6 +82,12 @@ impl ExpressionReceipt {
             }
         }
         Ok(Audit { sets, contradictions, trusted: keys.is_some() })
+    }
+
+    /// A set's members in the course of time.
+    fn chain(&self, set: &str) -> Chain {
+        let chain = from_hex(&self.sets[set]).and_then(|bytes| Chain::from_bytes(&bytes).ok());
+        chain.expect("the receipt was verified with it")
     }
 
     /// What a set signed.

@@ -26,8 +26,8 @@ impl Set {
         Self { name, signers: Signers::new(seed) }
     }
 
-    fn genesis(&self) -> String {
-        hex::encode(&self.signers.configuration.to_bytes())
+    fn chain(&self) -> Bytes {
+        Chain::new(self.signers.configuration.clone()).to_bytes()
     }
 
     /// What three replicas sign after executing an operation as the first of their history.
@@ -90,14 +90,14 @@ fn receipt(expression: &str, parameters: &[(&str, &str)], digits: Option<u32>) -
         let answer = Answer::Value(value.to_bytes().into());
         let set = set_of(call.function);
         let receipt = set.sign(&operation.to_bytes(), &answer.to_bytes());
-        proofs.insert(node.get(), (value.clone(), set, set.genesis(), receipt));
+        proofs.insert(node.get(), (value.clone(), set, set.chain(), receipt));
         run.complete(node, value).expect("it was started");
     }
     let result = run.outcome().expect("it is done").expect("a result");
     let result = digits.map_or_else(|| result.to_string(), |digits| result.to_decimal(digits as usize));
     ExpressionReceipt::assemble(&request, &plan, DIGITS_MAX, &result, |node| {
-        let (value, set, genesis, receipt) = proofs.get(&node.get())?;
-        Some(Evidence { value, set: set.name, genesis, receipt })
+        let (value, set, chain, receipt) = proofs.get(&node.get())?;
+        Some(Evidence { value, set: set.name, chain, receipt })
     })
     .expect("every operation is signed")
 }

@@ -5,6 +5,7 @@
 use super::{
     dispatch::{Action, Answered, Dispatch, Item, Settings, Tag, Verdict, WorkerId, place},
     inbound::{self, Inbound, Room, Ticket, deadline_failure, epoch_ms, failure},
+    kept::{self, Keeping},
     layers::{LayerMessage, Layers, Taken},
     link::{Link, Operations, To, WorkerIds},
     meters::Meters,
@@ -75,6 +76,7 @@ pub(crate) struct Started {
     pub(super) accepted: Instant,
     pub(super) deadline: Instant,
     pub(super) deadline_ms: u64,
+    pub(super) keeping: Keeping,
     pub(super) room: Room,
 }
 
@@ -92,7 +94,6 @@ pub(crate) enum Job {
 struct Set {
     name: Arc<str>,
     function: Function,
-    genesis: Option<Arc<str>>,
     /// The life of the worker that `link` leads to.
     address: Option<(String, u64)>,
     draining: bool,
@@ -139,6 +140,8 @@ pub(super) struct Core {
     asked: [Option<Instant>; Function::ALL.len()],
     costs: Costs,
     costs_told: Instant,
+    /// When runs were last kept.
+    kept: Instant,
     late_seen: u64,
     /// Conclusions, spills and reports on their way.
     tasks: JoinSet<()>,
@@ -166,6 +169,7 @@ impl Core {
             asked: [None; Function::ALL.len()],
             costs: Costs::default(),
             costs_told: Instant::now(),
+            kept: Instant::now(),
             late_seen: 0,
             tasks: JoinSet::new(),
         }
@@ -204,8 +208,9 @@ impl Core {
         let deadline = self.deadlines.first().map(|(at, _)| *at);
         let starving = Function::ALL.into_iter().filter(|function| self.dispatch.is_starving(*function));
         let ask = starving.filter_map(|f| self.asked[place(f)].map(|at| at + ASK_AGAIN)).min();
+        let keep = (!self.runs.is_empty()).then(|| self.kept + kept::EVERY);
         let far = Instant::now() + Duration::from_secs(3600);
-        deadline.into_iter().chain(self.dispatch.poll_timeout()).chain(ask).min().unwrap_or(far)
+        deadline.into_iter().chain(keep).chain(self.dispatch.poll_timeout()).chain(ask).min().unwrap_or(far)
     }
 
     fn on_event(&mut self, now: Instant, event: Event) {
@@ -322,6 +327,7 @@ impl Core {
                 elapsed_ms: elapsed.as_secs_f64() * 1e3,
                 timeline: running.work.take_timeline(),
             };
+            running.keeping.end(inbound.engine().store(), running.ticket.id).await;
             inbound.conclude(&running.ticket, outcome, receipt).await;
             // Only now is there room for another.
             drop(running.room);
@@ -410,8 +416,8 @@ impl Core {
                     return self.abort(now, id, failure("internal", detail));
                 }
                 if running.work.wants_receipt() {
-                    let genesis = self.sets.get(set).and_then(|set| set.genesis.clone());
-                    let evidence = Evidence { set: Arc::clone(set), genesis, receipt: outcome.receipt };
+                    let (receipt, chain) = (outcome.receipt, outcome.chain);
+                    let evidence = Evidence { set: Arc::clone(set), receipt, chain };
                     running.work.proven(node, evidence);
                 }
             }
@@ -521,14 +527,12 @@ impl Core {
         let set = self.sets.entry(Arc::clone(&name)).or_insert_with(|| Set {
             name,
             function: record.function,
-            genesis: None,
             address: None,
             draining: false,
             generation: 0,
             link: None,
             worker: None,
         });
-        set.genesis = record.genesis.map(Arc::from);
         set.draining = record.state == SetState::Draining;
         if set.address != address {
             let lost = set.unlink();
@@ -570,6 +574,21 @@ impl Core {
         if now.saturating_duration_since(self.costs_told) >= COSTS_EVERY {
             self.costs_told = now;
             self.around.costs.send_replace(self.costs.clone());
+        }
+        if now.saturating_duration_since(self.kept) >= kept::EVERY {
+            self.kept = now;
+            self.keep_runs();
+        }
+    }
+
+    /// Writes down how far those runs are that take longer and have come on.
+    fn keep_runs(&mut self) {
+        for (id, running) in &mut self.runs {
+            if running.keeping.is_due()
+                && let Some(state) = running.work.keep()
+            {
+                running.keeping.keep(self.around.inbound.engine(), *id, &state);
+            }
         }
     }
 

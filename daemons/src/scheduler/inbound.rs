@@ -2,6 +2,7 @@
 
 use super::{
     core::{Event, Started},
+    kept::{self, Keeping},
     leases::Leases,
     work::Work,
 };
@@ -99,6 +100,10 @@ impl Inbound {
         &self.leases
     }
 
+    pub(super) fn engine(&self) -> &Arc<dyn Engine> {
+        &self.engine
+    }
+
     /// Receives until the core is gone.
     pub(super) async fn receive(self: Arc<Self>) {
         loop {
@@ -147,10 +152,17 @@ impl Inbound {
             }
         };
         let reply_to = inbound.reply_to.as_deref().map(QueueName::named);
+        // A scheduler may have had it before, also under a message that got lost.
+        let is_again = message.receives > 1 || reply_to.is_none();
         let ticket = Ticket { id: inbound.id, reply_to, handle: message.handle };
         self.leases.hold(ticket.handle.clone());
-        match self.start(&ticket, run).await {
-            Ok(started) => started,
+        match self.start(&ticket, is_again, run).await {
+            Ok(started) => {
+                if started.is_none() && is_again {
+                    kept::forget(self.engine.store(), ticket.id).await;
+                }
+                started
+            }
             Err(error) => {
                 tracing::warn!(request = %ticket.id, %error, "a request comes back later");
                 self.leases.release(&ticket.handle);
@@ -159,7 +171,12 @@ impl Inbound {
         }
     }
 
-    async fn start(&self, ticket: &Ticket, run: OwnedSemaphorePermit) -> Result<Option<Started>, StepError> {
+    async fn start(
+        &self,
+        ticket: &Ticket,
+        is_again: bool,
+        run: OwnedSemaphorePermit,
+    ) -> Result<Option<Started>, StepError> {
         let record = match self.engine.records().get(ticket.id).await? {
             Lookup::Found(record) if record.outcome.is_none() => record,
             Lookup::Found(_) => {
@@ -184,10 +201,13 @@ impl Inbound {
             .acquire_many_owned(kib.saturating_add(1).min(TEXT_KIB_MAX))
             .await
             .expect("this semaphore is never closed");
-        match self.plan(&record).await {
+        let kept = if is_again { kept::find(self.engine.store(), ticket.id).await } else { None };
+        let is_kept = kept.is_some();
+        match self.plan(&record, kept).await {
             Ok(work) => Ok(Some(Started {
                 ticket: ticket.clone(),
                 work,
+                keeping: Keeping::started(is_kept),
                 accepted,
                 deadline,
                 deadline_ms: record.deadline_ms,
@@ -201,16 +221,16 @@ impl Inbound {
     }
 
     /// The gateway has planned the same text, so a failure here is a change of limits between the two.
-    async fn plan(&self, record: &Record) -> Result<Work, Failure> {
+    async fn plan(&self, record: &Record, kept: Option<kept::Kept>) -> Result<Work, Failure> {
         let limits = expression::limits(&self.config.limits);
         let request = record.request.clone();
         let costs = self.costs.borrow().clone();
         let work = if request.expression.len() > LONG_TEXT {
-            tokio::task::spawn_blocking(move || Work::plan(&request, &limits, &costs))
+            tokio::task::spawn_blocking(move || Work::resume(&request, &limits, &costs, kept))
                 .await
                 .map_err(|error| failure("internal", format!("the expression can't be planned: {error}")))??
         } else {
-            Work::plan(&request, &limits, &costs)?
+            Work::resume(&request, &limits, &costs, kept)?
         };
         if work.wants_receipt() {
             let plain =

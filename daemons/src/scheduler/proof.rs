@@ -13,24 +13,25 @@ use std::collections::HashMap;
 pub(super) fn receipt(work: &Work, result: &str) -> Result<Option<Bytes>, Failure> {
     let Some(evidence) = work.evidence() else { return Ok(None) };
     let unavailable = |detail| failure("receipt-unavailable", detail);
-    let mut lives: HashMap<&str, &str> = HashMap::new();
+    let mut chains: HashMap<&str, &[u8]> = HashMap::new();
     for (node, proof) in evidence.iter().enumerate() {
         let Some(proof) = proof.as_ref().filter(|proof| !proof.receipt.is_empty()) else {
             return Err(unavailable(format!("node {node} has a value, but its set gave no receipt for it")));
         };
-        let Some(genesis) = &proof.genesis else {
-            let detail = format!("set {} is gone, and with it what its receipts are checked with", proof.set);
-            return Err(unavailable(detail));
-        };
-        if *lives.entry(&proof.set).or_insert(genesis) != &**genesis {
+        // One begins with the other: members are replaced, and those of before stay on record.
+        let known = chains.entry(&proof.set).or_insert(&proof.chain);
+        let [shorter, longer] =
+            if known.len() < proof.chain.len() { [*known, &proof.chain] } else { [&proof.chain, *known] };
+        if !longer.starts_with(shorter) {
             let detail = format!("set {} was made anew meanwhile; ask again", proof.set);
             return Err(unavailable(detail));
         }
+        *known = longer;
     }
     let of_node = |node: NodeId| {
         let proof = evidence.get(node.index())?.as_ref()?;
-        let (value, genesis) = (work.value(node)?, proof.genesis.as_deref()?);
-        Some(Evidence { value, set: &proof.set, genesis, receipt: &proof.receipt })
+        let chain = chains.get(&*proof.set)?;
+        Some(Evidence { value: work.value(node)?, set: &proof.set, chain, receipt: &proof.receipt })
     };
     ExpressionReceipt::assemble(work.request(), work.graph(), work.digits_max(), result, of_node)
         .map(|receipt| Some(receipt.to_json()))

@@ -1,6 +1,9 @@
 //! One request's computation: its plan, the values so far, and what is kept for its timeline and receipt.
 
-use super::inbound::failure;
+use super::{
+    inbound::failure,
+    kept::{Kept, Proof},
+};
 use crate::records::{Failure, NodeRun, Request};
 use bytes::Bytes;
 use quorate_dag::{
@@ -12,6 +15,9 @@ use std::sync::Arc;
 /// A plan with more operations has no timeline: it would not fit where records are kept.
 const TIMELINE_NODES: usize = 512;
 
+/// A plan with more operations is not kept on the way: writing it down would keep the core from its work.
+const KEPT_NODES: usize = 16 << 10;
+
 /// A computation in progress.
 #[derive(Debug)]
 pub(super) struct Work {
@@ -22,21 +28,33 @@ pub(super) struct Work {
     ranks: Vec<u64>,
     timeline: Option<Vec<NodeRun>>,
     evidence: Option<Vec<Option<Evidence>>>,
+    /// Nodes that were done when it was last kept.
+    done_kept: usize,
 }
 
 /// What proves a node's value.
 #[derive(Clone, Debug)]
 pub(super) struct Evidence {
-    /// The set that executed it, and its genesis.
+    /// The set that executed it.
     pub(super) set: Arc<str>,
-    pub(super) genesis: Option<Arc<str>>,
-    /// The PBFT receipt.
+    /// The PBFT receipt, and the set's chain that it is checked with.
     pub(super) receipt: Bytes,
+    pub(super) chain: Bytes,
 }
 
 impl Work {
     /// Parses and plans a request.
     pub(super) fn plan(request: &Request, limits: &Limits, costs: &Costs) -> Result<Self, Failure> {
+        Self::resume(request, limits, costs, None)
+    }
+
+    /// The same, and goes on from what was kept of it by a scheduler that is gone, if that fits.
+    pub(super) fn resume(
+        request: &Request,
+        limits: &Limits,
+        costs: &Costs,
+        kept: Option<Kept>,
+    ) -> Result<Self, Failure> {
         let mut parameters = Parameters::new();
         for (name, text) in &request.parameters {
             let value = Value::parse(text, limits).map_err(|error| {
@@ -48,14 +66,46 @@ impl Work {
         let plan = Arc::new(expression.plan());
         let ranks = ranks(&plan, costs);
         let nodes = plan.len();
-        let evaluation = Evaluation::new(plan, &parameters, costs).map_err(of_expression)?;
-        Ok(Self {
+        let evaluation = Evaluation::new(Arc::clone(&plan), &parameters, costs).map_err(of_expression)?;
+        let mut work = Self {
             evaluation,
             limits: *limits,
             ranks,
             timeline: (nodes <= TIMELINE_NODES).then(|| Vec::with_capacity(nodes)),
             evidence: request.receipt.then(|| vec![None; nodes]),
+            done_kept: 0,
             request: request.clone(),
+        };
+        if let Some(kept) = kept.filter(|kept| kept.plan_version == Plan::VERSION)
+            && let Ok(evaluation) = Evaluation::restore(plan, &parameters, costs, &kept.run)
+        {
+            work.evaluation = evaluation;
+            work.done_kept = work.done();
+            kept.timeline.into_iter().for_each(|run| work.ran(run.into()));
+            for proof in kept.proofs {
+                work.proven(NodeId::new(proof.node), proof.into());
+            }
+        }
+        Ok(work)
+    }
+
+    fn done(&self) -> usize {
+        self.evaluation.run().progress().done
+    }
+
+    /// What another scheduler can go on from, when nodes were done since it was last asked; `None` for
+    /// what is computed again sooner than it is kept.
+    pub(super) fn keep(&mut self) -> Option<Kept> {
+        if self.done() == self.done_kept || self.nodes() > KEPT_NODES {
+            return None;
+        }
+        self.done_kept = self.done();
+        let proofs = self.evidence.iter().flatten().enumerate();
+        Some(Kept {
+            plan_version: Plan::VERSION,
+            run: self.evaluation.snapshot(),
+            timeline: self.timeline.iter().flatten().map(Into::into).collect(),
+            proofs: proofs.filter_map(|(node, proof)| Some(Proof::of(node, proof.as_ref()?))).collect(),
         })
     }
 

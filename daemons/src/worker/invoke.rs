@@ -1,11 +1,11 @@
 //! `Function.Invoke`: operations in, outcomes out in the order in which they are done.
 
-use super::replicated::Replicas;
+use super::replicated::{Proof, Replicas};
 use crate::{
     function::{Answer, Operation},
+    pod::Said,
     proto::{self, InvokeRequest, InvokeResponse, failure::Kind, function_server::Function as Service},
 };
-use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use quorate_dag::Function;
 use std::{
@@ -48,6 +48,14 @@ impl Executor {
         match self {
             Self::Plain => None,
             Self::Replicated(replicas) => Some(replicas.wrong_answers()),
+        }
+    }
+
+    /// Has members of its set replaced as it is told, and says so. Never comes.
+    pub(super) async fn succeed(&self, orders: watch::Receiver<Option<String>>, say: impl Fn(&Said)) {
+        match self {
+            Self::Plain => std::future::pending().await,
+            Self::Replicated(replicas) => replicas.succeed(orders, say).await,
         }
     }
 
@@ -192,7 +200,7 @@ impl Stream {
         let answer = replicas.invoke(known.to_bytes(), operation.receipt, patience);
         Ok(Box::pin(async move {
             let outcome = match answer.await {
-                Ok((answer, receipt)) => outcome_of(tag, answer, receipt),
+                Ok((answer, proof)) => outcome_of(tag, answer, proof),
                 Err((kind, detail)) => failure(tag, kind, detail),
             };
             drop(slot);
@@ -212,7 +220,7 @@ impl Stream {
                     match operation_of(&operation, self.function) {
                         None => invalid(&operation, self.function),
                         Some(_) if operation.receipt => no_receipt(operation.tag),
-                        Some(known) => outcome_of(operation.tag, known.execute(), Bytes::new()),
+                        Some(known) => outcome_of(operation.tag, known.execute(), None),
                     }
                 })
                 .collect();
@@ -239,7 +247,7 @@ fn operation_of(operation: &proto::Operation, function: Function) -> Option<Oper
     })
 }
 
-fn outcome_of(tag: u64, answer: Answer, receipt: Bytes) -> proto::Outcome {
+fn outcome_of(tag: u64, answer: Answer, proof: Option<Proof>) -> proto::Outcome {
     use proto::outcome::Result;
     let failure = |kind: Kind| Result::Failure(proto::Failure { kind: kind.into(), detail: String::new() });
     let result = match answer {
@@ -248,12 +256,14 @@ fn outcome_of(tag: u64, answer: Answer, receipt: Bytes) -> proto::Outcome {
         Answer::Overflow => failure(Kind::Overflow),
         Answer::Invalid => failure(Kind::Invalid),
     };
-    proto::Outcome { tag, result: Some(result), receipt }
+    let (receipt, chain) = proof.map(|proof| (proof.receipt, proof.chain)).unwrap_or_default();
+    proto::Outcome { tag, result: Some(result), receipt, chain }
 }
 
 fn failure(tag: u64, kind: Kind, detail: String) -> proto::Outcome {
     let failure = proto::Failure { kind: kind.into(), detail };
-    proto::Outcome { tag, result: Some(proto::outcome::Result::Failure(failure)), receipt: Bytes::new() }
+    let result = Some(proto::outcome::Result::Failure(failure));
+    proto::Outcome { tag, result, ..proto::Outcome::default() }
 }
 
 fn busy(tag: u64) -> proto::Outcome {

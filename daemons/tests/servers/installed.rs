@@ -5,15 +5,16 @@ pub mod etcd;
 pub mod moto;
 pub mod proxy;
 
-use std::path::{Path, PathBuf};
+use std::{env, path::PathBuf};
 
-/// A program that `tests/engines` installs for this build.
+/// A program that `tests/engines` installs for this build, in the target folder that this program lies in.
 ///
 /// # Panics
 /// When it is not there: a check that can't run has not passed.
 pub fn installed(program: &str) -> PathBuf {
-    let tools = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("a folder of the target folder");
-    let path = tools.join("tools").join(program);
-    assert!(path.exists(), "{} is not there; tests/engines installs it", path.display());
-    path
+    let me = env::current_exe().expect("the kernel knows what it runs");
+    let mut tools = me.ancestors().skip(1).map(|folder| folder.join("tools").join(program));
+    tools
+        .find(|path| path.exists())
+        .unwrap_or_else(|| panic!("there is no {program}; tests/engines installs it"))
 }

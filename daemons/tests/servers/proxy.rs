@@ -8,11 +8,11 @@ use tokio::{
 };
 
 /// The way; it is there until this is dropped.
-pub(crate) struct Proxy {
+pub struct Proxy {
     /// Where it begins.
-    pub(crate) endpoint: String,
+    pub endpoint: String,
     /// At which port.
-    pub(crate) port: u16,
+    pub port: u16,
     state: Arc<watch::Sender<State>>,
     accepts: tokio::task::JoinHandle<()>,
 }
@@ -29,12 +29,12 @@ struct State {
 
 impl Proxy {
     /// A way to `http://ADDRESS` from loopback.
-    pub(crate) async fn to(endpoint: &str) -> Self {
+    pub async fn to(endpoint: &str) -> Self {
         Self::on("127.0.0.1", endpoint).await
     }
 
     /// A way to `http://ADDRESS` from a host that is this machine.
-    pub(crate) async fn on(host: &str, endpoint: &str) -> Self {
+    pub async fn on(host: &str, endpoint: &str) -> Self {
         let to: SocketAddr = endpoint.trim_start_matches("http://").parse().expect("an address");
         let listener = TcpListener::bind((host, 0)).await.expect("a free port");
         let bound = listener.local_addr().expect("it is bound");
@@ -53,17 +53,17 @@ impl Proxy {
     }
 
     /// Breaks all connections; new ones are taken.
-    pub(crate) fn cut(&self) {
+    pub fn cut(&self) {
         self.state.send_modify(|state| state.cuts += 1);
     }
 
     /// Loses all that is asked from now on.
-    pub(crate) fn deafen(&self, deaf: bool) {
+    pub fn deafen(&self, deaf: bool) {
         self.state.send_modify(|state| state.deaf = deaf);
     }
 
     /// Loses all that is answered from now on.
-    pub(crate) fn mute(&self, mute: bool) {
+    pub fn mute(&self, mute: bool) {
         self.state.send_modify(|state| state.mute = mute);
     }
 }

@@ -209,3 +209,53 @@ proptest! {
         prop_assert!(twice <= unit && -twice <= unit);
     }
 }
+
+#[test]
+fn floats_are_the_nearest() {
+    for text in [
+        "0",
+        "1",
+        "-1",
+        "0.1",
+        "1e22",
+        "1e23",
+        "123456789012345678",
+        "-9223372036854775808",
+        "9007199254740993",
+        "9007199254740995",
+        "0.30000000000000004",
+        "1.7976931348623157e308",
+        "1.7976931348623159e308",
+        "1e309",
+        "1e-400",
+        "2.2250738585072014e-308",
+        "2.2250738585072011e-308",
+        "5e-324",
+        "2.4703282292062327e-324",
+        "2.4703282292062328e-324",
+        "3.141592653589793238462643383279",
+        "0.000000000000000000000000000000000000000000000001e-280",
+    ] {
+        let unlimited = Limits { digits: 100_000, ..Limits::default() };
+        let value = Value::parse(text, &unlimited).expect("a value");
+        assert_eq!(value.to_f64().to_bits(), text.parse::<f64>().expect("a float").to_bits(), "{text}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_decimal_is_the_float_that_the_standard_library_reads(
+        digits in "[1-9][0-9]{0,25}", exponent in -345i32..310, negative in any::<bool>(),
+    ) {
+        let text = format!("{}{digits}e{exponent}", if negative { "-" } else { "" });
+        let float: f64 = text.parse().expect("a float");
+        prop_assert_eq!(value(&text).to_f64().to_bits(), float.to_bits(), "{}", text);
+    }
+
+    #[test]
+    fn a_float_is_itself(bits in any::<u64>()) {
+        let float = f64::from_bits(bits);
+        prop_assume!(float.is_finite() && float.to_bits() != (-0.0f64).to_bits());
+        prop_assert_eq!(value(&format!("{float:e}")).to_f64().to_bits(), float.to_bits());
+    }
+}

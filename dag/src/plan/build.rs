@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::chain;
-use super::table::{Operation, Table};
+use super::table::{Keys, Operation, Table};
 use super::{Divisor, Plan, PlanOptions, Ref, Target};
 use crate::expression::{Expression, ItemKind};
 use crate::function::Function;
@@ -24,37 +24,50 @@ pub(super) fn plan(expression: &Expression, options: &PlanOptions) -> Plan {
 #[derive(Default)]
 struct Constants {
     values: Vec<Value>,
-    /// Below 1024, by value; the number plus one.
+    /// Below [`Constants::DIRECT`], by value; the number plus one. Made, as `numbers` is, when there
+    /// are more than [`Constants::FEW`].
     small: Vec<u32>,
-    numbers: HashMap<Value, u32>,
+    numbers: HashMap<Value, u32, Keys>,
 }
 
 impl Constants {
+    /// So many are looked through sooner than one is hashed.
+    const FEW: usize = 8;
+    const DIRECT: u32 = 1024;
+
     fn small(&mut self, value: u32) -> Ref {
-        const DIRECT: usize = 1024;
-        let at = value as usize;
-        if at >= DIRECT {
+        if value >= Self::DIRECT || self.values.len() < Self::FEW {
             return self.insert(Value::from(value));
         }
         if self.small.is_empty() {
-            self.small = vec![0; DIRECT];
+            self.small = vec![0; Self::DIRECT as usize];
         }
-        if self.small[at] == 0 {
-            let Target::Constant(number) = self.insert(Value::from(value)).target() else {
-                unreachable!("a constant was inserted");
-            };
-            self.small[at] = number + 1;
+        let mut number = self.small[value as usize];
+        if number == 0 {
+            number = self.number(Value::from(value)) + 1;
+            self.small[value as usize] = number;
         }
-        Ref::new(Target::Constant(self.small[at] - 1))
+        Ref::new(Target::Constant(number - 1))
     }
 
     fn insert(&mut self, value: Value) -> Ref {
+        Ref::new(Target::Constant(self.number(value)))
+    }
+
+    fn number(&mut self, value: Value) -> u32 {
         let next = count(self.values.len());
-        let number = *self.numbers.entry(value).or_insert_with_key(|value| {
-            self.values.push(value.clone());
-            next
-        });
-        Ref::new(Target::Constant(number))
+        let number = if self.values.len() < Self::FEW {
+            self.values.iter().position(|known| *known == value).map_or(next, count)
+        } else {
+            if self.numbers.is_empty() {
+                self.numbers = self.values.iter().cloned().zip(0..).collect();
+            }
+            *self.numbers.entry(value.clone()).or_insert(next)
+        };
+        if number == next {
+            self.values.push(value);
+        }
+        number
     }
 }
 
@@ -62,14 +75,14 @@ impl Constants {
 /// numbers of other entries.
 #[derive(Clone, Copy)]
 pub(super) struct Entry {
-    pub(super) kind: EntryKind,
     pub(super) left: Ref,
     /// Of a sign, the same as `left`.
     pub(super) right: Ref,
     /// The operator's byte, where it stands first.
     pub(super) at: u32,
-    /// By how many operands of distinct operations it is used; 0 when it is not needed.
-    pub(super) uses: u32,
+    pub(super) kind: EntryKind,
+    /// By how many operands of distinct operations it is used, 255 for more; 0 when it is not needed.
+    pub(super) uses: u8,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -107,7 +120,7 @@ impl Syntax {
         // A postfix tree is read with a stack of its operands.
         let mut operands: Vec<Ref> = Vec::new();
         for item in &expression.items {
-            let operand = match item.kind {
+            let operand = match item.kind() {
                 ItemKind::Small(value) => constants.small(value),
                 ItemKind::Literal(index) => constants.insert(expression.literals[index as usize].clone()),
                 ItemKind::Parameter(index) => Ref::new(Target::Parameter(index)),
@@ -121,7 +134,7 @@ impl Syntax {
                         }
                     }
                 }
-                ItemKind::Binary(function, _) => {
+                ItemKind::Binary(function) => {
                     let right = operands.pop().expect("an operator follows its operands");
                     let left = operands.pop().expect("an operator follows its operands");
                     let entry = Entry::new(EntryKind::Binary(function), left, right, item.at);
@@ -185,7 +198,8 @@ fn count_uses(entries: &mut [Entry], root: Ref) {
         }
         let right = (kind != EntryKind::Negate).then_some(right);
         for used in [Some(left), right].into_iter().flatten().filter_map(Ref::node) {
-            entries[used.index()].uses += 1;
+            let uses = &mut entries[used.index()].uses;
+            *uses = uses.saturating_add(1);
         }
     }
 }
@@ -294,9 +308,7 @@ impl Nodes {
         Some(self.constants.insert(value))
     }
 
-    fn finish(mut self, expression: &Expression, root: Ref) -> Plan {
-        self.divisors.sort_unstable();
-        self.divisors.dedup();
+    fn finish(self, expression: &Expression, root: Ref) -> Plan {
         let functions = self.functions.iter().map(|function| function.id()).collect();
         let edges = (0..).zip(&self.operands).flat_map(|(to, operands)| {
             operands.iter().filter_map(move |operand| Some((operand.node()?.get(), to)))

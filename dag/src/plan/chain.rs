@@ -10,8 +10,7 @@ pub(super) fn build(syntax: &Syntax, reassociate: bool, nodes: &mut Nodes) -> Re
     let mut chains = Chains {
         entries: &syntax.entries,
         roles,
-        made: Vec::with_capacity(syntax.entries.len()),
-        shapes: Vec::with_capacity(syntax.entries.len()),
+        became: Vec::with_capacity(syntax.entries.len()),
         nodes,
         parts: Vec::new(),
         opened: Vec::new(),
@@ -19,15 +18,17 @@ pub(super) fn build(syntax: &Syntax, reassociate: bool, nodes: &mut Nodes) -> Re
         level: Vec::new(),
     };
     for (number, entry) in syntax.entries.iter().enumerate() {
-        let shape = chains.shape(entry);
-        chains.shapes.push(shape);
-        let made = match chains.roles[number] {
-            Role::Root if chains.is_chain(entry) => chains.chain(number, entry),
-            Role::Root => chains.alone(entry),
-            // A part of a chain to come, which may make it what it is in the source; or needed by none.
-            Role::Opened | Role::Unused => entry.left,
+        let became = match chains.roles[number] {
+            Role::Root if chains.is_chain(entry) => {
+                let shape = chains.shape(entry);
+                Became::Made(chains.chain(shape, entry))
+            }
+            Role::Root => Became::Made(chains.alone(entry)),
+            // A part of a chain to come, which may make it what it is in the source.
+            Role::Opened => Became::Part(chains.shape(entry)),
+            Role::Unused => Became::Made(entry.left),
         };
-        chains.made.push(made);
+        chains.became.push(became);
     }
     chains.made_of(syntax.root)
 }
@@ -67,9 +68,7 @@ fn roles(entries: &[Entry]) -> Vec<Role> {
 struct Chains<'a> {
     entries: &'a [Entry],
     roles: Vec<Role>,
-    /// What each entry became.
-    made: Vec<Ref>,
-    shapes: Vec<Shape>,
+    became: Vec<Became>,
     nodes: &'a mut Nodes,
     // Working space, kept from chain to chain.
     parts: Vec<Part>,
@@ -78,14 +77,21 @@ struct Chains<'a> {
     level: Vec<Term>,
 }
 
+/// What became of an entry.
+#[derive(Clone, Copy)]
+enum Became {
+    Made(Ref),
+    Part(Shape),
+}
+
 /// What an entry is when the chain that it is a part of stays as in the source.
 #[derive(Clone, Copy)]
 struct Shape {
     /// How many waves it takes.
     height: u32,
     has_sign: bool,
-    /// Σ 2^height over its terms, which says how low it could be; `None` from 2⁶³.
-    load: Option<u64>,
+    /// Σ 2^height over its terms, which says how low it could be; from 2⁶³ it says nothing.
+    load: u64,
 }
 
 /// What is still to be opened of a chain.
@@ -125,29 +131,33 @@ impl Chains<'_> {
     }
 
     fn made_of(&self, operand: Ref) -> Ref {
-        operand.node().map_or(operand, |entry| self.made[entry.index()])
+        match operand.node().map(|entry| self.became[entry.index()]) {
+            None => operand,
+            Some(Became::Made(made)) => made,
+            Some(Became::Part(_)) => unreachable!("a part is made before what uses it"),
+        }
     }
 
     fn shape(&self, entry: &Entry) -> Shape {
-        let shape = |operand: Ref| match self.opened(operand) {
-            Some(number) => self.shapes[number],
-            None => {
-                let height = self.nodes.height(self.made_of(operand));
-                let load = (height < 63).then(|| 1 << height);
-                Shape { height, has_sign: false, load }
-            }
-        };
-        let left = shape(entry.left);
+        let left = self.shape_of(entry.left);
         if entry.kind == EntryKind::Negate {
             return Shape { height: left.height + 1, has_sign: true, ..left };
         }
-        let right = shape(entry.right);
-        let loads = left.load.zip(right.load);
+        let right = self.shape_of(entry.right);
         Shape {
             height: left.height.max(right.height) + 1,
             has_sign: left.has_sign || right.has_sign,
-            load: loads.and_then(|(left, right)| left.checked_add(right)),
+            load: left.load.saturating_add(right.load),
         }
+    }
+
+    fn shape_of(&self, operand: Ref) -> Shape {
+        let height = match operand.node().map(|entry| self.became[entry.index()]) {
+            None => 0,
+            Some(Became::Made(made)) => self.nodes.height(made),
+            Some(Became::Part(shape)) => return shape,
+        };
+        Shape { height, has_sign: false, load: 1u64.checked_shl(height).unwrap_or(u64::MAX) }
     }
 
     /// One operation as it is in the source.
@@ -167,10 +177,9 @@ impl Chains<'_> {
         }
     }
 
-    fn chain(&mut self, number: usize, root: &Entry) -> Ref {
+    fn chain(&mut self, Shape { height, has_sign, load }: Shape, root: &Entry) -> Ref {
         // What is as low as can be stays as it was written. A sign always goes: it is a node less.
-        let Shape { height, has_sign, load } = self.shapes[number];
-        let power = load.and_then(u64::checked_next_power_of_two);
+        let power = load.checked_next_power_of_two();
         if !has_sign && power.is_some_and(|power| power.trailing_zeros() == height) {
             return self.as_written(root);
         }
@@ -207,7 +216,7 @@ impl Chains<'_> {
         }
         opened.sort_unstable();
         for &part in &opened {
-            self.made[part] = self.alone(&self.entries[part]);
+            self.became[part] = Became::Made(self.alone(&self.entries[part]));
         }
         self.opened = opened;
         self.alone(root)

@@ -99,6 +99,27 @@ pub enum RestoreError {
 
 impl<V: Portable, E: Portable> Run<V, E> {
     /// All that is known, as bytes for [`Run::restore`].
+    ///
+    /// ```
+    /// use quorate_dag::{Costs, Dag, NodeState, Run};
+    ///
+    /// let mut dag = Dag::new();
+    /// let (first, second) = (dag.add(()), dag.add(()));
+    /// dag.edge(first, second)?;
+    /// let graph = dag.freeze()?;
+    ///
+    /// let mut run: Run<u64> = Run::new(graph.clone(), &Costs::default());
+    /// run.start(first)?;
+    /// run.complete(first, 7)?;
+    /// run.start(second)?;
+    /// let bytes = run.snapshot();
+    ///
+    /// // In another process, with the same graph: what was in flight is ready again.
+    /// let run: Run<u64> = Run::restore(graph, &Costs::default(), &bytes)?;
+    /// assert_eq!(run.value(first), Some(&7));
+    /// assert_eq!(run.state(second), Some(NodeState::Returned));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn snapshot(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(32 + self.nodes.len() * 2);
         out.push(VERSION);

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use quorate::{
     cli,
     function::FunctionService,
-    pod::{Attachment, PodSpec},
+    pod::{Attachment, PodSpec, attach},
     replica,
 };
 use quorate_pbft::{
@@ -23,7 +23,8 @@ use std::{collections::HashMap, env, path::Path, process::ExitCode};
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = env::args().collect();
-    let spec = arguments.iter().position(|word| word == "replica").and_then(|at| arguments.get(at + 2));
+    let after = |word: &str| Some(arguments.get(arguments.iter().position(|one| one == word)? + 1)?.as_str());
+    let spec = after("replica").and_then(|_| after("--spec"));
     let Some(spec) = spec.and_then(|spec| PodSpec::read(Path::new(spec)).ok()) else { return cli::main() };
     let told = env::var("LIAR").expect("says who lies");
     let (set, how) = told.split_once(':').expect("SET:HOW");
@@ -34,7 +35,7 @@ fn main() -> ExitCode {
     }
     eprintln!("{} lies about {how}", spec.pod);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let ended = runtime.block_on(lie(spec, how));
+    let ended = runtime.block_on(lie(spec, after("--attach"), how));
     ended.map_or_else(
         |error| {
             eprintln!("error: {error}");
@@ -44,8 +45,13 @@ fn main() -> ExitCode {
     )
 }
 
-async fn lie(spec: PodSpec, how: &str) -> Result<(), replica::ReplicaError> {
-    let attachment = Attachment::new(spec.replication.replicas());
+async fn lie(spec: PodSpec, attach: Option<&str>, how: &str) -> Result<(), replica::ReplicaError> {
+    let replicas = spec.replication.replicas();
+    let attachment = match attach {
+        // As in Kubernetes, where nobody holds its pipes.
+        Some(address) => attach::listen(address.parse().expect("an address"), replicas).await?,
+        None => Attachment::new(replicas),
+    };
     let function = FunctionService(spec.function()?);
     let twist: Box<dyn FnMut(&Keychain, Principal, &Message) -> Option<Message> + Send> = match how {
         "results" => {

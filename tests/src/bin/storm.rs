@@ -1,8 +1,8 @@
-//! A platform on this machine under load, of which a random process is killed every two seconds: workers,
-//! replicas, the control plane. Nothing that was accepted may be lost, answered twice with different values,
-//! or wrong.
+//! A platform under load of which something random is killed again and again: a process of this machine, or a pod in
+//! Kubernetes; workers, replicas, the control plane. Nothing that was accepted may be lost, answered twice with
+//! different values, wrong, or gone once it was seen.
 
-use quorate_tests::{BYZANTINE, Load, Mix, Platform, Random, process};
+use quorate_tests::{BYZANTINE, Load, Mix, Platform, Random, Report, process};
 use std::{
     collections::BTreeMap,
     process::ExitCode,
@@ -10,19 +10,21 @@ use std::{
 };
 
 const USAGE: &str = "\
-Kills random processes of a platform under load, and checks every answer.
+Kills random processes of a platform under load, or its pods in Kubernetes, and checks every answer.
 
-usage: storm [--minutes N] [--every MS] [--outstanding N] [--seed N]
+usage: storm [--kubernetes] [--minutes N] [--every MS] [--outstanding N] [--seed N]
 
+  --kubernetes     in the cluster of KUBECONFIG, from a client at a NodePort; needs the cargo feature `engines`
   --minutes N      how long (10)
-  --every MS       between two kills (2000)
+  --every MS       between two kills (2000; 10000 in Kubernetes)
   --outstanding N  requests at any time (16)
-  --seed N         which processes (1)
+  --seed N         which of them (1)
   --help           this
 
-Exit codes: 0 nothing was lost, doubled or wrong, 1 something was, 2 wrong usage.";
+Exit codes: 0 nothing was lost, doubled, wrong or gone, 1 something was, 2 wrong usage.";
 
 struct Options {
+    kubernetes: bool,
     minutes: u64,
     every: Duration,
     outstanding: usize,
@@ -30,23 +32,30 @@ struct Options {
 }
 
 fn options() -> Result<Options, String> {
-    let mut options = Options { minutes: 10, every: Duration::from_secs(2), outstanding: 16, seed: 1 };
+    let (mut kubernetes, mut minutes, mut every, mut outstanding, mut seed) = (false, 10, None, 16, 1);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
-        if argument == "--help" {
-            return Err(USAGE.into());
+        match argument.as_str() {
+            "--help" => return Err(USAGE.into()),
+            "--kubernetes" if cfg!(feature = "engines") => {
+                kubernetes = true;
+                continue;
+            }
+            "--kubernetes" => return Err("`--kubernetes` needs the cargo feature `engines`".into()),
+            _ => {}
         }
         let value = arguments.next().and_then(|value| value.parse::<u64>().ok());
         let value = value.ok_or_else(|| format!("`{argument}` takes a whole number; see --help"))?;
         match argument.as_str() {
-            "--minutes" => options.minutes = value,
-            "--every" => options.every = Duration::from_millis(value.max(1)),
-            "--outstanding" => options.outstanding = usize::try_from(value.max(1)).unwrap_or(usize::MAX),
-            "--seed" => options.seed = value,
+            "--minutes" => minutes = value,
+            "--every" => every = Some(Duration::from_millis(value.max(1))),
+            "--outstanding" => outstanding = usize::try_from(value.max(1)).unwrap_or(usize::MAX),
+            "--seed" => seed = value,
             _ => return Err(format!("`{argument}` is no option; see --help")),
         }
     }
-    Ok(options)
+    let every = every.unwrap_or(Duration::from_secs(if kubernetes { 10 } else { 2 }));
+    Ok(Options { kubernetes, minutes, every, outstanding, seed })
 }
 
 #[tokio::main]
@@ -62,49 +71,89 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let platform = Platform::up(BYZANTINE).await;
-    platform.result("((3+5)*(4-2))/1").await;
-    let mut load = Load::start(&platform, Mix::All, options.outstanding);
-    load.answered(50).await;
-    // The same choices for the same seed, as far as the same processes are there.
-    let (start, mut random) = (Instant::now(), Random::new(options.seed));
-    let mut killed: BTreeMap<String, u64> = BTreeMap::new();
-    let mut ticks = tokio::time::interval(options.every);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    while start.elapsed() < Duration::from_secs(options.minutes * 60) {
-        ticks.tick().await;
-        let children: Vec<_> = platform
-            .data
-            .processes()
-            .into_iter()
-            .filter(|process| process.pid != platform.supervisor())
-            .collect();
-        if children.is_empty() {
-            continue; // all of them are being started
-        }
-        let nth = usize::try_from(random.below(children.len() as u64)).expect("an index");
-        let daemon =
-            children[nth].command.split(' ').find(|word| ["worker", "replica", "control"].contains(word));
-        *killed.entry(daemon.unwrap_or("other").to_owned()).or_default() += 1;
-        process::kill(children[nth].pid);
-    }
-    let report = load.finish().await;
+    let mut killed = BTreeMap::new();
+    let report = if options.kubernetes {
+        in_kubernetes(&options, &mut killed).await
+    } else {
+        here(&options, &mut killed).await
+    };
     println!("seed         {}", options.seed);
-    println!("seconds      {}", start.elapsed().as_secs());
-    for (daemon, count) in &killed {
-        println!("killed       {count} {daemon}");
+    println!("minutes      {}", options.minutes);
+    for (what, count) in &killed {
+        println!("killed       {count} {what}");
     }
     println!("requests     {}", report.sent);
     println!("p50          {:?}", Duration::from_micros(report.latency_us.value_at_quantile(0.5)));
     println!("p99          {:?}", Duration::from_micros(report.latency_us.value_at_quantile(0.99)));
     println!("slowest      {:?}", report.slowest());
-    for (what, all) in [("lost", &report.lost), ("doubled", &report.duplicated), ("wrong", &report.wrong)] {
+    for (what, all) in report.violations.kinds() {
         println!("{what:<12} {}", all.len());
         for one in all.iter().take(10) {
             println!("  {one}");
         }
     }
+    if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// How many of each kind were killed.
+type Killed = BTreeMap<String, u64>;
+
+/// Has one of those that there are killed at each tick, until the time is up.
+async fn storm<T>(
+    options: &Options,
+    killed: &mut Killed,
+    there: impl Fn() -> Vec<(String, T)>,
+    kill: impl Fn(&T),
+) {
+    // The same choices for the same seed, as far as the same ones are there.
+    let (start, mut random) = (Instant::now(), Random::new(options.seed));
+    let mut ticks = tokio::time::interval(options.every);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while start.elapsed() < Duration::from_secs(options.minutes * 60) {
+        ticks.tick().await;
+        let all = there();
+        if all.is_empty() {
+            continue; // all of them are being started
+        }
+        let (what, one) = &all[usize::try_from(random.below(all.len() as u64)).expect("an index")];
+        *killed.entry(what.clone()).or_default() += 1;
+        kill(one);
+    }
+}
+
+async fn here(options: &Options, killed: &mut Killed) -> Report {
+    let platform = Platform::up(BYZANTINE).await;
+    platform.result("((3+5)*(4-2))/1").await;
+    let mut load = Load::start(&platform, Mix::All, options.outstanding);
+    load.answered(50).await;
+    let children = || {
+        let all = platform.data.processes().into_iter().filter(|one| one.pid != platform.supervisor());
+        let named = |one: process::Process| {
+            let daemon = one.command.split(' ').find(|word| ["worker", "replica", "control"].contains(word));
+            (daemon.unwrap_or("other").to_owned(), one.pid)
+        };
+        all.map(named).collect()
+    };
+    storm(options, killed, children, |pid| process::kill(*pid)).await;
+    let report = load.finish().await;
     platform.stop().await;
-    let flawless = report.lost.is_empty() && report.duplicated.is_empty() && report.wrong.is_empty();
-    if flawless { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    report
+}
+
+#[cfg(feature = "engines")]
+async fn in_kubernetes(options: &Options, killed: &mut Killed) -> Report {
+    use quorate_tests::{
+        MIXED,
+        kubernetes::{Deployed, GATEWAY},
+    };
+    let platform = Deployed::start(MIXED, None).await;
+    let mut load = Load::at(GATEWAY, platform.http.clone(), Mix::All, options.outstanding);
+    load.answered(20).await;
+    storm(options, killed, || platform.running(), |pod| platform.kill(pod)).await;
+    load.finish().await
+}
+
+#[cfg(not(feature = "engines"))]
+async fn in_kubernetes(_: &Options, _: &mut Killed) -> Report {
+    unreachable!("it is refused as an option")
 }

@@ -26,8 +26,8 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_s
 /// How often a pod is asked whether it is there.
 const ASK: Duration = Duration::from_secs(10);
 
-/// What one conversation may bring. A pod says two things in its life; one that goes on is begun with
-/// anew, at its own pace.
+/// What one conversation may bring. A pod says two things in its life, and a worker some more when its
+/// replicas are replaced; one that goes on is begun with anew, at its own pace.
 const WORDS_MAX: usize = 16;
 
 /// What is heard of a pod.
@@ -47,7 +47,7 @@ pub(super) async fn converse(
     object: String,
     (wires, pod): (Wires, Name),
     address: SocketAddr,
-    told: watch::Receiver<Option<Told>>,
+    told: watch::Receiver<Vec<Told>>,
     heard: mpsc::Sender<(String, Heard)>,
 ) {
     let mut pause = PAUSE.0;
@@ -74,23 +74,22 @@ pub(super) async fn converse(
     }
 }
 
-/// Tells what there is to tell, the latest only, and asks whether anyone is there.
-async fn speak(mut to: WriteHalf<Stream>, mut told: watch::Receiver<Option<Told>>) {
+/// Tells what there is to tell, the latest of each kind, and asks whether anyone is there.
+async fn speak(mut to: WriteHalf<Stream>, mut told: watch::Receiver<Vec<Told>>) {
     let mut ask = tokio::time::interval_at(tokio::time::Instant::now() + ASK, ASK);
     told.mark_changed();
     loop {
-        let line = tokio::select! {
+        let lines = tokio::select! {
             changed = told.changed() => {
                 if changed.is_err() {
                     return;
                 }
-                let told = told.borrow_and_update();
-                let Some(told) = &*told else { continue };
-                serde_json::to_string(told).expect("plain strings serialise")
+                let line = |told| serde_json::to_string(told).expect("plain strings serialise") + "\n";
+                told.borrow_and_update().iter().map(line).collect()
             }
-            _ = ask.tick() => String::new(),
+            _ = ask.tick() => "\n".to_owned(),
         };
-        if to.write_all(format!("{line}\n").as_bytes()).await.is_err() {
+        if to.write_all(lines.as_bytes()).await.is_err() {
             return;
         }
     }
@@ -141,7 +140,7 @@ fn seen_from_outside(said: Said, address: IpAddr) -> Said {
         Said::Listening { address, transport } => {
             Said::Listening { address: at(address), transport: transport.map(at) }
         }
-        Said::Ready => Said::Ready,
+        said @ (Said::Ready | Said::Succeeded { .. }) => said,
     }
 }
 
@@ -161,7 +160,7 @@ mod tests {
     #[tokio::test]
     async fn a_pod_is_heard_is_told_the_latest_and_is_looked_for_again() {
         let pod = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (tell, told) = watch::channel(None);
+        let (tell, told) = watch::channel(Vec::new());
         let (heard, mut hearing) = mpsc::channel(16);
         let address = pod.local_addr().unwrap();
         let to = (Wires::plain(), Name::of_pod("add-0-worker"));
@@ -175,7 +174,7 @@ mod tests {
             Said::Listening { address: "127.0.0.1:7401".into(), transport: Some("127.0.0.1:7402".into()) };
         assert_eq!(next(&mut hearing).await, Heard::Said(listening));
         let peers = |port: u16| Told::Peers { transports: vec![Some(format!("10.0.0.1:{port}"))] };
-        tell.send_replace(Some(peers(1)));
+        tell.send_replace(vec![peers(1)]);
         let mut line = String::new();
         stream.read_line(&mut line).await.unwrap();
         assert_eq!(serde_json::from_str::<Told>(&line).unwrap(), peers(1));

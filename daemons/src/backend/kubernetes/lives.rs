@@ -54,7 +54,8 @@ struct Life {
     /// Why it does not run yet.
     why: String,
     said: Vec<Said>,
-    told: watch::Sender<Option<Told>>,
+    /// The latest of each kind.
+    told: watch::Sender<Vec<Told>>,
     /// Whether it answers.
     answers: bool,
     /// How this service has had it deleted.
@@ -83,7 +84,7 @@ impl Life {
             shown: false,
             why: "its node has not started it".into(),
             said: Vec::new(),
-            told: watch::channel(None).0,
+            told: watch::channel(Vec::new()).0,
             answers: false,
             stopping: None,
             leaving: None,
@@ -281,7 +282,11 @@ impl Lives {
     pub(super) fn tell(&self, pod: &str, told: &Told) {
         let of_pod = self.lives.values().filter(|life| life.pod == pod && !life.is_over());
         if let Some(life) = of_pod.max_by_key(|life| life.incarnation) {
-            life.told.send_replace(Some(told.clone()));
+            let kind = std::mem::discriminant(told);
+            life.told.send_modify(|all| {
+                all.retain(|before| std::mem::discriminant(before) != kind);
+                all.push(told.clone());
+            });
         }
     }
 

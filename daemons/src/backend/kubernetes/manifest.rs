@@ -124,7 +124,7 @@ fn value(
         vec![json!({ "name": "pod", "downwardAPI": { "items": [spec_item], "defaultMode": 0o444 } })];
     if inside.identity.is_some() {
         mounts.push(json!({ "name": "key", "mountPath": KEY_FOLDER, "readOnly": true }));
-        let item = json!({ "key": secrets::private(spec.index), "path": "identity.der" });
+        let item = json!({ "key": secrets::private(&spec.key()), "path": "identity.der" });
         let name = secrets::name(settings, &spec.set);
         // The group may read it: that is how the pod's user gets at it.
         volumes.push(json!({
@@ -288,6 +288,7 @@ mod tests {
             incarnation: 3,
             replication,
             genesis: is_replicated.then(|| "00ff".into()),
+            successions: Vec::new(),
             identity: is_replicated.then(|| "/data/identities/add-0/x.der".into()),
             listen: "127.0.0.1:0".into(),
             transport: index.map(|_| "10.0.0.9:1".into()),

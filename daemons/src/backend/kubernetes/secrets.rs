@@ -1,6 +1,7 @@
 //! Identities in Secrets: one for each set, with `worker.der`, `replica-0.der`, … and beside each its
-//! public half as `….pub`, as in the files of [`Identities`]; and certificates for connections, `worker.crt`
-//! and `worker.key` and so on, with their authority's, `ca.crt`.
+//! public half as `….pub`, as in the files of [`Identities`]; certificates for connections, `worker.crt`
+//! and `worker.key` and so on, with their authority's, `ca.crt`; and one with the cluster service's own
+//! identity, `operator.der`.
 //!
 //! A Secret outlives the service that made it, whose own files may go with its pod, and the set: a set
 //! that comes back has the keys it had. All pods of a set go with its Secret.
@@ -25,7 +26,11 @@ use kube::{
         params::{GetParams, PostParams},
     },
 };
-use quorate_pbft::crypto::PublicKey;
+use quorate_pbft::{
+    Configuration,
+    crypto::{Identity, PublicKey},
+    membership::Reconfigure,
+};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf};
 use zeroize::{Zeroize, Zeroizing};
@@ -41,9 +46,9 @@ pub(super) fn name(settings: &Kubernetes, set: &str) -> String {
     format!("{}{set}-identities", settings.prefix)
 }
 
-/// Under which key a member's private half lies.
-pub(super) fn private(index: Option<u32>) -> String {
-    format!("{}.der", identity::member(index))
+/// Under which key the private half of whoever has this name lies.
+pub(super) fn private(name: &str) -> String {
+    format!("{name}.der")
 }
 
 /// Under which keys the authority's certificate, a member's and its key lie.
@@ -52,9 +57,12 @@ pub(super) fn certificate(index: Option<u32>) -> [String; 3] {
     [CA.into(), format!("{member}.crt"), format!("{member}.key")]
 }
 
-fn public(index: Option<u32>) -> String {
-    format!("{}.pub", identity::member(index))
+fn public(name: &str) -> String {
+    format!("{name}.pub")
 }
+
+/// No set has the name of what is no function.
+const OPERATOR: &str = "operator";
 
 /// The Secrets of one platform.
 pub(super) struct Secrets {
@@ -117,6 +125,19 @@ fn owner(name: String, uid: String) -> OwnerReference {
     }
 }
 
+/// Where a Secret's item is, for a person.
+fn path(kept: &Kept, item: &str) -> PathBuf {
+    format!("secret/{}/{item}", kept.metadata.name).into()
+}
+
+/// The public half of the key with this name.
+fn public_of(kept: &Kept, name: &str) -> Result<Member, IdentityError> {
+    let der = kept.data.get(&public(name)).map(|der| der.0.clone()).unwrap_or_default();
+    let read = PublicKey::from_der(der.into());
+    let public = read.map_err(|source| IdentityError::Public { path: path(kept, &public(name)), source })?;
+    Ok(Member { path: path(kept, &private(name)), public })
+}
+
 impl Drop for Kept {
     fn drop(&mut self) {
         for value in self.data.values_mut() {
@@ -137,26 +158,58 @@ impl Secrets {
         set: &str,
         replicas: u32,
     ) -> Result<SetKeys, IdentityError> {
+        let operator = public_of(&*self.have(identities, OPERATOR, &[OPERATOR.into()]).await?, OPERATOR)?;
+        let names: Vec<_> = identity::members(replicas).map(identity::member).collect();
+        let kept = self.have(identities, set, &names).await?;
+        let mut members = names.iter().map(|name| public_of(&kept, name));
+        let worker = members.next().expect("a set has a worker")?;
+        let replicas = members.collect::<Result<_, _>>()?;
+        Ok(SetKeys { set: set.into(), worker, replicas, operator: operator.public })
+    }
+
+    /// As [`Identities::order`].
+    pub(super) async fn order(
+        &self,
+        identities: &Identities,
+        set: &str,
+        members: &Configuration,
+        index: u32,
+    ) -> Result<Reconfigure, IdentityError> {
+        let name = identity::successor(index, members.number + 1);
+        let fresh = public_of(&*self.have(identities, set, std::slice::from_ref(&name)).await?, &name)?;
+        let kept = self.have(identities, OPERATOR, &[OPERATOR.into()]).await?;
+        let item = private(OPERATOR);
+        let operator = Identity::from_pkcs8(&kept.data[&item].0)
+            .map_err(|source| IdentityError::Private { path: path(&kept, &item), source })?;
+        identity::order(set, members, index, fresh.public, &operator)
+    }
+
+    /// The Secret of a set with the keys of these names, of which those that are missing are made.
+    async fn have(
+        &self,
+        identities: &Identities,
+        set: &str,
+        names: &[String],
+    ) -> Result<Box<Kept>, IdentityError> {
         let keeping =
             |source: CallError| IdentityError::Keeping { set: set.into(), source: Box::new(source) };
-        let members: Vec<_> = identity::members(replicas).collect();
         for _ in 0..TRIES {
             let found = self.read(set).await.map_err(keeping)?;
             let is_there = found.is_some();
             let mut kept = found.unwrap_or_else(|| self.empty(set));
-            let there = |index: &Option<u32>| kept.data.contains_key(&private(*index));
-            let missing: Vec<_> = members.iter().copied().filter(|index| !there(index)).collect();
+            let missing: Vec<_> =
+                names.iter().filter(|name| !kept.data.contains_key(&private(name))).collect();
             if missing.is_empty() {
-                return self.keys(set, &kept, &members);
+                return Ok(kept.into());
             }
             let count = missing.len();
             let made = identities.beside(move |identities| identities.fresh(count)).await?;
-            for (index, identity) in missing.into_iter().zip(made) {
-                kept.data.insert(private(index), ByteString(identity.private.to_vec()));
-                kept.data.insert(public(index), ByteString(identity.public.to_der().to_vec()));
+            for (name, identity) in missing.into_iter().zip(made) {
+                kept.data.insert(private(name), ByteString(identity.private.to_vec()));
+                kept.data.insert(public(name), ByteString(identity.public.to_der().to_vec()));
             }
             match self.write(&kept, is_there).await {
-                Ok(kept) => return self.keys(set, &kept, &members),
+                Ok(kept) => return Ok(kept.into()),
                 // Whoever was quicker is right.
                 Err(error) if error.is_conflict() => {}
                 Err(error) => return Err(keeping(error)),
@@ -213,18 +266,6 @@ impl Secrets {
         let found = self.call("get").answer(secrets.get_metadata_opt(&name)).await?;
         let uid = found.and_then(|found| found.metadata.uid);
         Ok(uid.map(|uid| owner(name, uid)))
-    }
-
-    fn keys(&self, set: &str, kept: &Kept, members: &[Option<u32>]) -> Result<SetKeys, IdentityError> {
-        let mut keys = members.iter().map(|index| {
-            let path = |item: String| PathBuf::from(format!("secret/{}/{item}", kept.metadata.name));
-            let der = kept.data.get(&public(*index)).map(|der| der.0.clone()).unwrap_or_default();
-            let public = PublicKey::from_der(der.into())
-                .map_err(|source| IdentityError::Public { path: path(public(*index)), source })?;
-            Ok(Member { path: path(private(*index)), public })
-        });
-        let worker = keys.next().expect("a set has a worker")?;
-        Ok(SetKeys { set: set.into(), worker, replicas: keys.collect::<Result<_, _>>()? })
     }
 
     fn empty(&self, set: &str) -> Kept {

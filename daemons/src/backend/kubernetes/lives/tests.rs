@@ -176,8 +176,11 @@ async fn of_two_lives_the_later_one_stays() {
 async fn the_latest_life_is_told() {
     let mut stage = Stage::new();
     stage.show(&running("a", 1));
-    let told = Told::Peers { transports: vec![None] };
-    stage.lives.tell("add-0-worker", &told);
-    stage.lives.tell("nobody", &told);
-    assert_eq!(*stage.lives.lives["a"].told.borrow(), Some(told));
+    let peers = |port: u16| Told::Peers { transports: vec![Some(format!("10.0.0.1:{port}"))] };
+    let order = Told::Reconfigure { order: "00".into() };
+    for told in [&peers(1), &order, &peers(2)] {
+        stage.lives.tell("add-0-worker", told);
+        stage.lives.tell("nobody", told);
+    }
+    assert_eq!(*stage.lives.lives["a"].told.borrow(), [order, peers(2)], "the latest of each kind");
 }
