@@ -7,7 +7,7 @@ use crate::proto::{
     Accusation, WatchRequest,
     witness_server::{Witness, WitnessServer},
 };
-use quorate_pbft::{Evidence, ReplicaId, runtime::ReplicaStatus};
+use quorate_pbft::{Evidence, ReplicaId, Sequence, runtime::ReplicaStatus};
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -111,10 +111,12 @@ impl WrongAnswers {
         self.0.subscribe()
     }
 
-    /// Notes who answered an operation of batch `sequence` otherwise than 2f+1 others.
-    pub fn note(&self, replica: ReplicaId, sequence: u64) {
+    /// Notes which member of a configuration answered an operation of batch `sequence` otherwise than 2f+1
+    /// others.
+    pub fn note(&self, replica: ReplicaId, sequence: Sequence, configuration: u64) {
         self.0.send_if_modified(|said| {
-            if said.iter().any(|known| known.culprit == replica.0) {
+            let is_it = |said: &&Accusation| (said.culprit, said.configuration) == (replica.0, configuration);
+            if said.iter().any(|known| is_it(&known)) {
                 return false;
             }
             let detail = format!(
@@ -122,8 +124,7 @@ impl WrongAnswers {
             );
             let kind = WRONG_ANSWER.into();
             let (culprit, proof) = (replica.0, bytes::Bytes::new());
-            // A worker's group is never reconfigured: its members are those of the genesis.
-            let accusation = Accusation { culprit, kind, detail, proof, configuration: 0 };
+            let accusation = Accusation { culprit, kind, detail, proof, configuration };
             *said = said.iter().cloned().chain([accusation]).collect();
             true
         });

@@ -161,6 +161,7 @@ fn invoke(world: &World, client: &mut Client, inbox: &Receiver<Bytes>) -> Result
                     world.replicas().for_each(|to| world.send(to, &message));
                 }
                 ClientAction::Outcome(outcome) => return Ok(outcome),
+                ClientAction::Disagreed { replica, .. } => eprintln!("{replica} lies"),
                 ClientAction::Succession(_) => {} // nobody is replaced here
             }
         }

@@ -143,6 +143,14 @@ pub enum ClientAction {
     },
     /// An operation has its answer; there is exactly one for each submitted operation.
     Outcome(Outcome),
+    /// A replica answered an ordered operation, after it had its outcome, otherwise than the 2f+1 replicas on
+    /// which that rests. A correct replica never does.
+    Disagreed {
+        /// The replica.
+        replica: ReplicaId,
+        /// The batch that executed the operation.
+        sequence: Sequence,
+    },
     /// Members were replaced: the client goes on under the next configuration. Kept in a
     /// [`Chain`](crate::membership::Chain), it spares the next client the way there.
     Succession(Box<Succession>),
@@ -207,6 +215,10 @@ pub struct Client {
     /// When bundles are to be sent again.
     due: BTreeSet<(Instant, Timestamp)>,
 
+    /// What 2f+1 agreed on for the last ordered operations, by timestamp modulo [`DECIDED`]: those who are
+    /// slower are measured by it, too.
+    decided: Vec<Option<(Timestamp, Verdict)>>,
+
     /// The view each replica last spoke of.
     views: Vec<View>,
     /// When each replica was told last which configuration this client is in.
@@ -253,6 +265,14 @@ struct Bundle {
     due: Instant,
 }
 
+/// Outcomes by which late answers are measured.
+const DECIDED: usize = 64;
+
+/// Where an outcome is among them.
+fn place(timestamp: Timestamp) -> usize {
+    usize::try_from(timestamp.0 % DECIDED as u64).expect("is below it")
+}
+
 /// After this many tries, the result or the receipt that is still missing is taken for lost.
 const ATTEMPTS_FOR_EXTRAS: u32 = 6;
 
@@ -273,6 +293,7 @@ impl Client {
         assert_eq!(keychain.me(), Principal::Client(me), "the keychain is this client's");
         let group = Group::new(&configuration);
         Self {
+            decided: Vec::new(),
             views: vec![View(0); group.n() as usize],
             told: vec![None; group.n() as usize],
             seeking: None,
@@ -595,8 +616,7 @@ impl Client {
         let Answer { timestamp, sequence, position, ending, content } = answer;
         let scope = *self.keychain.scope();
         let Some(operation) = self.operation_mut(timestamp) else {
-            self.ignored += 1;
-            return;
+            return self.on_late_answer(from, &Answer { timestamp, sequence, position, ending, content });
         };
         if operation.reading != (sequence == Sequence(0)) {
             self.ignored += 1;
@@ -611,6 +631,24 @@ impl Client {
         };
         operation.tally.record(from, Verdict { sequence, position, ending, digest }, result);
         self.settle(timestamp);
+    }
+
+    /// An answer to what has its outcome already.
+    fn on_late_answer(&mut self, from: ReplicaId, answer: &Answer) {
+        self.ignored += 1;
+        let Some(Some((timestamp, verdict))) = self.decided.get(place(answer.timestamp)) else { return };
+        if *timestamp != answer.timestamp || answer.sequence == Sequence(0) {
+            return;
+        }
+        let digest = match &answer.content {
+            Content::Full(result) => outcome_digest(self.keychain.scope(), result),
+            Content::Digest(digest) => *digest,
+        };
+        let Answer { sequence, position, ending, .. } = *answer;
+        if *verdict != (Verdict { sequence, position, ending, digest }) {
+            let sequence = verdict.sequence;
+            self.actions.push_back(ClientAction::Disagreed { replica: from, sequence });
+        }
     }
 
     /// Gives an outcome once 2f+1 agree and all that was asked for is there.
@@ -650,6 +688,13 @@ impl Client {
             && Reconfigure::outcome(result).is_ok_and(|boundary| boundary > self.configuration.start)
         {
             self.seeking = Some((self.now + self.settings.retry_after, self.settings.retry_after));
+        }
+        if sequence != Sequence(0) {
+            let place = place(timestamp);
+            if self.decided.len() <= place {
+                self.decided.resize_with(place + 1, || None);
+            }
+            self.decided[place] = Some((timestamp, verdict));
         }
         self.close(timestamp);
         self.actions.push_back(ClientAction::Outcome(Outcome {

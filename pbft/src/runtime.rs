@@ -82,7 +82,7 @@ use std::{collections::BTreeMap, time::Duration};
 #[cfg(feature = "sim")]
 pub use self::serve::Twist;
 pub use self::{
-    client::{Client, ClientFailed, ClientSetup, ClientStatus, Link, LinkSetup, Reply},
+    client::{Client, ClientFailed, ClientSetup, ClientStatus, Link, LinkSetup, Reply, Suspicion},
     identities::generate_identities,
     secure::{Broken, Protection, Secure, Session},
     serve::{ReplicaHandle, ReplicaSetup, ReplicaStatus, ServeFailed, serve},

@@ -646,6 +646,11 @@ impl<S: Service + Clone> Cluster<S> {
                     }
                 }
                 ClientAction::Succession(_) => {}
+                ClientAction::Disagreed { replica, .. } => {
+                    if self.is_blameless(replica) {
+                        self.checkers.disagreed(id, replica);
+                    }
+                }
                 ClientAction::Outcome(outcome) => {
                     let ordered = outcome.sequence != Sequence(0);
                     let blameless = outcome.disagreed.iter().find(|id| ordered && self.is_blameless(*id));

@@ -431,7 +431,7 @@ fn sends(client: &mut Client) -> (bool, bool) {
         ClientAction::Send { message, .. } | ClientAction::Broadcast { message } => {
             matches!(message.proof, Proof::Signature(_))
         }
-        ClientAction::Outcome(_) | ClientAction::Succession(_) => false,
+        _ => false,
     });
     (!actions.is_empty(), signed)
 }

@@ -54,7 +54,7 @@ async fn platform_2_in_kubernetes_survives_the_four_faults_and_no_request_is_los
     // 1: a worker; it comes back under a higher incarnation.
     platform.kill_one("quorate.io/function=add,app.kubernetes.io/component=worker");
     load.answered(10).await;
-    // 2 and 3: the primary and a backup; a fresh set takes the place of each one's.
+    // 2 and 3: the primary and a backup; another replica takes the place of each.
     for leads in [true, false] {
         platform.kill_one(&format!("quorate.io/pod={}", replica(&platform, leads).await));
         load.answered(10).await;

@@ -30,7 +30,7 @@ pub(super) struct Replicas {
     status: watch::Receiver<ClientStatus>,
     quorum: usize,
     members: Arc<Mutex<Members>>,
-    wrong: Arc<WrongAnswers>,
+    wrong: WrongAnswers,
 }
 
 /// The group's members in the course of time.
@@ -85,7 +85,7 @@ impl Replicas {
         let setup = ClientSetup::new(latest, ME, spec.identity()?, life, pod::address_book(peers), seed);
         let client = Client::connect(setup)?;
         let members = Arc::new(Mutex::new(members));
-        Ok(Self { status: client.status(), client, quorum, members, wrong: Arc::default() })
+        Ok(Self { status: client.status(), client, quorum, members, wrong: WrongAnswers::default() })
     }
 
     /// Which replicas answered otherwise than 2f+1 others.
@@ -121,7 +121,12 @@ impl Replicas {
             tokio::select! {
                 Ok(()) = status.changed() => {
                     let mut members = self.members();
-                    members.follow(&status.borrow_and_update());
+                    let status = status.borrow_and_update();
+                    members.follow(&status);
+                    // Also by those who were slower than 2f+1 others.
+                    for (replica, suspicion) in &status.suspects {
+                        self.wrong.note(*replica, suspicion.sequence, members.number());
+                    }
                     for succession in members.chain.successions().iter().skip(said) {
                         said += 1;
                         tracing::info!(number = said, "the group goes on with other members");
@@ -162,15 +167,12 @@ impl Replicas {
         receipt: bool,
         patience: Duration,
     ) -> impl Future<Output = Result<(Answer, Option<Proof>), (Kind, String)>> + Send + use<> {
-        let (client, wrong) = (self.client.clone(), Arc::clone(&self.wrong));
-        let (mut status, members) = (self.status.clone(), Arc::clone(&self.members));
+        let (client, members) = (self.client.clone(), Arc::clone(&self.members));
+        let mut status = self.status.clone();
         let options = Options { receipt, ..Options::default() };
         async move {
             let invoked = client.invoke_within(operation, options, patience).await;
             let (reply, receipt) = invoked.map_err(|error| (kind_of(&error), error.to_string()))?;
-            for replica in reply.disagreed.iter() {
-                wrong.note(replica, reply.sequence.0);
-            }
             let answer =
                 Answer::from_bytes(&reply.result).map_err(|error| (Kind::Unavailable, error.to_string()))?;
             let Some(receipt) = receipt else { return Ok((answer, None)) };

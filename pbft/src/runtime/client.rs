@@ -122,13 +122,29 @@ pub enum ClientFailed {
     Ended,
 }
 
+/// How a replica answered differently from a quorum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Suspicion {
+    /// How often.
+    pub times: u64,
+    /// The batch that executed the last operation that it answered so; 0 for a read that was not ordered.
+    pub sequence: Sequence,
+}
+
+impl Suspicion {
+    pub(super) fn again(&mut self, sequence: Sequence) {
+        (self.times, self.sequence) = (self.times.saturating_add(1), sequence);
+    }
+}
+
 /// What a link tells about itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientStatus {
     /// The replicas that are connected.
     pub connected: Vec<ReplicaId>,
-    /// The replicas that answered differently from a quorum, and how often.
-    pub suspects: BTreeMap<ReplicaId, u64>,
+    /// The replicas that answered differently from a quorum, before it or after it. Those that did so before
+    /// their place was given to another one are not among them.
+    pub suspects: BTreeMap<ReplicaId, Suspicion>,
     /// Operations without an outcome.
     pub in_flight: usize,
     /// Connections that were closed because of what came over them, by kind.

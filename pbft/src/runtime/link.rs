@@ -17,7 +17,7 @@ use tokio::{
 
 use super::{
     AddressBook, Clock, TransportSettings,
-    client::{Asks, ClientStatus, Order, Waiting},
+    client::{Asks, ClientStatus, Order, Suspicion, Waiting},
     connection::Outgoing,
     dial::{Dialler, accept_key, dial, same_group},
     frame::{self, Hello, Refusal},
@@ -101,7 +101,7 @@ struct Inner {
     due: BTreeSet<(Instant, ClientId)>,
     dirty: Vec<Rc<Outgoing>>,
     in_flight: usize,
-    suspects: BTreeMap<ReplicaId, u64>,
+    suspects: BTreeMap<ReplicaId, Suspicion>,
     refused: BTreeMap<&'static str, u64>,
     /// What followed the configuration that the link began with.
     successions: Vec<Succession>,
@@ -281,6 +281,7 @@ impl Inner {
             if let Some(gone) = self.replicas[index.index()].take() {
                 gone.outgoing.close();
             }
+            self.suspects.remove(index);
         }
         self.successions.push(succession);
     }
@@ -347,9 +348,12 @@ impl Inner {
                     }
                 }
                 ClientAction::Succession(_) => {} // all clients go over at once
+                ClientAction::Disagreed { replica, sequence } => {
+                    self.suspects.entry(replica).or_default().again(sequence);
+                }
                 ClientAction::Outcome(outcome) => {
                     for replica in outcome.disagreed.iter() {
-                        *self.suspects.entry(replica).or_default() += 1;
+                        self.suspects.entry(replica).or_default().again(outcome.sequence);
                     }
                     self.in_flight -= 1;
                     if let Some(waiting) = member.waiting.remove(&outcome.request) {

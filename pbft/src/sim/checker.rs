@@ -284,10 +284,15 @@ impl Checkers {
     /// A client has an outcome, and perhaps a blameless replica disagrees with it on what was ordered.
     pub(super) fn answered(&mut self, client: ClientId, outcome: &Outcome, blameless: Option<ReplicaId>) {
         if let Some(accused) = blameless {
-            self.note(Err(Violation::Disagreed { client, accused }));
+            self.disagreed(client, accused);
         }
         let verdict = self.durability.check(client, outcome, &self.agreement);
         self.note(verdict);
+    }
+
+    /// A client was answered by a correct replica otherwise than by 2f+1.
+    pub(super) fn disagreed(&mut self, client: ClientId, accused: ReplicaId) {
+        self.note(Err(Violation::Disagreed { client, accused }));
     }
 
     /// A correct replica writes down what is committed in a place.

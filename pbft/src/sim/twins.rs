@@ -399,7 +399,7 @@ impl Stage {
                         self.send(from, Principal::Replica(to), &message);
                     }
                 }
-                ClientAction::Succession(_) => {}
+                ClientAction::Succession(_) | ClientAction::Disagreed { .. } => {}
                 ClientAction::Outcome(outcome) => {
                     self.open -= 1;
                     let id = ClientId(u32::try_from(index).expect("two"));

@@ -223,7 +223,7 @@ impl Turns {
                         self.to_replicas.iter_mut().for_each(|queue| queue.push_back(message.clone()));
                     }
                     ClientAction::Outcome(_) => answered += 1,
-                    ClientAction::Succession(_) => {} // nobody is replaced
+                    ClientAction::Succession(_) | ClientAction::Disagreed { .. } => {} // nobody is replaced or lies
                 }
             }
         }
