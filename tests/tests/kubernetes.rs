@@ -34,15 +34,23 @@ async fn platform_1_in_kubernetes_answers_a_burst_with_more_pods() {
     report.assert_flawless();
 }
 
-/// A replica of `mul` that leads its set, or does not.
+/// A replica of `mul` that leads its set, or follows the one that does and would not be the next to lead.
 async fn replica(platform: &Deployed, leads: bool) -> String {
-    let found = platform
-        .find("a set of mul with a primary and backups", |status| {
+    let found = eventually_within(PATIENCE, "a set of mul with a primary and backups", || async {
+        let mut all = platform.status().await?;
+        all.retain(|status| {
             (status.daemon.as_str(), status.function.as_deref(), status.state.as_str())
                 == ("replica", Some("mul"), "ready")
-                && status.primary == Some(leads)
-        })
-        .await;
+        });
+        let primary = all.iter().find(|status| status.primary == Some(true))?;
+        let next = primary.index.map(|index| (index + 1) % 4);
+        let follows = |status: &&Status| {
+            (&status.set, status.view, status.primary) == (&primary.set, primary.view, Some(false))
+                && status.index != next
+        };
+        if leads { Some(primary.clone()) } else { all.iter().find(follows).cloned() }
+    })
+    .await;
     format!("{}-replica-{}", found.set.expect("is in a set"), found.index.expect("has an index"))
 }
 
