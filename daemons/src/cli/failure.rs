@@ -1,6 +1,6 @@
 //! Why a command has no answer, in a line or a few, and the exit code that says so.
 
-use super::Exit;
+use super::{Exit, simulate::SimulateError};
 use crate::{
     api::Problem,
     client::ClientError,
@@ -56,6 +56,8 @@ pub(crate) enum Failure {
     Identity(#[from] IdentityError),
     #[error(transparent)]
     Token(#[from] TokenError),
+    #[error(transparent)]
+    Simulate(#[from] SimulateError),
     #[error("interrupted")]
     Interrupted,
     #[error("can't start: {0}")]
@@ -107,7 +109,7 @@ impl Failure {
             Self::Config(_) | Self::Filter(_) | Self::Set { .. } | Self::ParameterTwice { .. } => Exit::Usage,
             Self::Hold(HoldError::Unusable { .. }) => Exit::Usage,
             Self::Input(_) | Self::Output(_) | Self::Write { .. } => Exit::Usage,
-            Self::Read { .. } | Self::Keys { .. } | Self::Token(_) => Exit::Usage,
+            Self::Read { .. } | Self::Keys { .. } | Self::Token(_) | Self::Simulate(_) => Exit::Usage,
         }
     }
 
