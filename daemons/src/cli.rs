@@ -16,6 +16,7 @@ mod keys;
 mod plan;
 mod platform;
 mod scale;
+mod simulate;
 mod status;
 mod table;
 mod tls;
@@ -167,6 +168,8 @@ enum Command {
     Dlq(dlq::Dlq),
     /// States how many worker sets a function shall have.
     Scale(scale::Scale),
+    /// Replays recorded loads against scaling policies: cost, waits, violations. Needs no platform.
+    Simulate(simulate::Simulate),
     /// Explains the configuration.
     #[command(subcommand)]
     Config(config::Config),
@@ -230,6 +233,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Faults(faults) => wait_for(faults.run(&global)),
         Command::Dlq(dlq) => wait_for(dlq.run(&global)),
         Command::Scale(scale) => wait_for(scale.run(&global)),
+        Command::Simulate(simulate) => simulate.run(&global),
         Command::Config(config) => config.run(&global),
         Command::Completions(completions) => completions.run(),
         Command::Man(man) => man.run(),

@@ -570,7 +570,7 @@ fn apply_said(set: &mut SetRecord, pod: &str, said: &Said) {
             member.address = Some(address.clone());
             member.transport.clone_from(transport);
         }
-        Said::Succeeded { .. } => apply_succession(set, said),
+        Said::Succeeded { succession } => apply_succession(set, succession),
         Said::Ready => {
             member.state = MemberState::Ready;
             if is_worker && matches!(set.state, SetState::Starting | SetState::Paused) {

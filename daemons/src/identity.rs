@@ -136,7 +136,7 @@ impl Identities {
     }
 
     /// The order that the replica with this index of a set with these members has its place given to
-    /// another one, whose key is made ([`successor`]). Blocks.
+    /// another one, whose key is made. Blocks.
     ///
     /// # Errors
     /// When files can't be read or written, or the set's group would refuse the order.

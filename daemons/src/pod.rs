@@ -15,6 +15,7 @@ use crate::{
     config::{Durability, Replication},
     hex,
     identity::{self, IdentityError},
+    set::succession,
     tls::{Files, TlsError},
     wires::Wires,
 };
@@ -133,8 +134,7 @@ impl PodSpec {
     /// # Errors
     /// When it makes no sense. Whether it follows is not checked yet.
     pub fn successions(&self) -> Result<Vec<Succession>, SpecError> {
-        let read = |text: &String| Succession::from_bytes(hex::decode(text)?.into()).ok();
-        let all = self.successions.iter().map(read).collect::<Option<_>>();
+        let all = self.successions.iter().map(|text| succession(text)).collect::<Option<_>>();
         all.ok_or_else(|| SpecError::Successions { pod: self.pod.clone() })
     }
 
@@ -143,12 +143,8 @@ impl PodSpec {
     /// # Errors
     /// When there is no genesis, or something does not follow from it.
     pub fn chain(&self) -> Result<Chain, SpecError> {
-        let mut chain = Chain::new(self.genesis()?);
-        for succession in self.successions()? {
-            let extended = chain.extend(succession);
-            extended.map_err(|_| SpecError::Successions { pod: self.pod.clone() })?;
-        }
-        Ok(chain)
+        Chain::of(self.genesis()?, self.successions()?)
+            .map_err(|_| SpecError::Successions { pod: self.pod.clone() })
     }
 
     /// Its RSA identity.
@@ -176,7 +172,8 @@ impl PodSpec {
         self.data.join("journal")
     }
 
-    /// What its RSA identity is kept under.
+    /// What its RSA identity is kept under, and its folder: whoever takes a lost replica's place has nothing
+    /// of it.
     pub(crate) fn key(&self) -> String {
         match (self.index, self.successions.len()) {
             (Some(index), number @ 1..) => identity::successor(index, number as u64),

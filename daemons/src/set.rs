@@ -77,21 +77,16 @@ impl SetRecord {
     /// Who has belonged to the PBFT group of a replicated set, and who belongs to it now.
     #[must_use]
     pub fn chain(&self) -> Option<Chain> {
-        let mut chain = Chain::new(self.genesis()?);
-        for succession in &self.successions {
-            chain.extend(Succession::from_bytes(hex::decode(succession)?.into()).ok()?).ok()?;
-        }
-        Some(chain)
+        let successions = self.successions.iter().map(|text| succession(text));
+        Chain::of(self.genesis()?, successions.collect::<Option<Vec<_>>>()?).ok()
     }
 
     /// The successions that the member with this index is started with: a replica with those that made it
     /// a member, for ever the same; a worker, which has no index, with all.
     pub(crate) fn successions_of(&self, index: Option<u32>) -> Vec<String> {
         let Some(index) = index else { return self.successions.clone() };
-        let of_it = |text: &String| {
-            let succession = hex::decode(text).and_then(|bytes| Succession::from_bytes(bytes.into()).ok());
-            succession.is_some_and(|succession| succession.reconfigure.replaces(ReplicaId(index)))
-        };
+        let of_it =
+            |text: &String| succession(text).is_some_and(|it| it.reconfigure.replaces(ReplicaId(index)));
         let count = self.successions.iter().rposition(of_it).map_or(0, |last| last + 1);
         self.successions[..count].to_vec()
     }
@@ -101,6 +96,11 @@ impl SetRecord {
     pub fn group(&self) -> Option<String> {
         Some(hex::encode(&self.genesis()?.group.0))
     }
+}
+
+/// Reads a succession as records, specs and pods have it. It is not verified yet.
+pub(crate) fn succession(text: &str) -> Option<Succession> {
+    Succession::from_bytes(hex::decode(text)?.into()).ok()
 }
 
 /// How a set is.

@@ -282,6 +282,7 @@ fn helps_are_the_ones_that_are_checked_in() {
         &["keys"],
         &["dlq"],
         &["scale"],
+        &["simulate"],
         &["config", "check"],
     ] {
         let mut arguments = command.to_vec();
@@ -291,4 +292,129 @@ fn helps_are_the_ones_that_are_checked_in() {
         let name = if command.is_empty() { "quorate".to_owned() } else { command.join("-") };
         golden(&format!("help/{name}.txt"), &out);
     }
+}
+
+/// A recorded load of the repository.
+const AZURE_CODE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../benches/traces/azure-code.csv");
+
+/// The figures of benches/README.md, and the same ones in each form.
+#[test]
+fn a_simulation_measures_what_the_benchmarks_state() {
+    let arguments = ["simulate", AZURE_CODE, "--policy", "threshold>4", "--policy", "balanced,kpa"];
+    let replay = |form: &[&str]| {
+        let Ended { code, out, err } = run(&[&arguments[..], form].concat());
+        assert_eq!((code, err.as_str()), (0, ""), "{form:?}: no bar in a pipe");
+        out
+    };
+    let json: Vec<serde_json::Value> = serde_json::from_str(&replay(&["--json"])).expect("an array");
+    let stated = [
+        ("threshold>4", "4.318", "12.293", 29),
+        ("balanced", "4.290", "11.969", 72),
+        ("kpa", "8.484", "33.644", 21),
+    ];
+    assert_eq!(json.len(), stated.len());
+    for (row, (policy, cost, violations, flips)) in json.iter().zip(stated) {
+        let mut fields: Vec<_> = row.as_object().expect("an object").keys().map(String::as_str).collect();
+        fields.sort_unstable();
+        assert_eq!(
+            fields,
+            [
+                "actions",
+                "cost_ratio",
+                "flips",
+                "p50_wait_s",
+                "p99_wait_s",
+                "policy",
+                "seed",
+                "service",
+                "start_delay_s",
+                "trace",
+                "violations",
+            ]
+        );
+        let number = |field: &str| row[field].as_f64().expect("a number");
+        assert_eq!((row["trace"].as_str(), row["policy"].as_str()), (Some("azure-code"), Some(policy)));
+        assert_eq!((row["start_delay_s"].as_u64(), row["seed"].as_u64()), (Some(10), Some(1)));
+        assert_eq!(row["service"], "exponential");
+        assert_eq!(format!("{:.3}", number("cost_ratio")), cost, "{policy}");
+        assert_eq!(format!("{:.3}", 100.0 * number("violations")), violations, "{policy}");
+        assert_eq!(row["flips"].as_u64(), Some(flips), "{policy}");
+        assert!(number("p50_wait_s") <= number("p99_wait_s") && row["actions"].as_u64() > Some(flips));
+    }
+    golden("simulate.csv", &replay(&["--csv"]));
+    golden("simulate.txt", &replay(&[]));
+}
+
+#[test]
+fn a_simulation_is_drawn_where_asked() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    fs::write(folder.path().join("small & <odd>.csv"), "# bin_width_s: 60\n10\n40\n10\n0\n")
+        .expect("written");
+    let arguments = ["simulate", "small & <odd>.csv", "--policy", "balanced,lean", "--chart", "new/charts"];
+    let Ended { code, err, .. } = ended(command(folder.path(), &arguments));
+    assert_eq!((code, err.as_str()), (0, ""));
+    let picture = fs::read_to_string(folder.path().join("new/charts/small & <odd>.svg")).expect("drawn");
+    for part in ["<svg", "small &amp; &lt;odd&gt;", "balanced", "lean", "</svg>"] {
+        assert!(picture.contains(part), "{part}");
+    }
+}
+
+#[test]
+fn what_cant_be_simulated_is_exit_2_and_one_line() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for (name, text) in [
+        ("rubbish.csv", "# bin_width_s: 60\n12\ntwelve\n"),
+        ("negative.csv", "-1\n"),
+        ("width.csv", "# bin_width_s: 0\n12\n"),
+        ("empty.csv", ""),
+        ("idle.csv", "0\n0\n"),
+        ("long.csv", "# bin_width_s: 99999999\n1\n"),
+        ("load.csv", "1\n"),
+    ] {
+        fs::write(folder.path().join(name), text).expect("written");
+    }
+    fs::create_dir(folder.path().join("other")).expect("made");
+    fs::write(folder.path().join("other/load.csv"), "1\n").expect("written");
+    fs::write(folder.path().join("binary.csv"), [0xFF, 0xFE]).expect("written");
+    for (arguments, expected) in [
+        (&["missing.csv"][..], "can't read missing.csv: No such file or directory (os error 2)"),
+        (&["binary.csv"], "can't read binary.csv: stream did not contain valid UTF-8"),
+        (&["rubbish.csv"], "rubbish.csv: line 3 is not a count of requests: \"twelve\""),
+        (&["negative.csv"], "negative.csv: line 1 is not a count of requests: \"-1\""),
+        (
+            &["width.csv"],
+            "width.csv: line 1: bin_width_s must be a whole number of seconds, at least 1, not \"0\"",
+        ),
+        (&["empty.csv"], "empty.csv: the trace has no counts"),
+        (
+            &["idle.csv"],
+            "idle.csv: the trace is empty but for rare bins: its 99.5th percentile is 0, which cannot be scaled",
+        ),
+        (&["long.csv"], "long.csv: the trace covers 99999999 s, more than 7948800: cut it"),
+        (
+            &["load.csv", "other/load.csv"],
+            "two traces are called \"load\": the table and the charts name them by it; rename other/load.csv",
+        ),
+        (
+            &[
+                "load.csv",
+                "--chart",
+                "c",
+                "--policy",
+                "hpa-80,hpa-50,keda-5,keda-1,kpa,tt,lean,strict,balanced",
+            ],
+            "a chart shows at most 8 policies, not 9: name fewer with --policy",
+        ),
+        (&["load.csv", "--chart", "load.csv"], "can't write load.csv: File exists (os error 17)"),
+    ] {
+        let arguments = [&["simulate"], arguments].concat();
+        let Ended { code, out, err } = ended(command(folder.path(), &arguments));
+        assert_eq!((code, out.as_str(), err), (2, "", format!("error: {expected}\n")), "{arguments:?}");
+    }
+    // A shell that sees no quotes takes the rest of `threshold>4` for a file's name.
+    let Ended { code, err, .. } =
+        ended(command(folder.path(), &["simulate", "load.csv", "--policy", "threshold"]));
+    assert_eq!(code, 2);
+    assert!(err.starts_with("error: invalid value 'threshold' for '--policy <NAME>'"), "{err}");
+    assert!(err.contains("a similar value exists: 'threshold>4'"), "{err}");
 }

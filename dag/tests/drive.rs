@@ -1,26 +1,19 @@
 //! The tokio driver: order, bounds, deadlines, and what is left when it is stopped.
 #![cfg(all(feature = "arithmetic", feature = "tokio"))]
 
+#[path = "graphs/fan.rs"]
+mod fan;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use fan::fan;
 use quorate_dag::{
-    Costs, Dag, Drive, DriveError, Evaluation, Expression, Limits, NodeId, NodeState, OnFailure, Parameters,
-    Run, apply, run_async,
+    Costs, Drive, DriveError, Evaluation, Expression, Limits, NodeId, NodeState, OnFailure, Parameters, Run,
+    apply, run_async,
 };
 use tokio::time::{Instant, sleep};
-
-/// `width` nodes that one waits for.
-fn fan(width: u32) -> (Run<u32, &'static str>, NodeId) {
-    let mut dag = Dag::new();
-    let last = dag.add(());
-    for _ in 0..width {
-        let node = dag.add(());
-        dag.edge(node, last).expect("both are there");
-    }
-    (Run::new(dag.freeze().expect("no cycle"), &Costs::default()), last)
-}
 
 #[tokio::test(start_paused = true)]
 async fn no_more_nodes_are_in_flight_than_there_are_slots() {

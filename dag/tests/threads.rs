@@ -1,21 +1,14 @@
 //! The rayon driver: order, bounds, deadlines, panics, and a pool of one thread.
 #![cfg(feature = "parallel")]
 
+#[path = "graphs/fan.rs"]
+mod fan;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use quorate_dag::{Costs, Dag, Drive, DriveError, NodeId, NodeState, OnFailure, Run, run_parallel};
-
-/// `width` nodes that node 0 waits for.
-fn fan(width: u32) -> (Run<u32, &'static str>, NodeId) {
-    let mut dag = Dag::new();
-    let last = dag.add(());
-    for _ in 0..width {
-        let node = dag.add(());
-        dag.edge(node, last).expect("both are there");
-    }
-    (Run::new(dag.freeze().expect("no cycle"), &Costs::default()), last)
-}
+use fan::fan;
+use quorate_dag::{Costs, Drive, DriveError, NodeId, NodeState, OnFailure, run_parallel};
 
 fn pool(threads: usize) -> rayon::ThreadPool {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads can be started")

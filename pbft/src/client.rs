@@ -613,11 +613,11 @@ impl Client {
     }
 
     fn on_answer(&mut self, from: ReplicaId, answer: Answer) {
-        let Answer { timestamp, sequence, position, ending, content } = answer;
         let scope = *self.keychain.scope();
-        let Some(operation) = self.operation_mut(timestamp) else {
-            return self.on_late_answer(from, &Answer { timestamp, sequence, position, ending, content });
+        let Some(operation) = self.operation_mut(answer.timestamp) else {
+            return self.on_late_answer(from, &answer);
         };
+        let Answer { timestamp, sequence, position, ending, content } = answer;
         if operation.reading != (sequence == Sequence(0)) {
             self.ignored += 1;
             return; // of the read that was given up

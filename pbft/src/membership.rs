@@ -400,6 +400,24 @@ impl Chain {
         Self { configurations: vec![genesis], successions: Vec::new() }
     }
 
+    /// A chain of a genesis and what follows it, in order.
+    ///
+    /// # Errors
+    /// When something does not follow.
+    ///
+    /// # Panics
+    /// As [`Chain::new`].
+    pub fn of(
+        genesis: Configuration,
+        successions: impl IntoIterator<Item = Succession>,
+    ) -> Result<Self, InvalidSuccession> {
+        let mut chain = Self::new(genesis);
+        for succession in successions {
+            chain.extend(succession)?;
+        }
+        Ok(chain)
+    }
+
     /// Adds what follows the latest configuration.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 use std::fmt;
 
-use crate::Seconds;
+use crate::{Observation, Seconds};
 
 /// What a policy wants after one tick.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -19,6 +19,18 @@ pub struct Decision {
 }
 
 impl Decision {
+    /// What is there stays; and as nobody knows how a layer is whose sample is not valid, no less than was
+    /// desired last.
+    pub(crate) fn keep(observation: &Observation, last: u32, tick: Seconds) -> Self {
+        let current = observation.current();
+        let wake_at = observation.now.saturating_add(tick);
+        let mut decision = Self { desired: current, reason: Reason::Steady, forecast: None, wake_at };
+        if !observation.valid {
+            decision.replace(current.max(last), Reason::InvalidSample);
+        }
+        decision
+    }
+
     /// Decides for `desired` instead; the reason stays when the number was the same already.
     pub(crate) fn replace(&mut self, desired: u32, reason: Reason) {
         if self.desired != desired {

@@ -589,7 +589,9 @@ async fn flow_6_multi_layered_queue_for_a_burst() {
     for n in 0..BURST {
         ids.push(platform.submit(&format!("{n}+1000")).await);
     }
-    trace.until(mark, "the second pod", became("add-1-worker", 1, "ready")).await;
+    // While the first pod is busy, what waits in the layer is the second one's.
+    let by_the_second = |event: &Event| matches!(&event.what, What::Concludes { sets, .. } if sets.iter().any(|set| set == "add-1"));
+    trace.until(mark, "a result of the second pod", by_the_second).await;
     process::signal(only, Signal::CONT);
     for (n, id) in ids.iter().enumerate() {
         assert_eq!(platform.answer(id).await, (n + 1000).to_string());
@@ -599,7 +601,6 @@ async fn flow_6_multi_layered_queue_for_a_burst() {
         matches!(&event.what, What::Sampled { queue, waiting } if event.who == "autoscaler"
             && queue == "layer-add" && *waiting > 4)
     };
-    let by_the_second = |event: &Event| matches!(&event.what, What::Concludes { sets, .. } if sets.iter().any(|set| set == "add-1"));
     assert_flow(
         &events,
         &[

@@ -34,15 +34,23 @@ async fn platform_1_in_kubernetes_answers_a_burst_with_more_pods() {
     report.assert_flawless();
 }
 
-/// A replica of `mul` that leads its set, or does not.
+/// A replica of `mul` that leads its set, or follows the one that does and would not be the next to lead.
 async fn replica(platform: &Deployed, leads: bool) -> String {
-    let found = platform
-        .find("a set of mul with a primary and backups", |status| {
+    let found = eventually_within(PATIENCE, "a set of mul with a primary and backups", || async {
+        let mut all = platform.status().await?;
+        all.retain(|status| {
             (status.daemon.as_str(), status.function.as_deref(), status.state.as_str())
                 == ("replica", Some("mul"), "ready")
-                && status.primary == Some(leads)
-        })
-        .await;
+        });
+        let primary = all.iter().find(|status| status.primary == Some(true))?;
+        let next = primary.index.map(|index| (index + 1) % 4);
+        let follows = |status: &&Status| {
+            (&status.set, status.view, status.primary) == (&primary.set, primary.view, Some(false))
+                && status.index != next
+        };
+        if leads { Some(primary.clone()) } else { all.iter().find(follows).cloned() }
+    })
+    .await;
     format!("{}-replica-{}", found.set.expect("is in a set"), found.index.expect("has an index"))
 }
 
@@ -54,7 +62,7 @@ async fn platform_2_in_kubernetes_survives_the_four_faults_and_no_request_is_los
     // 1: a worker; it comes back under a higher incarnation.
     platform.kill_one("quorate.io/function=add,app.kubernetes.io/component=worker");
     load.answered(10).await;
-    // 2 and 3: the primary and a backup; a fresh set takes the place of each one's.
+    // 2 and 3: the primary and a backup; another replica takes the place of each.
     for leads in [true, false] {
         platform.kill_one(&format!("quorate.io/pod={}", replica(&platform, leads).await));
         load.answered(10).await;

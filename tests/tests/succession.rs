@@ -15,7 +15,8 @@ const AROUND: u64 = 100;
 fn lose(platform: &Platform, replica: &Status) {
     let set = replica.set.as_deref().expect("is in a set");
     let pod = format!("{set}-replica-{}", replica.index.expect("is a replica"));
-    let lives = fs::read_dir(platform.data.path().join("sets").join(set)).expect("the set has files");
+    let lives =
+        fs::read_dir(platform.data.path().join("platform/sets").join(set)).expect("the set has files");
     let of_pod = |life: PathBuf| -> Vec<PathBuf> {
         let folders = fs::read_dir(life).expect("is a folder").map(|entry| entry.expect("is there").path());
         let name = |folder: &PathBuf| folder.file_name().expect("has one").to_string_lossy().into_owned();

@@ -1,6 +1,6 @@
 //! Why a command has no answer, in a line or a few, and the exit code that says so.
 
-use super::Exit;
+use super::{Exit, simulate::SimulateError};
 use crate::{
     api::Problem,
     client::ClientError,
@@ -59,6 +59,7 @@ pub(crate) enum Failure {
     Token(#[from] TokenError),
     #[error(transparent)]
     Tls(#[from] TlsError),
+    Simulate(#[from] SimulateError),
     #[error("interrupted")]
     Interrupted,
     #[error("can't start: {0}")]
@@ -110,7 +111,7 @@ impl Failure {
             Self::Config(_) | Self::Filter(_) | Self::Set { .. } | Self::ParameterTwice { .. } => Exit::Usage,
             Self::Hold(HoldError::Unusable { .. }) => Exit::Usage,
             Self::Input(_) | Self::Output(_) | Self::Write { .. } => Exit::Usage,
-            Self::Read { .. } | Self::Keys { .. } | Self::Token(_) | Self::Tls(_) => Exit::Usage,
+            Self::Read { .. } | Self::Keys { .. } | Self::Token(_) | Self::Tls(_) | Self::Simulate(_) => Exit::Usage,
         }
     }
 

@@ -144,12 +144,6 @@ impl Cluster {
         const ANY_PORT: &str = "127.0.0.1:0";
         let index = set.index_of(pod);
         let member = set.member(pod).expect("the caller found it in the set");
-        let successions = set.successions_of(index);
-        // Whoever takes a lost replica's place has nothing of it.
-        let folder = match (index, successions.len()) {
-            (Some(_), number @ 1..) => format!("{pod}.{number}"),
-            _ => pod.to_owned(),
-        };
         let mut spec = PodSpec {
             pod: pod.into(),
             set: set.name.clone(),
@@ -158,18 +152,20 @@ impl Cluster {
             incarnation: member.incarnation,
             replication: set.replication,
             genesis: set.genesis.clone(),
-            successions,
+            successions: set.successions_of(index),
             identity: None,
             listen: member.address.clone().unwrap_or_else(|| ANY_PORT.into()),
             transport: index.map(|_| member.transport.clone().unwrap_or_else(|| ANY_PORT.into())),
-            data: self.folder(set).join(folder),
+            data: self.folder(set),
             resumes: member.transport.is_some(),
             durability: self.config.durability,
             slots: self.config.functions.of(set.function).slots,
             // Whoever starts it has certificates made.
             tls: None,
         };
-        spec.identity = set.genesis.as_ref().map(|_| self.identities.path(&set.name, &spec.key()));
+        let key = spec.key();
+        spec.data.push(format!("{}-{key}", set.name));
+        spec.identity = set.genesis.as_ref().map(|_| self.identities.path(&set.name, &key));
         spec
     }
 

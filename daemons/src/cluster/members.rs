@@ -120,9 +120,20 @@ impl Cluster {
         if accused.is_none() || accused.as_ref() != group || self.replaced.contains(&fault.set) {
             return Ok(());
         }
-        tracing::warn!(set = %fault.set, pod = %fault.pod, seen = %fault.seen, "the set is replaced");
-        self.engine.store().put(&format!("{CONDEMNED}{}", fault.set), fault.pod.clone().into(), None).await?;
-        self.replaced.insert(fault.set.clone());
+        self.replace_whole(CONDEMNED, &fault.set, &fault.pod, &fault.seen).await
+    }
+
+    /// Has a fresh set take the place of a whole one, which serves on until then.
+    pub(super) async fn replace_whole(
+        &mut self,
+        kept: &str,
+        set: &str,
+        pod: &str,
+        why: &str,
+    ) -> Result<(), ClusterError> {
+        tracing::warn!(set, pod, why, "the set is replaced");
+        self.engine.store().put(&format!("{kept}{set}"), pod.to_owned().into(), None).await?;
+        self.replaced.insert(set.into());
         Ok(())
     }
 

@@ -11,15 +11,14 @@
 //! to pass in the time that a pod has to start, a fresh set takes the place of the whole one, which serves
 //! on until then.
 
-use super::{Cluster, ClusterError, daemon_of};
+use super::{Cluster, ClusterError};
 use crate::{
-    backend::PodDaemon,
     hex,
     identity::IdentityError,
-    pod::{Said, Told},
-    set::{LOST, MemberState, Ordered, SetRecord, SetState},
+    pod::Told,
+    set::{LOST, MemberState, Ordered, SetRecord, SetState, succession},
 };
-use quorate_pbft::membership::{Reconfigure, Succession};
+use quorate_pbft::membership::Reconfigure;
 use std::{sync::Arc, time::Instant};
 
 /// Replacements that a set sees before a fresh one takes its place: its record, its pods' specs and its
@@ -37,10 +36,9 @@ impl Cluster {
     /// Whether a replica has promised something and does not know what any more: its data folder went
     /// with the life that ended.
     pub(super) fn has_forgotten(&self, set: &SetRecord, pod: &str) -> bool {
+        // A worker has no transport.
         let has_listened = set.member(pod).is_some_and(|member| member.transport.is_some());
-        let is_replica = daemon_of(set.index_of(pod)) == PodDaemon::Replica;
-        let is_kept = || self.backend.keeps_data() && self.spec(set, pod).journal().exists();
-        is_replica && has_listened && !is_kept()
+        has_listened && !(self.backend.keeps_data() && self.spec(set, pod).journal().exists())
     }
 
     /// Has the place of a replica that can't come back given to another one. Is called again and again
@@ -54,7 +52,9 @@ impl Cluster {
         let (Some(chain), Some(index)) = (record.chain(), record.index_of(pod)) else { return Ok(()) };
         let members = chain.latest().clone();
         if members.operator.is_none() || chain.successions().len() >= SUCCESSIONS_MAX {
-            return self.replace_whole(set, pod).await;
+            return self
+                .give_up(set, pod, "a replica's journal is gone, and its place can't be given away")
+                .await;
         }
         tracing::warn!(set, pod, "the replica's journal is gone; another one takes its place");
         self.succeeding.insert(set.into(), Instant::now());
@@ -73,10 +73,7 @@ impl Cluster {
         let MadeOrder { set, pod, order } = made;
         let order = match order {
             Ok(order) => hex::encode(&order.to_bytes()),
-            Err(error) => {
-                tracing::error!(set, pod, %error, "no other replica can take its place");
-                return self.replace_whole(&set, &pod).await;
-            }
+            Err(error) => return self.give_up(&set, &pod, &error.to_string()).await,
         };
         let ordered = Ordered { pod, order };
         self.update(&set, |set| set.succession = Some(ordered.clone())).await?;
@@ -115,46 +112,45 @@ impl Cluster {
         for set in self.sets.values().filter(|set| set.succession.is_some()) {
             self.succeeding.entry(set.name.clone()).or_insert_with(Instant::now);
         }
-        let sets = &self.sets;
-        self.succeeding.retain(|name, _| sets.get(name).is_some_and(|set| set.state != SetState::Draining));
+        let (sets, replaced) = (&self.sets, &self.replaced);
+        let stays = |set: &SetRecord| set.state != SetState::Draining && !replaced.contains(&set.name);
+        self.succeeding.retain(|name, _| sets.get(name).is_some_and(stays));
         let patience = self.config.timeouts.pod_start;
         let late: Vec<_> = self.succeeding.extract_if(.., |_, since| since.elapsed() >= patience).collect();
         for (set, _) in late {
             let pod = self.sets.get(&set).and_then(|set| Some(set.succession.as_ref()?.pod.clone()));
-            tracing::warn!(set, ?pod, "the group has not replaced its member in time");
-            self.replace_whole(&set, &pod.unwrap_or_default()).await?;
+            let why = "its group has not replaced its member in time";
+            self.give_up(&set, &pod.unwrap_or_default(), why).await?;
         }
         Ok(())
     }
 
-    /// A fresh set takes the place of a whole one.
-    async fn replace_whole(&mut self, set: &str, pod: &str) -> Result<(), ClusterError> {
+    /// A fresh set takes the place of one that can't go over.
+    async fn give_up(&mut self, set: &str, pod: &str, why: &str) -> Result<(), ClusterError> {
         self.succeeding.remove(set);
         if !self.sets.contains_key(set) || self.replaced.contains(set) {
             return Ok(());
         }
-        tracing::warn!(set, pod, "the set is replaced");
-        self.engine.store().put(&format!("{LOST}{set}"), pod.to_owned().into(), None).await?;
-        self.replaced.insert(set.into());
-        Ok(())
+        self.replace_whole(LOST, set, pod, why).await
     }
 }
 
 /// Puts into a set's record that its group has gone over, if it has: who was replaced is another one from
 /// now on, that has not listened yet.
-pub(super) fn apply_succession(set: &mut SetRecord, said: &Said) {
-    let Said::Succeeded { succession: text } = said else { return };
-    let succession = hex::decode(text).and_then(|bytes| Succession::from_bytes(bytes.into()).ok());
-    let (Some(succession), Some(mut chain)) = (succession, set.chain()) else {
+pub(super) fn apply_succession(set: &mut SetRecord, text: &str) {
+    if set.successions.iter().any(|known| known == text) {
+        return; // it was said before, and is heard again with each comparison
+    }
+    let (Some(succession), Some(mut chain)) = (succession(text), set.chain()) else {
         return tracing::warn!(set = %set.name, "a succession of its group makes no sense");
     };
     if succession.reconfigure.number <= chain.latest().number {
-        return; // it was said before
+        return;
     }
     if let Err(error) = chain.extend(succession.clone()) {
         return tracing::warn!(set = %set.name, %error, "a succession of its group proves nothing");
     }
-    set.successions.push(text.clone());
+    set.successions.push(text.to_owned());
     set.succession = None;
     for (index, _) in &succession.reconfigure.replacements {
         let Some(member) = set.replicas.get_mut(index.index()) else { continue };

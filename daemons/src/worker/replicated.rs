@@ -64,6 +64,10 @@ impl Members {
     }
 }
 
+fn locked(members: &Mutex<Members>) -> MutexGuard<'_, Members> {
+    members.lock().expect("nothing panics while it is held")
+}
+
 /// What proves an answer.
 pub(super) struct Proof {
     /// A `quorate_pbft::Receipt`.
@@ -117,13 +121,13 @@ impl Replicas {
     /// Has members replaced as it is told, and says when that has happened. Never comes.
     pub(super) async fn succeed(&self, mut orders: watch::Receiver<Option<String>>, say: impl Fn(&Said)) {
         let mut status = self.status.clone();
-        let mut said = self.members().chain.successions().len();
+        let mut said = locked(&self.members).chain.successions().len();
         let mut asked: Option<BoxFuture<'_, Result<Sequence, ClientFailed>>> = None;
         loop {
             let is_asked = asked.is_some();
             tokio::select! {
                 Ok(()) = status.changed() => {
-                    let mut members = self.members();
+                    let mut members = locked(&self.members);
                     let status = status.borrow_and_update();
                     members.follow(&status);
                     // Also by those who were slower than 2f+1 others.
@@ -158,10 +162,6 @@ impl Replicas {
         }
     }
 
-    fn members(&self) -> MutexGuard<'_, Members> {
-        self.members.lock().expect("nothing panics while it is held")
-    }
-
     /// The answer of 2f+1 replicas and, when asked for, what proves it; or why there is none, and whether it
     /// is worth another try.
     pub(super) fn invoke(
@@ -180,7 +180,7 @@ impl Replicas {
                 Answer::from_bytes(&reply.result).map_err(|error| (Kind::Unavailable, error.to_string()))?;
             let Some(receipt) = receipt else { return Ok((answer, None)) };
             let is_known = |status: &ClientStatus| {
-                let mut members = members.lock().expect("nothing panics while it is held");
+                let mut members = locked(&members);
                 members.follow(status);
                 members.number() >= receipt.configuration
             };
@@ -189,7 +189,7 @@ impl Replicas {
             if !matches!(known, Ok(Ok(_))) {
                 return Err((Kind::Unavailable, "a receipt by members that are not known".into()));
             }
-            let chain = members.lock().expect("nothing panics while it is held").bytes.clone();
+            let chain = locked(&members).bytes.clone();
             Ok((answer, Some(Proof { receipt: receipt.to_bytes().into(), chain })))
         }
     }

@@ -247,10 +247,7 @@ pub fn serve(
     if configuration.number > 0 {
         return Err(ServeFailed::Genesis(configuration.number));
     }
-    let mut chain = Chain::new(configuration);
-    for succession in successions {
-        chain.extend(succession)?;
-    }
+    let chain = Chain::of(configuration, successions)?;
     let configuration = chain.latest();
     if chain.last().is_some_and(|succession| !succession.reconfigure.replaces(index)) {
         return Err(ServeFailed::Member { number: configuration.number, replica: index });

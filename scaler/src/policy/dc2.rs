@@ -214,13 +214,8 @@ impl Policy for Dc2 {
     type State = Dc2State;
 
     fn decide(&mut self, observation: &Observation) -> Decision {
-        let (now, current) = (observation.now, observation.current());
-        let mut decision = Decision {
-            desired: current,
-            reason: Reason::Steady,
-            forecast: None,
-            wake_at: now.saturating_add(self.tick),
-        };
+        let now = observation.now;
+        let mut decision = Decision::keep(observation, self.state.desired, self.tick);
         let due = self.state.interval.due(now, INTERVAL);
         let sums = &mut self.state.sums;
         if observation.valid {
@@ -228,8 +223,6 @@ impl Policy for Dc2 {
             sums.completions = sums.completions.saturating_add(observation.completions);
             self.state.usage.observe(observation);
             sums.response_time = sums.response_time.saturating_add(observation.response_time);
-        } else {
-            decision.replace(current.max(self.state.desired), Reason::InvalidSample);
         }
         if due {
             let seconds = now.saturating_sub(self.state.began.unwrap_or(now)).as_f64();

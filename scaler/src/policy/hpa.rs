@@ -69,17 +69,10 @@ impl Policy for Hpa {
 
     fn decide(&mut self, observation: &Observation) -> Decision {
         let current = observation.current();
-        let mut decision = Decision {
-            desired: current,
-            reason: Reason::Steady,
-            forecast: None,
-            wake_at: observation.now.saturating_add(self.tick),
-        };
+        let mut decision = Decision::keep(observation, self.state.desired, self.tick);
         let due = self.state.sync.due(observation.now, SYNC);
         if observation.valid {
             self.state.usage.observe(observation);
-        } else {
-            decision.replace(current.max(self.state.desired), Reason::InvalidSample);
         }
         if due {
             if observation.valid

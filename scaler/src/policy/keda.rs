@@ -70,12 +70,7 @@ impl Policy for Keda {
 
     fn decide(&mut self, observation: &Observation) -> Decision {
         let current = observation.current();
-        let mut decision = Decision {
-            desired: current,
-            reason: Reason::Steady,
-            forecast: None,
-            wake_at: observation.now.saturating_add(self.tick),
-        };
+        let mut decision = Decision::keep(observation, self.state.desired, self.tick);
         let (poll, sync) =
             (self.state.poll.due(observation.now, POLL), self.state.sync.due(observation.now, SYNC));
         if observation.valid {
@@ -92,8 +87,6 @@ impl Policy for Keda {
             if poll {
                 self.activate(observation, messages, &mut decision);
             }
-        } else {
-            decision.replace(current.max(self.state.desired), Reason::InvalidSample);
         }
         self.state.desired = decision.desired;
         decision

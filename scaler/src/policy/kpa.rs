@@ -123,21 +123,13 @@ impl Policy for Kpa {
     type State = KpaState;
 
     fn decide(&mut self, observation: &Observation) -> Decision {
-        let current = observation.current();
-        let mut decision = Decision {
-            desired: current,
-            reason: Reason::Steady,
-            forecast: None,
-            wake_at: observation.now.saturating_add(self.tick),
-        };
+        let mut decision = Decision::keep(observation, self.state.desired, self.tick);
         let due = self.state.look.due(observation.now, LOOK);
         if observation.valid {
             self.observe(observation);
             if due {
                 self.look(observation, &mut decision);
             }
-        } else {
-            decision.replace(current.max(self.state.desired), Reason::InvalidSample);
         }
         self.state.desired = decision.desired;
         decision

@@ -126,13 +126,13 @@ impl Predictive {
         let service = state.service;
         state.trend.observe(arrivals as f64, &settings.trend);
         let level = state.trend.level;
-        state.bank.observe(arrivals as f64);
         let (load, servers) = match settings.filter {
             Filter::Trend => {
                 let load = service * (level + state.trend.change(horizon as f64));
                 (load, servers_for(load, slo / service, settings.miss))
             }
             Filter::Bank => {
+                state.bank.observe(arrivals as f64);
                 let (loads, load) = state.bank.loads(horizon as f64, service);
                 (load, servers_for_any(&loads, slo / service, settings.miss))
             }
@@ -185,16 +185,8 @@ impl Policy for Predictive {
     type State = PredictiveState;
 
     fn decide(&mut self, observation: &Observation) -> Decision {
-        let current = observation.current();
-        let mut decision = Decision {
-            desired: current,
-            reason: Reason::Steady,
-            forecast: None,
-            wake_at: observation.now.saturating_add(self.conditions.tick),
-        };
-        if !observation.valid {
-            decision.replace(current.max(self.state.desired), Reason::InvalidSample);
-        } else if self.state.ticks > 0 {
+        let mut decision = Decision::keep(observation, self.state.desired, self.conditions.tick);
+        if observation.valid && self.state.ticks > 0 {
             let (slots, reason, load) = self.predict(observation);
             let need = observation.pods_for(slots.into());
             decision.forecast = Some(load);

@@ -74,20 +74,12 @@ impl Policy for TargetTracking {
     type State = TargetTrackingState;
 
     fn decide(&mut self, observation: &Observation) -> Decision {
-        let current = observation.current();
-        let mut decision = Decision {
-            desired: current,
-            reason: Reason::Steady,
-            forecast: None,
-            wake_at: observation.now.saturating_add(self.tick),
-        };
+        let mut decision = Decision::keep(observation, self.state.desired, self.tick);
         let due = self.state.period.due(observation.now, PERIOD);
         if observation.valid {
             let slots = u64::from(observation.ready) * u64::from(observation.slots_per_pod.get());
             self.state.waiting = self.state.waiting.saturating_add(observation.waiting);
             self.state.slots = self.state.slots.saturating_add(slots);
-        } else {
-            decision.replace(current.max(self.state.desired), Reason::InvalidSample);
         }
         if due {
             if observation.valid {

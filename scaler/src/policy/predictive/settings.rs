@@ -28,17 +28,14 @@ pub struct PredictiveSettings {
 impl PredictiveSettings {
     /// The first version: few pods; waiting is cheap.
     pub const CANDIDATE_LEAN: Self = Self {
-        filter: Filter::Trend,
         miss: 0.01,
         cover: 0.0,
         hold_delays: 2.0,
         trend: TrendSettings { level_noise: 0.004, slope_noise: 6.7e-5, shift: 2.5 },
         backlog_seconds: 10.0,
         backlog_cap: 0.0,
-        load_ticks: 2,
         burst_floor: 0.3,
-        calm_ticks: 60,
-        calm_share: 16,
+        ..Self::CANDIDATE_BALANCED
     };
 
     /// The first version: the default of the page.
@@ -58,17 +55,12 @@ impl PredictiveSettings {
 
     /// The first version: few waits; pods are cheap.
     pub const CANDIDATE_STRICT: Self = Self {
-        filter: Filter::Trend,
         miss: 0.0003,
         cover: 0.8,
-        hold_delays: 3.0,
         trend: TrendSettings { level_noise: 0.03, slope_noise: 1.5e-3, shift: 1.5 },
         backlog_seconds: 2.0,
-        backlog_cap: 1.0,
-        load_ticks: 2,
         burst_floor: 0.7,
-        calm_ticks: 60,
-        calm_share: 16,
+        ..Self::CANDIDATE_BALANCED
     };
 
     /// Few pods: waiting is cheap. The first version is still the cheapest where load is a train of bursts.
