@@ -164,7 +164,8 @@ impl PodSpec {
     /// # Errors
     /// When the certificate that it was given can't be used.
     pub fn wires(&self) -> Result<Wires, SpecError> {
-        Wires::of_pod(self.tls.as_ref()).map_err(|source| SpecError::Tls { pod: self.pod.clone(), source })
+        Wires::of_pod(self.tls.as_ref())
+            .map_err(|source| SpecError::Tls { pod: self.pod.clone(), source: Box::new(source) })
     }
 
     /// Where a replica's journal lies.
@@ -261,7 +262,7 @@ pub enum SpecError {
         /// The pod.
         pod: String,
         /// Why.
-        source: TlsError,
+        source: Box<TlsError>,
     },
 }
 

@@ -177,7 +177,11 @@ async fn plain_and_replicated_sets_answer_and_what_is_deleted_comes_back() {
         let kept =
             secrets.list(&ListParams::default().labels("app.kubernetes.io/name=quorate")).await.unwrap();
         let kept: Vec<_> = kept.items.into_iter().map(|secret| secret.metadata.name.unwrap()).collect();
-        assert_eq!(kept, ["add-0-identities", "mul-0-identities", "operator-identities"].map(|kept| format!("quorate-{kept}")));
+        assert_eq!(
+            kept,
+            ["add-0-identities", "mul-0-identities", "operator-identities"]
+                .map(|kept| format!("quorate-{kept}"))
+        );
         platform.stop().await;
     })
     .await;
@@ -381,7 +385,7 @@ async fn pod_of(pods: &mut Pods) -> SocketAddr {
     let running = running.iter().find(|pod| pod.incarnation == 2).expect("it runs");
     let said = running.said.iter().find_map(|said| match said {
         Said::Listening { address, .. } => Some(address.replace(":7401", ":7403")),
-        Said::Ready => None,
+        Said::Ready | Said::Succeeded { .. } => None,
     });
     said.expect("it listens").parse().unwrap()
 }

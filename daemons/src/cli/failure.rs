@@ -59,6 +59,7 @@ pub(crate) enum Failure {
     Token(#[from] TokenError),
     #[error(transparent)]
     Tls(#[from] TlsError),
+    #[error(transparent)]
     Simulate(#[from] SimulateError),
     #[error("interrupted")]
     Interrupted,
@@ -111,7 +112,9 @@ impl Failure {
             Self::Config(_) | Self::Filter(_) | Self::Set { .. } | Self::ParameterTwice { .. } => Exit::Usage,
             Self::Hold(HoldError::Unusable { .. }) => Exit::Usage,
             Self::Input(_) | Self::Output(_) | Self::Write { .. } => Exit::Usage,
-            Self::Read { .. } | Self::Keys { .. } | Self::Token(_) | Self::Tls(_) | Self::Simulate(_) => Exit::Usage,
+            Self::Read { .. } | Self::Keys { .. } | Self::Token(_) | Self::Tls(_) | Self::Simulate(_) => {
+                Exit::Usage
+            }
         }
     }
 

@@ -49,7 +49,10 @@ async fn lie(spec: PodSpec, attach: Option<&str>, how: &str) -> Result<(), repli
     let replicas = spec.replication.replicas();
     let attachment = match attach {
         // As in Kubernetes, where nobody holds its pipes.
-        Some(address) => attach::listen(address.parse().expect("an address"), replicas).await?,
+        Some(address) => {
+            let wires = spec.wires().expect("it was given what it shows");
+            attach::listen(address.parse().expect("an address"), replicas, &wires).await?
+        }
         None => Attachment::new(replicas),
     };
     let function = FunctionService(spec.function()?);
