@@ -74,6 +74,9 @@ def workload(each, accounts, maps):
     containers = pod["containers"] + pod.get("initContainers", [])
     expect(f"{its}: more than one container", len(containers) == 1)
     for container in containers:
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            asked = container.get(probe, {}).get("httpGet", {}).get("port")
+            expect(f"{its}: no {probe}", asked in {port["name"] for port in container.get("ports", [])})
         own, resources = container.get("securityContext", {}), container.get("resources", {})
         expect(f"{its}: runs another daemon", container["args"][0] == its)
         expect(f"{its}: can gain privilege", own.get("allowPrivilegeEscalation") is False)

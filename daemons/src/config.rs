@@ -34,6 +34,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Under which address others reach the ports of daemons that run by themselves.
     pub advertise: IpAddr,
+    /// Where a daemon that runs by itself tells its health and its metrics; `None`: nowhere.
+    pub monitor: Option<SocketAddr>,
     /// Where pods run.
     pub backend: PodBackend,
     /// What an acknowledged write survives.
@@ -60,6 +62,7 @@ impl Default for Config {
             data: default_data(),
             listen: SocketAddr::from(([127, 0, 0, 1], 7400)),
             advertise: Ipv4Addr::LOCALHOST.into(),
+            monitor: None,
             backend: PodBackend::default(),
             durability: Durability::Disk,
             gateway: GatewayConfig::default(),

@@ -14,7 +14,7 @@ use crate::{
     config::{Config, PodBackend, StoreEngine},
     engine::{Engine, open::open},
     fault::{self, Fault, How},
-    gateway, hex, identity, pod, scheduler,
+    gateway, hex, identity, monitor, pod, scheduler,
     set::{DAEMONS, DaemonRecord},
     shutdown::{self, Shutdown},
     store::{
@@ -24,6 +24,7 @@ use crate::{
         lock::LOCKS,
     },
     supervisor::{Brief, FromControl, ToControl},
+    telemetry,
     tls::Standing,
     trouble::Trouble,
     wires::Wires,
@@ -123,6 +124,7 @@ pub async fn run_one(daemon: Daemon, config: Config, program: Program) -> Result
     let engine = open(&config, &state).await?;
     let (end, ending) = watch::channel(false);
     let mut running = Running::new(Arc::new(config), engine, ending)?;
+    running.start_monitor().await?;
     if daemon == Daemon::Cluster {
         running.start_cluster_alone(state, program);
     } else {
@@ -157,6 +159,8 @@ impl Running {
         let standing = Standing::of(&config)?;
         let wires = Wires::of_daemon(standing.as_ref());
         let (daemons, announced) = Default::default();
+        // Before anything that counts takes its handles.
+        telemetry::metrics();
         Ok(Self { config, engine, standing, wires, ending, daemons, announced, gateway: None })
     }
 
@@ -165,13 +169,13 @@ impl Running {
         let wires = self.wires.clone();
         match daemon {
             Daemon::Gateway => {
-                let port = listen(config.listen).await?;
+                let port = listen("listen", config.listen).await?;
                 self.gateway = Some(port.local_addr()?);
                 self.announce(daemon, self.gateway).await?;
                 self.spawn(daemon, gateway::run(config, engine, wires, port, ending));
             }
             Daemon::Scheduler => {
-                let port = listen(config.any_port()).await?;
+                let port = listen("advertise", config.any_port()).await?;
                 self.announce(daemon, Some(port.local_addr()?)).await?;
                 self.spawn(daemon, scheduler::run(config, engine, wires, port, ending));
             }
@@ -202,9 +206,22 @@ impl Running {
         Ok(())
     }
 
+    /// Health and metrics for those who look after a daemon that runs by itself.
+    async fn start_monitor(&mut self) -> Result<(), Failure> {
+        if let Some(address) = self.config.monitor {
+            let port = listen("monitor", address).await?;
+            let monitor = monitor::run(port, self.engine.clone(), self.ending.clone());
+            self.daemons.spawn(async move {
+                monitor.await;
+                ("monitor", Ok(()))
+            });
+        }
+        Ok(())
+    }
+
     /// The cluster service over pods that are kept elsewhere.
     async fn start_cluster(&mut self, state: &Path, kept: Kept) -> Result<(), Failure> {
-        let port = listen(self.config.any_port()).await?;
+        let port = listen("advertise", self.config.any_port()).await?;
         self.announce(Daemon::Cluster, Some(port.local_addr()?)).await?;
         let (config, engine, ending) = (self.config.clone(), self.engine.clone(), self.ending.clone());
         let setup = kept.setup(config, engine, self.wires.clone(), state.into(), port, ending);
@@ -380,6 +397,9 @@ where
 {
     let instance = instance();
     let mut trouble = Trouble::of(daemon.name());
+    metrics::describe_gauge!("quorate_leads", "Whether this instance of a daemon is the one that leads");
+    let leads = metrics::gauge!("quorate_leads", "daemon" => daemon.name());
+    leads.set(0);
     loop {
         let campaign = Leadership::campaign(&engine, daemon.name(), &instance, LEASE);
         let leadership = tokio::select! {
@@ -393,9 +413,13 @@ where
             },
         };
         trouble.over();
+        leads.set(1);
         tracing::debug!(daemon = daemon.name(), term = leadership.term(), "leads");
         let outcome = tokio::select! {
-            () = leadership.lost() => continue,
+            () = leadership.lost() => {
+                leads.set(0);
+                continue;
+            }
             outcome = work(ending.clone()) => outcome,
         };
         leadership.resign().await;
@@ -403,10 +427,10 @@ where
     }
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+async fn listen(key: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address)
         .await
-        .map_err(|error| format!("can't listen on {address}: {error}; choose another with --listen").into())
+        .map_err(|error| format!("can't listen on {address}: {error}; choose another with `{key}`").into())
 }
 
 /// Unique among the running ones, on whatever machine: where each daemon is a container, all have the same

@@ -14,7 +14,7 @@ mod metrics;
 mod openapi;
 mod platform;
 mod problem;
-mod serve;
+pub(crate) mod serve;
 mod submission;
 mod waiters;
 

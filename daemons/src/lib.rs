@@ -28,6 +28,7 @@ pub mod gateway;
 pub mod hex;
 pub mod hold;
 pub mod identity;
+mod monitor;
 pub mod pod;
 pub mod queue;
 pub mod receipt;

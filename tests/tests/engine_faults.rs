@@ -17,7 +17,7 @@ use quorate_tests::{
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::{process::Stdio, sync::Arc};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 /// Requests that are outstanding at any time.
@@ -278,4 +278,40 @@ async fn a_store_that_is_compacted_while_it_is_out_of_reach_for_longer_than_a_le
     load.answered(AROUND).await;
     load.finish().await.assert_flawless();
     platform.stop().await;
+}
+
+#[tokio::test]
+async fn a_daemon_by_itself_tells_whether_it_can_work_and_who_leads() {
+    let cloud = Cloud::start(1);
+    let data = Cloud::data();
+    let folder = data.path().to_str().expect("is UTF-8").to_owned();
+    let config = data.file("quorate.toml", &cloud.config(NONE)).to_str().expect("is UTF-8").to_owned();
+    let set = "monitor=127.0.0.1:0";
+    let arguments = ["admin", "--data", &folder, "--config", &config, "--set", set];
+    let mut admin = data.command(&arguments).stderr(Stdio::null()).spawn().expect("the binary was just built");
+    let pid = admin.id().expect("it runs");
+    // It listens nowhere else.
+    let address = eventually("a port", || async { process::listening(pid).first().copied() }).await;
+    let ask = |path: &'static str| async move {
+        let answer = reqwest::get(format!("http://{address}{path}")).await.expect("it answers");
+        (answer.status().as_u16(), answer.text().await.expect("is text"))
+    };
+    let leads = |value: &'static str| async move {
+        let line = format!("quorate_leads{{daemon=\"admin\"}} {value}");
+        ask("/metrics").await.1.lines().any(|it| it == line).then_some(())
+    };
+    eventually("a leader", || leads("1")).await;
+    assert_eq!(ask("/readyz").await, (200, "ok\n".into()));
+    cloud.etcd.freeze(0);
+    eventually("that nobody leads without a store", || leads("0")).await;
+    let (status, why) = ask("/readyz").await;
+    assert!(status == 503 && why.contains("store"), "{status} {why}");
+    assert_eq!(ask("/healthz").await, (200, "ok\n".into()), "to start it again would not help");
+    assert_eq!(ask("/v1/status").await.0, 404);
+    cloud.etcd.thaw(0);
+    eventually("a leader again", || leads("1")).await;
+    assert_eq!(ask("/readyz").await, (200, "ok\n".into()));
+    process::signal(pid, Signal::TERM);
+    assert!(admin.wait().await.expect("is our child").success());
+    data.deserted(quorate_tests::PATIENCE).await;
 }

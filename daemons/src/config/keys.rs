@@ -9,7 +9,7 @@ use std::{
 };
 
 /// The keys outside `[functions.…]`, with what each means.
-pub(super) const KEYS: [(&str, &str); 51] = [
+pub(super) const KEYS: [(&str, &str); 52] = [
     ("data", "where identities, the database and journals lie"),
     ("listen", "address of the gateway; port 0 takes a free one"),
     (
@@ -17,6 +17,7 @@ pub(super) const KEYS: [(&str, &str); 51] = [
         "what an acknowledged write survives: disk (a power cut) or process (the end of a process)",
     ),
     ("advertise", "address under which others reach daemons that run by themselves"),
+    ("monitor", "where such a daemon tells its health and metrics (plain HTTP); empty: nowhere"),
     ("backend", "where pods run: process (on this machine) or kubernetes"),
     (
         "gateway.access",
@@ -109,7 +110,7 @@ pub(super) fn names() -> impl Iterator<Item = (String, &'static str)> {
     let functions = FUNCTIONS.iter().flat_map(|function| {
         FUNCTION_KEYS.iter().map(move |(key, about)| (format!("functions.{function}.{key}"), *about))
     });
-    let (top, rest) = KEYS.split_at(5);
+    let (top, rest) = KEYS.split_at(6);
     let plain = |(key, about): &(&str, &'static str)| ((*key).to_owned(), *about);
     top.iter().map(plain).chain(functions).chain(rest.iter().map(plain))
 }
@@ -164,6 +165,7 @@ impl Given {
 pub(super) enum Slot<'a> {
     Path(&'a mut PathBuf),
     Address(&'a mut SocketAddr),
+    Port(&'a mut Option<SocketAddr>),
     Host(&'a mut IpAddr),
     Choice(&'a mut dyn Choice),
     Name(&'a mut String, Naming),
@@ -283,6 +285,7 @@ pub(super) fn slot<'a>(config: &'a mut Config, key: &str) -> Option<Slot<'a>> {
         "data" => Slot::Path(&mut config.data),
         "listen" => Slot::Address(&mut config.listen),
         "advertise" => Slot::Host(&mut config.advertise),
+        "monitor" => Slot::Port(&mut config.monitor),
         "backend" => Slot::Choice(&mut config.backend),
         "durability" => Slot::Choice(&mut config.durability),
         "gateway.access" => Slot::Choice(&mut config.gateway.access),
@@ -366,6 +369,11 @@ impl Slot<'_> {
             Self::Address(to) => {
                 *to = given.text().and_then(|text| text.parse().ok()).ok_or_else(unlike)?;
             }
+            Self::Port(to) => {
+                let text = given.text().ok_or_else(unlike)?;
+                let address = (!text.is_empty()).then(|| text.parse().map_err(|_| unlike()));
+                *to = address.transpose()?;
+            }
             Self::Host(to) => {
                 let host = given.text().and_then(|text| text.parse().ok());
                 *to = host.filter(|host: &IpAddr| !host.is_unspecified()).ok_or_else(unlike)?;
@@ -437,6 +445,7 @@ impl Slot<'_> {
         match self {
             Self::Path(_) => "a folder such as \"/var/lib/quorate\"",
             Self::Address(_) => "an address with a port, such as \"127.0.0.1:7400\"",
+            Self::Port(_) => "an address with a port, such as \"0.0.0.0:7404\", or empty",
             Self::Host(_) => "an address without a port, such as \"10.0.0.7\"",
             Self::Choice(to) => to.expected(),
             Self::Name(_, naming) => naming.expected(),
@@ -456,6 +465,9 @@ impl Slot<'_> {
         match self {
             Self::Path(path) => format!("\"{}\"", path.display()),
             Self::Address(address) => format!("\"{address}\""),
+            Self::Port(address) => {
+                format!("\"{}\"", address.map(|address| address.to_string()).unwrap_or_default())
+            }
             Self::Host(host) => format!("\"{host}\""),
             Self::Choice(choice) => format!("\"{}\"", choice.word()),
             Self::Name(name, _) => format!("\"{name}\""),

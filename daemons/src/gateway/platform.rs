@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     api::{DeadMessage, Health, Problem, ProcessStatus, QueueStatus, Redriven, Scale},
+    monitor,
     proto::{
         ReplicaStatusRequest, ReplicaStatusResponse, ScaleRequest, cluster_client::ClusterClient,
         replica_client::ReplicaClient,
@@ -322,7 +323,7 @@ pub(super) async fn readyz(State(gateway): State<Arc<Gateway>>) -> Result<Json<H
 pub(super) async fn metrics(State(gateway): State<Arc<Gateway>>) -> Response {
     gateway.measure_queues().await;
     let text = crate::telemetry::metrics().render();
-    ([(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"))], text).into_response()
+    ([(header::CONTENT_TYPE, HeaderValue::from_static(monitor::PROMETHEUS_TEXT))], text).into_response()
 }
 
 impl Gateway {

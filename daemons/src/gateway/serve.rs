@@ -45,7 +45,7 @@ pub(super) fn acceptor(config: &GatewayConfig) -> Result<Option<TlsAcceptor>, Tl
 }
 
 /// Serves until the end; requests in flight are answered first.
-pub(super) async fn serve(
+pub(crate) async fn serve(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
     router: Router,
