@@ -2,15 +2,16 @@
 //! and DynamoDB on the node beside it.
 
 use crate::{
-    Status, binary, data,
+    Status, binary, data, process,
     servers::{etcd::Etcd, moto::Moto, proxy::Proxy},
 };
+use rustix::process::Signal;
 use serde_json::Value;
 use std::{
     env,
     fs::{self, File},
     io::Write,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
 };
@@ -33,7 +34,9 @@ pub struct Deployed {
     /// Keeps connections, as a client that sends much does.
     pub http: reqwest::Client,
     _servers: (Moto, Etcd, Proxy, Proxy),
-    /// There is one namespace and one NodePort; and nobody may stop the API server.
+    /// Where the cluster keeps what is about itself.
+    folder: PathBuf,
+    /// There is one namespace and one NodePort; and whoever stops the API server is alone.
     _locks: [File; 2],
 }
 
@@ -101,12 +104,28 @@ impl Deployed {
     /// # Panics
     /// When it does not answer.
     pub async fn start(config: &str, pods: Option<Pods<'_>>) -> Self {
+        Self::deploy(config, pods, File::lock_shared).await
+    }
+
+    /// The same while no other test uses the cluster.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub async fn start_alone(config: &str) -> Self {
+        Self::deploy(config, None, File::lock).await
+    }
+
+    async fn deploy(
+        config: &str,
+        pods: Option<Pods<'_>>,
+        lock: impl FnOnce(&File) -> std::io::Result<()>,
+    ) -> Self {
         let alone = data::lock(&crate::binary::target().0.join("tmp/kubernetes.lock"));
         let kubeconfig =
             env::var_os("KUBECONFIG").expect("names a cluster: tests/kubernetes/up brings one up");
-        let shared =
-            File::create(Path::new(&kubeconfig).with_file_name("tests.lock")).expect("lies beside it");
-        shared.lock_shared().expect("the file system has locks");
+        let folder = Path::new(&kubeconfig).parent().expect("lies in a folder").to_owned();
+        let users = File::create(folder.join("tests.lock")).expect("lies beside it");
+        lock(&users).expect("the file system has locks");
         kubectl(&["wait", "--for=delete", "namespace/quorate", "--timeout=180s"]);
         run("tests/kubernetes/image", &[text(binary())], "");
         if let Some(pods) = pods {
@@ -129,7 +148,7 @@ impl Deployed {
         // Whoever a connection led to may be gone without a word: a careful client gives up and asks again.
         let http = reqwest::Client::builder().connect_timeout(CONNECT).timeout(ANSWER).build();
         let http = http.expect("needs nothing");
-        let deployed = Self { http, _servers: (moto, etcd, aws, store), _locks: [alone, shared] };
+        let deployed = Self { http, _servers: (moto, etcd, aws, store), folder, _locks: [alone, users] };
         kubectl(&["apply", "-f", "daemons/deploy/base/namespace.yaml"]);
         let folder = tempfile::tempdir().expect("a folder");
         let certificates = folder.path().join("tls");
@@ -205,6 +224,28 @@ impl Deployed {
         kubectl(&["-n", "quorate", "delete", pod, "--grace-period=0", "--force", "--wait=false"]);
     }
 
+    /// Ends the process of a pod with no warning, whether or not the API server is there.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn kill_process(&self, object: &str) {
+        let found = process::of(&format!("HOSTNAME={object}"), object);
+        let found = found.iter().find(|process| process.command.contains("--spec"));
+        process::kill(found.unwrap_or_else(|| panic!("no process is {object}")).pid);
+    }
+
+    /// Stops the API server until what this gives is dropped; only who is alone may.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn stop_api_server(&self) -> Stopped {
+        let recorded = fs::read_to_string(self.folder.join("pids/kube-apiserver")).expect("it was started");
+        let pid = recorded.split_whitespace().next().and_then(|pid| pid.parse().ok()).expect("a process");
+        process::signal(pid, Signal::STOP);
+        Stopped(pid)
+    }
+
     /// Ends the first that a selector finds.
     ///
     /// # Panics
@@ -212,6 +253,15 @@ impl Deployed {
     pub fn kill_one(&self, selector: &str) {
         let pods = self.pods(selector);
         self.kill(pods.first().unwrap_or_else(|| panic!("no pod is {selector}")));
+    }
+}
+
+/// A process that goes on when this is dropped.
+pub struct Stopped(u32);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        process::signal(self.0, Signal::CONT);
     }
 }
 

@@ -7,7 +7,11 @@ use quorate_tests::{
     kubernetes::{Deployed, GATEWAY, PATIENCE, Pods},
 };
 use serde_json::Value;
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 const PLATFORM_1: &str = include_str!("../../daemons/examples/platform-1.toml");
 const PLATFORM_2: &str = include_str!("../../daemons/examples/platform-2.toml");
@@ -114,4 +118,48 @@ async fn a_replica_in_kubernetes_that_lies_is_named_and_its_set_replaced_and_eve
     // For people, by the command.
     let said = Data::empty().answer(&["faults", "--url", GATEWAY]).await;
     assert!(said.contains(liar) && said.contains("lying"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_api_server_is_away_requests_are_answered_and_what_failed_is_repaired_after_it() {
+    /// Longer than a watch lasts, and than the 30 seconds for which it may be gone.
+    const AWAY: Duration = Duration::from_secs(35);
+    // Two workers of each function, of which one goes on while nobody can be replaced.
+    const CONFIG: &str = "[functions.default]\nreplication = \"none\"\npods_min = 2\npods_max = 2\n";
+    let platform = Deployed::start_alone(CONFIG).await;
+    let workers = async || {
+        let mut workers = platform.status().await?;
+        workers.retain(|status| {
+            (status.daemon.as_str(), status.function.as_deref(), status.state.as_str())
+                == ("worker", Some("add"), "ready")
+        });
+        (workers.len() == 2).then_some(workers)
+    };
+    let life = |workers: &[Status]| {
+        let worker = workers.iter().find(|status| status.set.as_deref() == Some("add-0"));
+        worker.and_then(|status| status.incarnation).expect("add-0 has a worker")
+    };
+    let before = life(&eventually_within(PATIENCE, "two workers", &workers).await);
+    let mut load = Load::at(GATEWAY, platform.http.clone(), Mix::All, 4);
+    load.answered(10).await;
+    let objects = platform.pods("quorate.io/pod=add-0-worker");
+    let object = objects.first().and_then(|object| object.strip_prefix("pod/")).expect("it runs");
+    let away = platform.stop_api_server();
+    let begun = Instant::now();
+    platform.kill_process(object);
+    while begun.elapsed() < AWAY {
+        load.answered(10).await;
+    }
+    drop(away);
+    eventually_within(PATIENCE, "another life of the worker", async || {
+        (life(&workers().await?) > before).then_some(())
+    })
+    .await;
+    load.answered(10).await;
+    load.finish().await.assert_flawless();
+    // What an operator reads.
+    let said = platform.logs("app.kubernetes.io/component=cluster");
+    for words in ["can't be seen; it is tried again", "pods are seen again"] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
 }
