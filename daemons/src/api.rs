@@ -154,6 +154,51 @@ pub struct QueueStatus {
     pub dead: u64,
 }
 
+/// What the autoscaler saw of a function's layer when it last looked, and what it decided.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ScalingStatus {
+    /// The function.
+    pub function: String,
+    /// Its policy.
+    #[schema(example = "balanced")]
+    pub policy: String,
+    /// When it looked and there was something new, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// Whether it could see the layer; when not, nothing is taken away.
+    pub valid: bool,
+    /// Operations that wait for a worker.
+    pub waiting: u64,
+    /// Operations at workers.
+    pub in_service: u64,
+    /// Operations that arrived since the look before.
+    pub arrivals: u64,
+    /// Mean number of busy slots since the look before.
+    pub observed: f64,
+    /// Busy slots that are expected when a pod ordered now would be up; absent when the policy forecasts none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forecast: Option<f64>,
+    /// Pods (worker sets, or plain workers) that take operations.
+    pub ready: u32,
+    /// Pods that were ordered and are not up.
+    pub starting: u32,
+    /// Pods that take nothing more.
+    pub draining: u32,
+    /// Pods that the policy asks for.
+    pub wanted: u32,
+    /// Pods that are ordered: what the policy asks for, within the function's limits.
+    pub desired: u32,
+    /// The rule that decided, of the policy or of the limits.
+    #[schema(example = "forecast")]
+    pub reason: String,
+}
+
+impl ScalingStatus {
+    /// Whether it says the same at another time.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        *self == Self { at_ms: self.at_ms, ..other.clone() }
+    }
+}
+
 /// A message that failed too often.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DeadMessage {

@@ -3,8 +3,10 @@
 //! What arrives and is answered comes from the schedulers, what waits from the layer queues, what runs
 //! from the sets' records. The decision is `quorate_scaler`'s; nothing here is clever.
 
+mod layer;
+
 use crate::{
-    config::{Config, FunctionConfig},
+    config::Config,
     engine::Engine,
     proto::{
         self, SamplesRequest, ScaleRequest, cluster_client::ClusterClient, scheduler_client::SchedulerClient,
@@ -16,21 +18,21 @@ use crate::{
     tls::Role,
     wires::Wires,
 };
+use layer::Layer;
 use quorate_dag::Function;
-use quorate_scaler::{
-    InvalidLimits, Limited, Limits, Observation, Seconds,
-    policy::{Threshold, ThresholdSettings},
-};
+use quorate_scaler::{InvalidLimits, Observation, Seconds};
 use std::{
     collections::HashMap,
-    num::NonZeroU32,
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tonic::transport::Channel;
 
 /// Between two looks at a layer.
 const TICK: Duration = Duration::from_secs(1);
+
+/// Between two times at which what the policies remember is kept for another leader.
+const KEEP: Duration = Duration::from_secs(60);
 
 /// How long a scheduler or the cluster service may take to answer; a sample that is missing is invalid.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -58,75 +60,32 @@ pub async fn run(
     wires: Wires,
     mut shutdown: Shutdown,
 ) -> Result<(), AutoscalerError> {
+    layer::describe();
     let mut layers = Vec::new();
     for function in Function::ALL {
         layers.push(Layer::new(function, config.functions.of(function))?);
     }
     let mut autoscaler = Autoscaler { engine, wires, channels: HashMap::new() };
+    autoscaler.recall(&mut layers).await;
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut kept = Instant::now();
     loop {
         tokio::select! {
-            () = shutdown::requested(&mut shutdown) => return Ok(()),
+            () = shutdown::requested(&mut shutdown) => {
+                autoscaler.keep(&layers).await;
+                return Ok(());
+            }
             _ = tick.tick() => {}
         }
         let samples = autoscaler.samples().await;
         for layer in &mut layers {
-            let observation = autoscaler.observe(layer, samples.as_ref()).await;
-            let current = observation.current();
-            let ruling = layer.policy.tick(&observation);
-            let desired = ruling.after.desired;
-            layer.publish(&observation, desired);
-            if desired != current {
-                let reason = ruling.after.reason.as_str();
-                tracing::info!(
-                    function = %layer.function, observed = observation.waiting, current, desired, reason,
-                    before_limits = ruling.before.desired, "scaling"
-                );
-                if let Err(error) =
-                    autoscaler.scale(layer.function, desired, !observation.valid, reason).await
-                {
-                    tracing::warn!(function = %layer.function, %error, "the cluster service was not told");
-                }
-            }
+            autoscaler.look(layer, samples.as_ref()).await;
         }
-    }
-}
-
-struct Layer {
-    function: Function,
-    policy: Limited<Threshold>,
-    slots: NonZeroU32,
-    /// Totals at the last tick, to take differences from.
-    before: proto::FunctionSample,
-}
-
-impl Layer {
-    fn new(function: Function, config: &FunctionConfig) -> Result<Self, AutoscalerError> {
-        let settings = ThresholdSettings {
-            waiting_max: config.threshold.into(),
-            pods_min: config.pods_min,
-            tick: Seconds::from(TICK),
-            ..ThresholdSettings::default()
-        };
-        let limits = Limits {
-            pods_min: config.pods_min,
-            pods_max: config.pods_max,
-            keep_alive: Seconds::from(config.keep_alive),
-            ..Limits::default()
-        };
-        let policy = Limited::new(Threshold::new(settings), limits)
-            .map_err(|source| AutoscalerError::Limits { function, source })?;
-        let slots = NonZeroU32::new(config.slots).unwrap_or(NonZeroU32::MIN);
-        Ok(Self { function, policy, slots, before: proto::FunctionSample::default() })
-    }
-
-    fn publish(&self, observation: &Observation, desired: u32) {
-        let name = self.function.name();
-        metrics::gauge!("quorate_pods_desired", "function" => name).set(desired);
-        metrics::gauge!("quorate_pods_ready", "function" => name).set(observation.ready);
-        #[expect(clippy::cast_precision_loss, reason = "a gauge; a depth over 2^53 does not occur")]
-        metrics::gauge!("quorate_layer_depth", "function" => name).set(observation.waiting as f64);
+        if kept.elapsed() >= KEEP {
+            autoscaler.keep(&layers).await;
+            kept = Instant::now();
+        }
     }
 }
 
@@ -138,6 +97,57 @@ struct Autoscaler {
 }
 
 impl Autoscaler {
+    /// One tick of one layer.
+    async fn look(&mut self, layer: &mut Layer, samples: Option<&HashMap<String, proto::FunctionSample>>) {
+        let observation = self.observe(layer, samples).await;
+        let (function, key, current) = (layer.function, layer.key(), observation.current());
+        let (ruling, news) = layer.decide(&observation);
+        let desired = ruling.after.desired;
+        let reason = ruling.after.reason.as_str();
+        if let Some(status) = news {
+            if desired != current {
+                tracing::info!(
+                    %function, policy = status.policy, waiting = status.waiting, observed = status.observed,
+                    forecast = status.forecast, current, wanted = status.wanted,
+                    why_wanted = %ruling.before.reason, desired, reason, "scaling"
+                );
+            }
+            let status = serde_json::to_vec(status).expect("plain data");
+            if let Err(error) = self.engine.store().put(&key, status.into(), None).await {
+                tracing::debug!(%function, %error, "nobody can read how it is scaled");
+            }
+        }
+        if desired != current
+            && let Err(error) = self.scale(function, desired, !observation.valid, reason).await
+        {
+            tracing::warn!(%function, %error, "the cluster service was not told");
+        }
+    }
+
+    /// Takes up what the policies remembered when somebody else led. Without it they begin anew.
+    async fn recall(&self, layers: &mut [Layer]) {
+        for layer in layers {
+            match self.engine.store().get(&layer.state_key()).await {
+                Ok(Some(entry)) => match serde_json::from_slice(&entry.value) {
+                    Ok(state) => layer.restore(state),
+                    // Of another version.
+                    Err(error) => tracing::info!(function = %layer.function, %error, "its policy begins anew"),
+                },
+                Ok(None) => {}
+                Err(error) => tracing::warn!(function = %layer.function, %error, "its policy begins anew"),
+            }
+        }
+    }
+
+    async fn keep(&self, layers: &[Layer]) {
+        for layer in layers {
+            let state = serde_json::to_vec(&layer.state()).expect("plain data");
+            if let Err(error) = self.engine.store().put(&layer.state_key(), state.into(), None).await {
+                tracing::debug!(function = %layer.function, %error, "what its policy remembers was not kept");
+            }
+        }
+    }
+
     /// The totals of all schedulers by function; `None` when one of them did not answer.
     async fn samples(&mut self) -> Option<HashMap<String, proto::FunctionSample>> {
         let mut sums: HashMap<String, proto::FunctionSample> = HashMap::new();

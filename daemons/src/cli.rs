@@ -21,6 +21,7 @@ mod status;
 mod table;
 mod tls;
 mod tokens;
+mod top;
 mod up;
 mod verify;
 
@@ -148,6 +149,8 @@ enum Command {
     Plan(plan::Plan),
     /// Shows the processes of a platform and its queues.
     Status(status::Status),
+    /// Shows a platform as it goes on: functions and how they are scaled, sets, queues, faults.
+    Top(top::Top),
     /// Lists what failed or lied, what speaks for it, and what was done about it.
     Faults(faults::Faults),
     /// Checks a receipt, or the proof that a replica lied, without any platform.
@@ -230,6 +233,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Eval(eval) => wait_for(eval.run(global)),
         Command::Plan(plan) => plan.run(&global),
         Command::Status(status) => wait_for(status.run(&global)),
+        Command::Top(top) => wait_for(top.run(&global)),
         Command::Faults(faults) => wait_for(faults.run(&global)),
         Command::Dlq(dlq) => wait_for(dlq.run(&global)),
         Command::Scale(scale) => wait_for(scale.run(&global)),

@@ -5,7 +5,7 @@
 
 use crate::{
     api::{
-        Answer, DeadMessage, FaultStatus, Problem, ProcessStatus, QueueStatus, Redriven, Scale, Status,
+        Answer, DeadMessage, FaultStatus, Problem, ProcessStatus, QueueStatus, Redriven, Scale, ScalingStatus, Status,
         Submission,
     },
     tls::{TlsError, public},
@@ -397,6 +397,14 @@ impl Client {
     /// When the platform does not say.
     pub async fn queues(&mut self) -> Result<Vec<QueueStatus>, ClientError> {
         self.call(Method::GET, "/v1/queues", Bytes::new(), GRACE).await
+    }
+
+    /// How each function is scaled.
+    ///
+    /// # Errors
+    /// When the platform does not say.
+    pub async fn scaling(&mut self) -> Result<Vec<ScalingStatus>, ClientError> {
+        self.call(Method::GET, "/v1/scaling", Bytes::new(), GRACE).await
     }
 
     /// The oldest dead letters of a queue.

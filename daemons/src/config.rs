@@ -18,6 +18,7 @@ pub use pods::{Kubernetes, PodBackend, Spread};
 pub use tls::{Inside, Tls};
 
 use quorate_dag::Function;
+use quorate_scaler::policy::Name;
 use serde::{Deserialize, Serialize};
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -200,7 +201,17 @@ pub struct FunctionConfig {
     pub pods_max: u32,
     /// How many operations one worker has in flight.
     pub slots: u32,
-    /// A layer longer than this gets one more pod at each tick (the report: 4).
+    /// The policy that says how many worker sets there shall be.
+    pub policy: Name,
+    /// How long an operation may wait for a worker: what the policies with a model aim at.
+    pub wait: Duration,
+    /// Most worker sets that one decision adds and removes; 0 is any number.
+    pub step_up: u32,
+    /// See [`step_up`](Self::step_up).
+    pub step_down: u32,
+    /// Most changes in a minute; 0 is any number.
+    pub changes_per_minute: u32,
+    /// The policy `threshold>4` adds a pod at each tick at which more than this wait (the report: 4).
     pub threshold: u32,
     /// How long a pod stays that nothing needs.
     pub keep_alive: Duration,
@@ -278,6 +289,11 @@ impl Default for FunctionConfig {
             pods_min: 0,
             pods_max: 4,
             slots: 256,
+            policy: Name::Balanced,
+            wait: Duration::from_secs(1),
+            step_up: 0,
+            step_down: 0,
+            changes_per_minute: 0,
             threshold: 4,
             keep_alive: Duration::from_secs(300),
         }

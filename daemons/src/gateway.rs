@@ -139,6 +139,7 @@ fn router(gateway: Arc<Gateway>) -> Router {
         .route("/v1/faults", get(faults::faults))
         .route("/v1/faults/{id}/proof", get(faults::proof))
         .route("/v1/queues", get(platform::queues))
+        .route("/v1/scaling", get(platform::scaling))
         .route("/v1/queues/{queue}/dead-letters", get(platform::dead_letters))
         .route("/v1/queues/{queue}/redrive", post(platform::redrive))
         .route("/v1/functions/{function}/scale", put(platform::scale))

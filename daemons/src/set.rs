@@ -29,6 +29,10 @@ pub const DAEMONS: &str = "daemons/";
 
 /// Where the wanted number of sets of a function lies: this and the function's name.
 pub const DESIRED: &str = "desired/";
+/// What the autoscaler saw and decided last (`api::ScalingStatus`), by function.
+pub const SCALING: &str = "scaling/";
+/// What the next autoscaler to lead goes on with, by function.
+pub const SCALING_STATES: &str = "scaling-states/";
 
 /// One worker and, for a replicated function, its replicas.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

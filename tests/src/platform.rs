@@ -13,7 +13,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, BufReader},
-    process::Child,
+    process::{Child, Command},
     sync::watch,
 };
 
@@ -113,35 +113,48 @@ impl Platform {
 
     /// Starts a platform on a folder that may have had one before.
     pub async fn up_on(data: Data, config: &str) -> Self {
-        Self::start(data, config, false, None).await
+        Self::start(data, config, None, |_| ()).await
     }
 
     /// Starts a platform that has a process group of its own, as a shell gives it one.
     pub async fn up_in_a_group(config: &str) -> Self {
-        Self::start(Data::new(), config, true, None).await
+        let grouped = |command: &mut Command| {
+            command.process_group(0);
+        };
+        Self::start(Data::new(), config, None, grouped).await
     }
 
     /// Starts a platform of a binary in which a replica lies, and says which one and how.
     pub async fn up_lying(config: &str, binary: &Path, liar: &str) -> Self {
-        Self::start(Data::new(), config, false, Some((binary, liar))).await
+        let lying = |command: &mut Command| {
+            command.env("LIAR", liar);
+        };
+        Self::start(Data::new(), config, Some(binary), lying).await
     }
 
-    async fn start(data: Data, config: &str, group: bool, liar: Option<(&Path, &str)>) -> Self {
+    /// Starts a platform that logs as this filter says.
+    pub async fn up_logging(config: &str, filter: &str) -> Self {
+        let logging = |command: &mut Command| {
+            command.env("QUORATE_LOG", filter);
+        };
+        Self::start(Data::new(), config, None, logging).await
+    }
+
+    async fn start(
+        data: Data,
+        config: &str,
+        binary: Option<&Path>,
+        prepare: impl FnOnce(&mut Command),
+    ) -> Self {
         let config = data.file("quorate.toml", config);
         let config = config.to_str().expect("is UTF-8");
         let folder = data.path().to_str().expect("is UTF-8");
         let arguments = ["up", "--data", folder, "--listen", "127.0.0.1:0", "--config", config];
-        let mut command = match liar {
-            Some((binary, liar)) => {
-                let mut command = data.command_of(binary, &arguments);
-                command.env("LIAR", liar);
-                command
-            }
+        let mut command = match binary {
+            Some(binary) => data.command_of(binary, &arguments),
             None => data.command(&arguments),
         };
-        if group {
-            command.process_group(0);
-        }
+        prepare(&mut command);
         let mut supervisor = command.spawn().expect("the binary was just built");
         let log = Log(Arc::default());
         let (tell, mut told) = watch::channel(None);

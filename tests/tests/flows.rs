@@ -7,6 +7,7 @@ use quorate::{
     queue::QueueName,
 };
 use quorate_pbft::{Group, View};
+use quorate_scaler::policy::Name;
 use quorate_tests::{
     eventually, process,
     trace::{Event, Step, TracedPlatform, What, assert_in_order, before},
@@ -565,6 +566,7 @@ async fn flow_6_multi_layered_queue_for_a_burst() {
         config.functions = functions(FunctionConfig {
             replication: Replication::None,
             slots: SLOTS,
+            policy: Name::Threshold,
             threshold: 4,
             pods_max: 2,
             ..FunctionConfig::default()

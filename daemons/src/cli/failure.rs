@@ -61,6 +61,8 @@ pub(crate) enum Failure {
     Tls(#[from] TlsError),
     #[error(transparent)]
     Simulate(#[from] SimulateError),
+    #[error("`quorate top` draws on a terminal; in a pipe there is --json, or `quorate status`")]
+    NoTerminal,
     #[error("interrupted")]
     Interrupted,
     #[error("can't start: {0}")]
@@ -111,7 +113,7 @@ impl Failure {
             }
             Self::Config(_) | Self::Filter(_) | Self::Set { .. } | Self::ParameterTwice { .. } => Exit::Usage,
             Self::Hold(HoldError::Unusable { .. }) => Exit::Usage,
-            Self::Input(_) | Self::Output(_) | Self::Write { .. } => Exit::Usage,
+            Self::Input(_) | Self::Output(_) | Self::Write { .. } | Self::NoTerminal => Exit::Usage,
             Self::Read { .. } | Self::Keys { .. } | Self::Token(_) | Self::Tls(_) | Self::Simulate(_) => {
                 Exit::Usage
             }

@@ -200,3 +200,21 @@ choice!(
     super::Durability, "\"disk\" or \"process\"",
     "disk" => super::Durability::Disk, "process" => super::Durability::Process
 );
+
+impl Choice for quorate_scaler::policy::Name {
+    fn expected(&self) -> &'static str {
+        "a scaling policy such as \"balanced\", \"lean\", \"strict\" or \"threshold>4\""
+    }
+
+    fn words(&self) -> &'static [&'static str] {
+        Self::WORDS
+    }
+
+    fn word(&self) -> &'static str {
+        self.as_str()
+    }
+
+    fn choose(&mut self, word: &str) -> bool {
+        word.parse().map(|name| *self = name).is_ok()
+    }
+}

@@ -93,12 +93,17 @@ pub(super) const SECTIONS: [&str; 11] = [
 ];
 
 /// The keys of each `[functions.NAME]`.
-pub(super) const FUNCTION_KEYS: [(&str, &str); 6] = [
+pub(super) const FUNCTION_KEYS: [(&str, &str); 11] = [
     ("replication", "\"none\", or { f = 1 }: 3f+1 replicas agree, of which f may lie"),
     ("pods_min", "fewest worker sets"),
     ("pods_max", "most worker sets"),
     ("slots", "operations that one worker has in flight"),
-    ("threshold", "a layer longer than this gets one more pod"),
+    ("policy", "what scales: balanced, lean, strict, threshold>4, kpa, …; `quorate simulate` compares them"),
+    ("wait", "how long an operation may wait for a worker, which the policies aim at"),
+    ("step_up", "most worker sets that one decision adds; 0: any number"),
+    ("step_down", "most worker sets that one decision removes; 0: any number"),
+    ("changes_per_minute", "most changes in a minute; 0: any number"),
+    ("threshold", "policy threshold>4: a layer longer than this gets one more pod"),
     ("keep_alive", "how long a pod stays that nothing needs"),
 ];
 
@@ -344,6 +349,11 @@ fn function_slot<'a>(function: &'a mut FunctionConfig, field: &str) -> Option<Sl
         "pods_min" => Slot::Count(&mut function.pods_min, 0..=1000),
         "pods_max" => Slot::Count(&mut function.pods_max, 1..=1000),
         "slots" => Slot::Count(&mut function.slots, 1..=65_536),
+        "policy" => Slot::Choice(&mut function.policy),
+        "wait" => Slot::Time(&mut function.wait, from_ms(1, HOUR)),
+        "step_up" => Slot::Count(&mut function.step_up, 0..=1000),
+        "step_down" => Slot::Count(&mut function.step_down, 0..=1000),
+        "changes_per_minute" => Slot::Count(&mut function.changes_per_minute, 0..=600),
         "threshold" => Slot::Count(&mut function.threshold, 1..=1_000_000),
         "keep_alive" => Slot::Time(&mut function.keep_alive, seconds(0, 7 * DAY)),
         _ => return None,

@@ -45,6 +45,11 @@ fn every_key_can_be_set_in_the_file() {
         pods_min = 1
         pods_max = 9
         slots = 32
+        policy = "kpa"
+        wait = "200ms"
+        step_up = 3
+        step_down = 2
+        changes_per_minute = 20
         threshold = 8
         keep_alive = "1m"
         [functions.mul]
@@ -112,6 +117,7 @@ fn every_key_can_be_set_in_the_file() {
     assert_eq!(loaded.config.functions.add.replication, Replication::None);
     assert_eq!(loaded.config.functions.mul.replication, Replication::Byzantine { f: 2 });
     assert_eq!(loaded.config.functions.mul.slots, 32);
+    assert_eq!(loaded.config.functions.mul.policy, quorate_scaler::policy::Name::Kpa);
     assert_eq!(loaded.config.timeouts.operation, Duration::from_millis(250));
 }
 

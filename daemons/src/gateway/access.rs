@@ -188,7 +188,7 @@ fn scopes(method: &Method, route: &str) -> Option<&'static [Scope]> {
         }
         (
             "GET" | "HEAD",
-            "/v1/status" | "/v1/faults" | "/v1/faults/{id}/proof" | "/v1/queues" | "/metrics",
+            "/v1/status" | "/v1/faults" | "/v1/faults/{id}/proof" | "/v1/queues" | "/v1/scaling" | "/metrics",
         ) => Some(&[Scope::Read]),
         // What was forgotten here is nobody's but the operator's.
         _ => Some(&[Scope::Admin]),

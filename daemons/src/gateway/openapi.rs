@@ -2,7 +2,7 @@
 
 use super::{expressions, faults, platform};
 use crate::api::{
-    Answer, DeadMessage, FaultStatus, Health, NodeRun, Problem, ProcessStatus, QueueStatus, Redriven, Scale,
+    Answer, DeadMessage, FaultStatus, Health, NodeRun, Problem, ProcessStatus, QueueStatus, Redriven, Scale, ScalingStatus,
     Status, Submission,
 };
 use std::sync::LazyLock;
@@ -33,6 +33,7 @@ use utoipa::{
         faults::faults,
         faults::proof,
         platform::queues,
+        platform::scaling,
         platform::dead_letters,
         platform::redrive,
         platform::scale,
@@ -51,6 +52,7 @@ use utoipa::{
         QueueStatus,
         Redriven,
         Scale,
+        ScalingStatus,
         Status,
         Submission,
     ))

@@ -5,14 +5,14 @@ use super::{
     problem::{BODY_TOO_LARGE, MALFORMED_BODY, UNAVAILABLE, UNKNOWN_FUNCTION, UNKNOWN_QUEUE},
 };
 use crate::{
-    api::{DeadMessage, Health, Problem, ProcessStatus, QueueStatus, Redriven, Scale},
+    api::{DeadMessage, Health, Problem, ProcessStatus, QueueStatus, Redriven, Scale, ScalingStatus},
     monitor,
     proto::{
         ReplicaStatusRequest, ReplicaStatusResponse, ScaleRequest, cluster_client::ClusterClient,
         replica_client::ReplicaClient,
     },
     queue::{Queue, QueueName},
-    set::{DAEMONS, DaemonRecord, Member, MemberState, SETS, SetRecord, SetState},
+    set::{DAEMONS, DaemonRecord, Member, MemberState, SCALING, SETS, SetRecord, SetState},
     store::Entry,
     tls::{Name, Role},
     wires::Wires,
@@ -172,6 +172,21 @@ pub(super) async fn queues(State(gateway): State<Arc<Gateway>>) -> Result<Json<V
         });
     }
     Ok(Json(all))
+}
+
+/// What the autoscaler saw and decided last, for each function.
+#[utoipa::path(
+    get, path = "/v1/scaling", tag = "platform",
+    responses(
+        (status = 200, description = "One entry for each function that it has looked at", body = Vec<ScalingStatus>),
+        (status = 503, description = "The store is not available", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn scaling(
+    State(gateway): State<Arc<Gateway>>,
+) -> Result<Json<Vec<ScalingStatus>>, Problem> {
+    let (entries, _) = gateway.engine.store().list(SCALING).await?;
+    Ok(Json(entries.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok()).collect()))
 }
 
 /// The oldest dead letters of a queue, up to a hundred.
