@@ -109,6 +109,7 @@ fn a_busy_platform_is_shown_with_its_reasons() {
         needed: None,
         proven_by: None,
         done: "replaced in 40 ms".into(),
+        replaced_ms: Some(40),
     };
     screen.look.processes = processes;
     screen.look.queues = vec![queue("inbound", 0, 0), queue("layer-add", 12, 1)];
