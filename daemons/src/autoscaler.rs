@@ -131,7 +131,9 @@ impl Autoscaler {
                 Ok(Some(entry)) => match serde_json::from_slice(&entry.value) {
                     Ok(state) => layer.restore(state),
                     // Of another version.
-                    Err(error) => tracing::info!(function = %layer.function, %error, "its policy begins anew"),
+                    Err(error) => {
+                        tracing::info!(function = %layer.function, %error, "its policy begins anew")
+                    }
                 },
                 Ok(None) => {}
                 Err(error) => tracing::warn!(function = %layer.function, %error, "its policy begins anew"),

@@ -5,8 +5,8 @@
 
 use crate::{
     api::{
-        Answer, DeadMessage, FaultStatus, Problem, ProcessStatus, QueueStatus, Redriven, Scale, ScalingStatus, Status,
-        Submission,
+        Answer, DeadMessage, FaultStatus, Problem, ProcessStatus, QueueStatus, Redriven, Scale,
+        ScalingStatus, Status, Submission,
     },
     tls::{TlsError, public},
 };

@@ -288,7 +288,8 @@ async fn a_daemon_by_itself_tells_whether_it_can_work_and_who_leads() {
     let config = data.file("quorate.toml", &cloud.config(NONE)).to_str().expect("is UTF-8").to_owned();
     let set = "monitor=127.0.0.1:0";
     let arguments = ["admin", "--data", &folder, "--config", &config, "--set", set];
-    let mut admin = data.command(&arguments).stderr(Stdio::null()).spawn().expect("the binary was just built");
+    let mut admin =
+        data.command(&arguments).stderr(Stdio::null()).spawn().expect("the binary was just built");
     let pid = admin.id().expect("it runs");
     // It listens nowhere else.
     let address = eventually("a port", || async { process::listening(pid).first().copied() }).await;

@@ -35,13 +35,16 @@ async fn a_burst_scales_out_and_back_to_zero() {
     let load = Load::start(&platform, Mix::Only("add"), 64);
     let burst = eventually("more than one worker, and why", || async {
         let now = scaling(&platform).await?;
-        (now["ready"].as_u64()? > 1 && now["forecast"].is_f64() && now["observed"].as_f64()? > 0.0).then_some(now)
+        (now["ready"].as_u64()? > 1 && now["forecast"].is_f64() && now["observed"].as_f64()? > 0.0)
+            .then_some(now)
     })
     .await;
     assert_eq!((&burst["policy"], &burst["valid"]), (&"balanced".into(), &true.into()), "{burst}");
     assert!(burst["desired"].as_u64() > Some(1) && burst["desired"].as_u64() <= Some(3), "{burst}");
     assert!(workers(&platform).await > 1);
-    for name in ["quorate_load_observed", "quorate_load_forecast", "quorate_pods_desired", "quorate_scaling_reason"] {
+    for name in
+        ["quorate_load_observed", "quorate_load_forecast", "quorate_pods_desired", "quorate_scaling_reason"]
+    {
         assert!(metric(&platform, name).await.is_some(), "{name}");
     }
     load.finish().await.assert_flawless();
@@ -89,8 +92,14 @@ async fn top_says_the_same_as_json_and_refuses_a_pipe() {
     let look = platform.data.answer(&["top", "--json", "--count", "2", "--every", "100ms"]).await;
     let looks: Vec<Value> = look.lines().map(|line| serde_json::from_str(line).expect("is JSON")).collect();
     assert_eq!(looks.len(), 2);
-    assert!(looks[1]["processes"].as_array().expect("a list").iter().any(|one| one["set"] == "add-0"), "{look}");
-    assert!(looks[1]["queues"].as_array().expect("a list").iter().any(|one| one["queue"] == "inbound"), "{look}");
+    assert!(
+        looks[1]["processes"].as_array().expect("a list").iter().any(|one| one["set"] == "add-0"),
+        "{look}"
+    );
+    assert!(
+        looks[1]["queues"].as_array().expect("a list").iter().any(|one| one["queue"] == "inbound"),
+        "{look}"
+    );
     assert!(looks[1]["scaling"].is_array() && looks[1]["faults"].is_array(), "{look}");
     let refused = platform.data.run(&["top"]).await;
     assert_eq!(refused.code, Some(2), "{refused:?}");

@@ -117,7 +117,8 @@ impl Layer {
         gauge("quorate_pods_desired").set(status.desired);
         // One reason is 1, so that a chart shows which rule decided when.
         let reasoned = |reason: &str, is: f64| {
-            metrics::gauge!("quorate_scaling_reason", "function" => name, "reason" => reason.to_owned()).set(is);
+            metrics::gauge!("quorate_scaling_reason", "function" => name, "reason" => reason.to_owned())
+                .set(is);
         };
         if let Some(last) = self.status.as_ref().filter(|last| last.reason != status.reason) {
             reasoned(&last.reason, 0.0);
@@ -149,7 +150,10 @@ impl Layer {
 pub(super) fn describe() {
     use metrics::{Unit, describe_gauge};
     describe_gauge!("quorate_load_observed", "Mean number of busy slots of a function since the last look");
-    describe_gauge!("quorate_load_forecast", "Busy slots that are expected when a pod ordered now would be up");
+    describe_gauge!(
+        "quorate_load_forecast",
+        "Busy slots that are expected when a pod ordered now would be up"
+    );
     describe_gauge!("quorate_pods_ready", "Worker sets, or plain workers, that take operations");
     describe_gauge!("quorate_pods_wanted", "Pods that the policy asks for, before limits");
     describe_gauge!("quorate_pods_desired", "Pods that are ordered");

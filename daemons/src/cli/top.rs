@@ -106,7 +106,11 @@ impl Top {
         }
     }
 
-    async fn draw(&self, terminal: &mut ratatui::DefaultTerminal, client: &mut Client) -> Result<(), Failure> {
+    async fn draw(
+        &self,
+        terminal: &mut ratatui::DefaultTerminal,
+        client: &mut Client,
+    ) -> Result<(), Failure> {
         let mut events = events();
         let mut screen = Screen::new(client.url().to_owned());
         let mut looks = 0;

@@ -110,7 +110,7 @@ pub(super) async fn run_alone(
         }
         PodBackend::Kubernetes => Kept::in_kubernetes(&config, standing, program.arguments).await?,
     };
-    let listener = listen(config.any_port()).await?;
+    let listener = listen("advertise", config.any_port()).await?;
     let record = DaemonRecord {
         daemon: Daemon::Cluster.name().into(),
         instance: if life == 0 { instance() } else { format!("{}-{life}", instance()) },

@@ -2,8 +2,8 @@
 
 use super::{expressions, faults, platform};
 use crate::api::{
-    Answer, DeadMessage, FaultStatus, Health, NodeRun, Problem, ProcessStatus, QueueStatus, Redriven, Scale, ScalingStatus,
-    Status, Submission,
+    Answer, DeadMessage, FaultStatus, Health, NodeRun, Problem, ProcessStatus, QueueStatus, Redriven, Scale,
+    ScalingStatus, Status, Submission,
 };
 use std::sync::LazyLock;
 use utoipa::{

@@ -58,7 +58,8 @@ impl Screen {
         let sets = sets(&self.look.processes);
         let queues: Vec<_> = self.look.queues.iter().filter(|queue| is_shown(queue)).collect();
         let faults = self.look.faults.len().clamp(1, FAULTS);
-        let rows = |rows: usize| Constraint::Length(u16::try_from(rows).unwrap_or(u16::MAX).saturating_add(2));
+        let rows =
+            |rows: usize| Constraint::Length(u16::try_from(rows).unwrap_or(u16::MAX).saturating_add(2));
         let [head, functions, of_sets, of_queues, of_faults, _] = Layout::vertical([
             Constraint::Length(2),
             rows(self.look.scaling.len().max(1)),
@@ -94,8 +95,11 @@ impl Screen {
             Row::new([
                 Cell::from(scaling.function.clone()),
                 Cell::from(pods).style(if changes { Color::Yellow.into() } else { Style::new() }),
-                Cell::from(scaling.waiting.to_string())
-                    .style(if scaling.waiting > 0 { Color::Yellow.into() } else { Style::new() }),
+                Cell::from(scaling.waiting.to_string()).style(if scaling.waiting > 0 {
+                    Color::Yellow.into()
+                } else {
+                    Style::new()
+                }),
                 Cell::from(scaling.in_service.to_string()),
                 Cell::from(short(scaling.observed)),
                 Cell::from(forecast),
@@ -104,7 +108,8 @@ impl Screen {
                 Cell::from(loads.map(spark).unwrap_or_default()).style(Color::Cyan),
             ])
         });
-        let header = ["FUNCTION", "PODS", "WAITING", "RUNNING", "LOAD", "FORECAST", "POLICY", "REASON", "LOAD SO FAR"];
+        let header =
+            ["FUNCTION", "PODS", "WAITING", "RUNNING", "LOAD", "FORECAST", "POLICY", "REASON", "LOAD SO FAR"];
         let widths = [10, 7, 8, 8, 7, 9, 12, 22].map(Constraint::Length);
         let widths = widths.into_iter().chain([Constraint::Min(10)]);
         frame.render_widget(table(header, rows.collect(), "nothing was scaled yet", widths), area);
@@ -172,13 +177,18 @@ fn draw_sets(frame: &mut Frame<'_>, area: Rect, sets: &[Set<'_>]) {
             }),
             Cell::from(Line::from_iter(set.replicas.iter().map(sign))),
             Cell::from(view.map(|view| view.to_string()).unwrap_or_default()),
-            Cell::from(set.worker.and_then(|worker| worker.incarnation).map_or_else(String::new, |n| n.to_string())),
+            Cell::from(
+                set.worker.and_then(|worker| worker.incarnation).map_or_else(String::new, |n| n.to_string()),
+            ),
             Cell::from(set.worker.and_then(|worker| worker.address.clone()).unwrap_or_default()),
         ])
     });
     let widths = [10, 10, 9, 6, 12].map(Constraint::Length).into_iter().chain([Constraint::Min(10)]);
     let header = ["SET", "STATE", "REPLICAS", "VIEW", "INCARNATION", "WORKER"];
-    frame.render_widget(table(header, rows.collect(), "none runs: the first request starts some", widths), area);
+    frame.render_widget(
+        table(header, rows.collect(), "none runs: the first request starts some", widths),
+        area,
+    );
 }
 
 fn is_shown(queue: &QueueStatus) -> bool {
@@ -191,8 +201,11 @@ fn draw_queues(frame: &mut Frame<'_>, area: Rect, queues: &[&QueueStatus]) {
             Cell::from(queue.queue.clone()),
             Cell::from(queue.waiting.to_string()),
             Cell::from(queue.in_flight.to_string()),
-            Cell::from(queue.dead.to_string())
-                .style(if queue.dead > 0 { Color::Red.into() } else { Style::new() }),
+            Cell::from(queue.dead.to_string()).style(if queue.dead > 0 {
+                Color::Red.into()
+            } else {
+                Style::new()
+            }),
         ])
     });
     let widths = [32, 9, 11].map(Constraint::Length).into_iter().chain([Constraint::Min(6)]);

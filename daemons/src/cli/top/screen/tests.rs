@@ -85,7 +85,8 @@ fn a_busy_platform_is_shown_with_its_reasons() {
         let look = Look { scaling: vec![scaling("add", load), calm], ..Look::default() };
         screen.see(look, start);
     }
-    let mut processes = vec![process("add-0", "worker", None, "ready"), process("add-1", "worker", None, "paused")];
+    let mut processes =
+        vec![process("add-0", "worker", None, "ready"), process("add-1", "worker", None, "paused")];
     for (index, state) in [(0, "ready"), (1, "starting"), (2, "down"), (3, "ready")] {
         processes.push(process("add-0", "replica", Some(index), state));
     }
