@@ -42,6 +42,7 @@ struct Parser<'a> {
     /// Parentheses open, less those closed that were opened before the part.
     depth: isize,
     deepest: isize,
+    /// Binary operators and signs, pairs of which cancel.
     operators: usize,
     /// Zeros that exponents stand for.
     unwritten: usize,
@@ -173,8 +174,10 @@ impl<'a> Parser<'a> {
                     // Two signs cancel, so that a chain of them is at most one operation.
                     if self.pending.last().is_some_and(|top| top.what == Waiting::Sign) {
                         self.pending.pop();
+                        self.operators -= 1;
                     } else {
                         self.push_pending(Waiting::Sign);
+                        self.operators += 1;
                     }
                     self.at += 1;
                 }
@@ -235,6 +238,10 @@ impl<'a> Parser<'a> {
                 self.before.asked.push((self.items.len(), Ask::Reduce(waiting.binds())));
                 self.before.binds = waiting.binds() - 1;
             }
+            self.operators += 1;
+            if self.operators > self.limits.nodes {
+                return Err(self.too_many_nodes(self.at));
+            }
             self.push_pending(waiting);
             self.at += 1;
             return Ok(true);
@@ -263,16 +270,13 @@ impl<'a> Parser<'a> {
             self.pending.pop();
             let kind = match top.what {
                 Waiting::Binary(function) => ItemKind::Binary(function),
+                // Only here is it known that no other sign cancels it.
+                Waiting::Sign if self.operators > self.limits.nodes => {
+                    return Err(self.too_many_nodes(top.at as usize));
+                }
                 Waiting::Sign => ItemKind::Negate,
                 Waiting::Parenthesis => unreachable!("a parenthesis binds less than any operator"),
             };
-            self.operators += 1;
-            if self.operators > self.limits.nodes {
-                let at = top.at as usize;
-                let limit = self.limits.nodes;
-                let kind = ErrorKind::TooManyNodes { limit };
-                return Err(ExpressionError::new(kind, at..at + 1));
-            }
             self.items.push(Item::new(kind, top.at));
         }
         Ok(())
@@ -357,6 +361,12 @@ impl<'a> Parser<'a> {
     fn here(&self, kind: ErrorKind, len: usize) -> ExpressionError {
         let end = (self.at + len).min(self.text.len());
         ExpressionError::new(kind, self.at..end)
+    }
+
+    #[cold]
+    fn too_many_nodes(&self, at: usize) -> ExpressionError {
+        let limit = self.limits.nodes;
+        ExpressionError::new(ErrorKind::TooManyNodes { limit }, at..at + 1)
     }
 
     fn missing_operand(&self) -> ExpressionError {

@@ -79,7 +79,7 @@ fn every_kind_says_what_is_wrong_and_where() {
             "expression is over the limit of 40 bytes, exponents written out".into(),
             "",
         ),
-        (ErrorKind::TooManyNodes { limit: 3 }, "expression has more than 3 operators".into(), "-"),
+        (ErrorKind::TooManyNodes { limit: 3 }, "expression has more than 3 operators".into(), "/"),
         (ErrorKind::TooDeep { limit: 2 }, "parentheses are nested deeper than 2".into(), "("),
         (ErrorKind::TooManyDigits { limit: 5 }, "number has more than 5 digits".into(), "123456"),
         (
@@ -94,6 +94,21 @@ fn every_kind_says_what_is_wrong_and_where() {
         let text = example(&kind);
         check(text, kind.as_str(), &says, at);
         assert_eq!(error(text).kind, kind);
+    }
+}
+
+#[test]
+fn the_first_operator_past_the_limit_is_named() {
+    for (text, at) in [
+        ("1+2*3-4/5", 7),
+        ("1+(2*(3+4*5))", 9),
+        ("-(1+2+3+4)", 7),
+        ("1+2+3*-4", 6),
+        ("1+2+3*---4", 8),
+        ("-1+--2*3-4", 8),
+    ] {
+        let error = error(text);
+        assert_eq!((error.kind.as_str(), error.span), ("too-many-nodes", at..at + 1), "{text}");
     }
 }
 
