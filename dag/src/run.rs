@@ -315,8 +315,11 @@ impl<V, E> Run<V, E> {
                 *returns = returns.saturating_add(1);
                 Ok(*returns)
             }
-            NodeState::Waiting | NodeState::Ready => Err(RunError::NotStarted { node }),
-            _ => Ok(self.returns.get(&node).copied().unwrap_or(0)),
+            NodeState::Done | NodeState::Failed | NodeState::Returned => Ok(self.returns(node)),
+            NodeState::Cancelled if self.returns.contains_key(&node) => Ok(self.returns(node)),
+            NodeState::Waiting | NodeState::Ready | NodeState::Cancelled => {
+                Err(RunError::NotStarted { node })
+            }
         }
     }
 
