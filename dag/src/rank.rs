@@ -182,7 +182,7 @@ impl Graph {
         let work = self.nodes().map(cost).fold(0, u64::saturating_add);
         let span = self.ranks(costs).into_iter().max().unwrap_or(0);
         let p = u64::try_from(workers).unwrap_or(u64::MAX);
-        let upper = u128::from(work / p) + u128::from(span) * u128::from(p - 1) / u128::from(p) + 1;
+        let upper = (u128::from(work) + u128::from(span) * u128::from(p - 1)).div_ceil(p.into());
         let time = self.simulate(workers, costs, |_, _, _| {});
         Prediction {
             workers,
@@ -190,7 +190,7 @@ impl Graph {
             span: Duration::from_nanos(span),
             lower: Duration::from_nanos(work.div_ceil(p).max(span)),
             time: Duration::from_nanos(time),
-            // Rounded up to whole nanoseconds, and never below what the simulation found.
+            // Sums that saturate say nothing: never below what the simulation found.
             upper: Duration::from_nanos(u64::try_from(upper).unwrap_or(u64::MAX).max(time)),
         }
     }
