@@ -37,6 +37,19 @@ async fn no_more_nodes_are_in_flight_than_there_are_slots() {
     assert_eq!(started.elapsed().as_millis() / 10, 14);
 }
 
+#[tokio::test]
+async fn no_slot_is_one_slot() {
+    let (mut run, last) = fan(3);
+    let drive = Drive { slots: 0, ..Drive::default() };
+    run_async(&mut run, &drive, |run, node| {
+        assert_eq!(run.progress().in_flight, 1);
+        async move { Ok(node.get()) }
+    })
+    .await
+    .expect("it ends");
+    assert_eq!(run.value(last), Some(&0));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_run_stopped_by_its_deadline_goes_on() {
     let (mut run, last) = fan(10);

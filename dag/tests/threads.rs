@@ -38,6 +38,17 @@ fn every_node_runs_once_after_its_operands_and_within_the_slots() {
 }
 
 #[test]
+fn no_slot_is_one_slot() {
+    let (mut run, last) = fan(3);
+    run_parallel(&mut run, &Drive { slots: 0, ..Drive::default() }, |run, node| {
+        assert_eq!(run.progress().in_flight, 1);
+        move || Ok(node.get())
+    })
+    .expect("it ends");
+    assert_eq!(run.value(last), Some(&0));
+}
+
+#[test]
 fn a_pool_of_one_thread_drives_itself() {
     let (mut run, last) = fan(20);
     let pool = pool(1);

@@ -128,6 +128,9 @@ fn exponents_count_as_the_zeros_they_stand_for() {
     let limits = Limits { bytes: 1000, ..Limits::default() };
     check_within("1e400+1e400", limits, "ok");
     check_within("1e400+1e400+1e400", limits, "too-long");
+    // Five bytes and 400 zeros.
+    check_within("1e400", Limits { bytes: 405, ..limits }, "ok");
+    check_within("1e400", Limits { bytes: 404, ..limits }, "too-long");
 }
 
 #[test]
