@@ -19,6 +19,33 @@ pub use tasks::run_async;
 pub use threads::run_parallel;
 
 /// How a run is driven.
+///
+/// ```
+/// # #[cfg(feature = "parallel")] {
+/// use std::time::{Duration, Instant};
+/// use quorate_dag::{Costs, Dag, Drive, OnFailure, Run, run_parallel};
+///
+/// let drive = Drive {
+///     slots: 8,
+///     deadline: Some(Instant::now() + Duration::from_secs(60)),
+///     on_failure: OnFailure::Retry,
+///     retries: 2,
+/// };
+/// let mut dag = Dag::new();
+/// let (fetch, build) = (dag.add("fetch"), dag.add("build"));
+/// dag.edge(fetch, build)?;
+///
+/// // The network is back at the second try.
+/// let mut run: Run<u32, &str> = Run::new(dag.freeze()?, &Costs::default());
+/// run_parallel(&mut run, &drive, |run, node| {
+///     let tries = run.returns(node);
+///     move || if node == fetch && tries == 0 { Err("no network") } else { Ok(tries) }
+/// })?;
+/// assert_eq!((run.value(fetch), run.value(build)), (Some(&1), Some(&0)));
+/// assert_eq!(run.failures(), []);
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drive {
     /// How many nodes are in flight at once; at least 1.

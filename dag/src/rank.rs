@@ -176,6 +176,19 @@ impl Graph {
     }
 
     /// How long it takes when `workers` nodes (at least 1) run at once.
+    ///
+    /// ```
+    /// use quorate_dag::{Costs, Expression};
+    ///
+    /// // 7 additions of 1 ms, in 3 rounds of 4, 2 and 1.
+    /// let plan = Expression::parse("a+b+c+d+e+f+g+h")?.plan();
+    /// let two = plan.graph().predict(2, &Costs::default());
+    /// assert_eq!((two.work.as_millis(), two.span.as_millis()), (7, 3));
+    /// // Brent: no sooner than max(7 / 2, 3), no later than 7 / 2 + 3 / 2.
+    /// assert_eq!((two.lower.as_micros(), two.upper.as_micros()), (3_500, 5_000));
+    /// assert_eq!(two.time.as_millis(), 4);
+    /// # Ok::<(), quorate_dag::ExpressionError>(())
+    /// ```
     pub fn predict(self: &Arc<Self>, workers: usize, costs: &Costs) -> Prediction {
         let workers = workers.max(1);
         let cost = |node| costs.node_nanos(self, node);

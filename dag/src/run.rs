@@ -176,6 +176,23 @@ impl<V, E> Run<V, E> {
     }
 
     /// Learnt costs change the order of what is ready from here on. Linear in the graph.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use quorate_dag::{Costs, Dag, FunctionId, Run};
+    ///
+    /// let mut dag = Dag::new();
+    /// let copy = dag.add_weighted("copy", FunctionId(0), 1);
+    /// let link = dag.add_weighted("link", FunctionId(1), 1);
+    /// let mut costs = Costs::default();
+    /// let mut run: Run<()> = Run::new(dag.freeze()?, &costs);
+    /// assert_eq!(run.ready().collect::<Vec<_>>(), [copy, link]);
+    ///
+    /// costs.observe(FunctionId(1), Duration::from_secs(9)); // linking takes longest: first
+    /// run.set_costs(&costs);
+    /// assert_eq!(run.ready().collect::<Vec<_>>(), [link, copy]);
+    /// # Ok::<(), quorate_dag::DagError>(())
+    /// ```
     pub fn set_costs(&mut self, costs: &Costs) {
         let mut ready = Ready::new(&self.graph.ranks(costs));
         self.ready.iter().for_each(|node| ready.insert(node));
@@ -324,6 +341,19 @@ impl<V, E> Run<V, E> {
     }
 
     /// Withdraws a node that is not in flight, and all that wait for it. Gives the nodes cancelled.
+    ///
+    /// ```
+    /// use quorate_dag::{Costs, Dag, Run};
+    ///
+    /// let mut dag = Dag::new();
+    /// let [fetch, build, lint] = ["fetch", "build", "lint"].map(|node| dag.add(node));
+    /// dag.edge(fetch, build)?;
+    /// let mut run: Run<()> = Run::new(dag.freeze()?, &Costs::default());
+    /// assert_eq!(run.cancel(fetch)?, [fetch, build]);
+    /// assert_eq!(run.stop(), [lint]); // and whatever else is not in flight
+    /// assert!(run.is_finished());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`RunError::UnknownNode`].

@@ -67,6 +67,23 @@ impl Evaluation {
     ///
     /// As cancellation-safe as [`run_async`].
     ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use quorate_dag::{Costs, Drive, Evaluation, Expression, Limits, Parameters};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let plan = Arc::new(Expression::parse("1/3 + 1/6")?.plan());
+    /// let mut evaluation = Evaluation::new(plan, &Parameters::new(), &Costs::default())?;
+    /// let drive = Drive { slots: 2, ..Drive::default() };
+    /// let outcome = evaluation.run_async(&drive, |call| {
+    ///     // Here a call would be sent to a worker, and its answer awaited below.
+    ///     let answer = call.apply(&Limits::default());
+    ///     async move { answer }
+    /// });
+    /// assert_eq!(outcome.await??.to_string(), "0.5");
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// [`DriveError`]; the error of the expression is inside.
     pub async fn run_async<F, O>(

@@ -59,6 +59,20 @@ impl Evaluation {
     /// starts, and gives what a thread then does for it; what failed decides the outcome as
     /// [`Evaluation::outcome`] says, and `drive.on_failure` is not asked. See [`run_parallel`].
     ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use quorate_dag::{Costs, Drive, Evaluation, Expression, Limits, Parameters, apply};
+    ///
+    /// let plan = Arc::new(Expression::parse("1/3 + 1/6")?.plan());
+    /// let mut evaluation = Evaluation::new(plan, &Parameters::new(), &Costs::default())?;
+    /// let outcome = evaluation.run_parallel(&Drive::default(), |call| {
+    ///     let (function, left, right) = (call.function, call.left.clone(), call.right.clone());
+    ///     move || apply(function, &left, &right, &Limits::default())
+    /// });
+    /// assert_eq!(outcome??.to_string(), "0.5");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`DriveError`]; the error of the expression is inside.
     pub fn run_parallel<F, O>(
