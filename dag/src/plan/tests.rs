@@ -105,3 +105,31 @@ fn a_sum_of_n_terms_takes_log_n_rounds() {
         }
     }
 }
+
+#[test]
+fn what_is_shared_is_drawn_once() {
+    let draw = |text: &str| Expression::parse(text).expect("an expression").plan().to_string();
+    assert_eq!(draw("(a+b)*(a+b)"), "n1 = n0 * n0\n└─ n0 = a + b\n");
+    assert_eq!(
+        draw("(a+b)*c/(a+b)"),
+        "\
+n2 = n1 / n0
+├─ n1 = n0 * c
+│  └─ n0 = a + b
+└─ n0 (above)
+"
+    );
+    assert_eq!(draw("a"), "a\n");
+}
+
+#[test]
+fn what_is_deep_is_drawn_with_its_depth() {
+    // Alternating, so that no chain can be balanced.
+    let text = format!("{}a{}", "1+(2*(".repeat(25), "))".repeat(25));
+    let drawn = Expression::parse(&text).expect("an expression").plan().to_string();
+    let lines: Vec<&str> = drawn.lines().collect();
+    assert_eq!(lines.len(), 50);
+    assert_eq!(lines[40], format!("{}└─ n9 = 1 + n8", "   ".repeat(39)));
+    assert_eq!(lines[41], "[41] └─ n8 = 2 * n7");
+    assert_eq!(lines[49], "[49] └─ n0 = 2 * a");
+}
