@@ -58,6 +58,7 @@ fn what_could_fail_further_left_is_started_after_a_failure() {
         run.end(part);
     }
     let product = run.node("(a+b) *");
+    assert_eq!(run.evaluation.outcome(), None);
     assert_eq!(run.evaluation.start_next(), Some(product));
     run.overflows("(a+b) *");
     assert_eq!(run.evaluation.start_next(), None);
@@ -104,14 +105,17 @@ fn a_divisor_that_is_zero_is_as_good_as_its_quotient_failed() {
 
 #[test]
 fn an_end_that_is_said_twice_counts_once() {
-    let mut run = Started::new("(a+b) * (1/z)");
+    let mut run = Started::new("(a+b) * (a-b) * (1/z)");
     run.end("(a+");
-    run.overflows("(a+"); // it has its value
+    run.overflows("(a+"); // it has its value: nothing is withdrawn for it
+    run.end("(a-");
+    assert_eq!(run.evaluation.start_next(), Some(run.node("(a+b) *")));
     run.end("(1/");
     run.end("(1/");
-    assert_eq!(run.error(), ("division-by-zero", 10));
+    run.end("(a+b) *");
+    assert_eq!(run.error(), ("division-by-zero", 18));
     let progress = run.evaluation.run().progress();
-    assert_eq!((progress.done, progress.failed), (1, 1));
+    assert_eq!((progress.done, progress.failed, progress.cancelled), (3, 1, 1));
 }
 
 #[test]

@@ -146,3 +146,15 @@ fn a_failed_node_keeps_its_error() {
     }
     assert_eq!(NodeError::read(&[1, 2]), None);
 }
+
+#[cfg(feature = "arithmetic")]
+#[test]
+fn a_value_is_taken_over_whatever_limits_it_was_computed_within() {
+    use quorate_dag::{Limits, Value};
+
+    let limits = Limits { digits: 50_000, ..Limits::default() };
+    for text in ["9".repeat(50_000), format!("-1/{}", "7".repeat(50_000)), "0".to_owned()] {
+        let value = Value::parse(&text, &limits).expect("within the limits");
+        assert_eq!(carried(&value), Some(value));
+    }
+}

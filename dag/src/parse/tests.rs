@@ -124,6 +124,17 @@ fn every_limit_is_exact() {
 }
 
 #[test]
+fn zeros_that_say_nothing_are_free_up_to_64_places() {
+    let limits = Limits { digits: 3, ..Limits::default() };
+    let zeros = |count| "0".repeat(count);
+    check_within(&format!("0.5{}", zeros(63)), limits, "ok");
+    check_within(&format!("0.5{}", zeros(64)), limits, "too-many-digits");
+    check_within(&format!("1{}e-64", zeros(63)), limits, "ok");
+    check_within(&format!(".1{}e-1", zeros(63)), limits, "too-many-digits");
+    check_within(&format!("{}5", zeros(1000)), limits, "ok");
+}
+
+#[test]
 fn exponents_count_as_the_zeros_they_stand_for() {
     let limits = Limits { bytes: 1000, ..Limits::default() };
     check_within("1e400+1e400", limits, "ok");

@@ -54,6 +54,8 @@ fn equal_subexpressions_are_one_node() {
     check("2*3+2*3", "2*3@1 n0+n0@3", 2);
     // A chain finds what an operation written before it made.
     check("(a+b)*x+(a+b+c+d)", "a+b@2 n0*x@5 c+d@14 n0+n2@12 n1+n3@7", 3);
+    // So does an operation that was written before a chain: its place is the first of both.
+    check("a+b+c+d+e*(c+d)", "c+d@5 e*n0@9 a+b@1 n2+n0@3 n3+n1@7", 3);
     let apart = PlanOptions { share: false, ..PlanOptions::default() };
     check_with("2*3+2*3", apart, "2*3@1 2*3@5 n0+n1@3", 2);
 }
@@ -68,6 +70,9 @@ fn signs_fold_into_numbers_and_sums() {
     check("-a+b", "b-a@2", 1);
     check("-a-b", "0-a@0 n0-b@2", 2);
     check("-(a+b)", "0-a@0 n0-b@3", 2);
+    check("c*(-a-b)", "0-a@3 n0-b@5 c*n1@1", 3);
+    // Signs that cancel use nothing: the sum has one user, and is opened.
+    check("-(-(a+b+c))+d", "a+b@5 c+d@11 n0+n1@7", 2);
     check("-a*b", "0-a@0 n0*b@2", 2);
     check("3--5", "3--5@1", 1);
 }
@@ -78,6 +83,9 @@ fn folding_does_what_it_can_and_leaves_what_fails() {
     check_with("((3+5)*(4/2))", fold, "16", 0);
     check_with("a*(1+1)", fold, "a*2@1", 1);
     check_with("1/(2-2)", fold, "1/0@1", 1);
+    let short = PlanOptions { fold: Some(Limits { digits: 1, ..Limits::default() }), ..fold };
+    check_with("3*3+a", short, "9+a@3", 1);
+    check_with("3*4+a", short, "3*4@1 n0+a@3", 2);
 }
 
 #[test]
