@@ -439,13 +439,17 @@ impl<V, E> Run<V, E> {
     /// The best `count` ready nodes, grouped by function for one call each. Nothing is started.
     ///
     /// ```
-    /// use quorate_dag::{Costs, Expression, Function, Run};
+    /// use quorate_dag::{Costs, Dag, FunctionId, Run};
     ///
-    /// let plan = Expression::parse("(1+2) * (3/4) * (5+6)")?.plan();
-    /// let run: Run<()> = Run::new(plan.graph().clone(), &Costs::default());
+    /// let (compile, link) = (FunctionId(0), FunctionId(1));
+    /// let mut dag = Dag::new();
+    /// for function in [compile, link, compile] {
+    ///     dag.add_weighted((), function, 1);
+    /// }
+    /// let run: Run<()> = Run::new(dag.freeze()?, &Costs::default());
     /// let batches: Vec<_> = run.batches(100).map(|(function, nodes)| (function, nodes.len())).collect();
-    /// assert_eq!(batches, [(Function::Add.id(), 2), (Function::Div.id(), 1)]);
-    /// # Ok::<(), quorate_dag::ExpressionError>(())
+    /// assert_eq!(batches, [(compile, 2), (link, 1)]);
+    /// # Ok::<(), quorate_dag::DagError>(())
     /// ```
     pub fn batches(&self, count: usize) -> Batches {
         let mut batches: Vec<(FunctionId, Vec<NodeId>)> = Vec::new();

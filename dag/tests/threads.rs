@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use fan::fan;
-use quorate_dag::{Costs, Drive, DriveError, NodeId, NodeState, OnFailure, run_parallel};
+use quorate_dag::{Drive, DriveError, NodeId, NodeState, OnFailure, run_parallel};
 
 fn pool(threads: usize) -> rayon::ThreadPool {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads can be started")
@@ -127,7 +127,7 @@ fn a_run_with_nodes_in_flight_is_left_alone() {
 #[cfg(feature = "arithmetic")]
 #[test]
 fn an_expression_has_its_value_or_its_leftmost_error() {
-    use quorate_dag::{Evaluation, Expression, Limits, Parameters};
+    use quorate_dag::{Costs, Evaluation, Expression, Limits, Parameters};
     use std::sync::Arc;
 
     let compute = |text: &str| {
