@@ -50,7 +50,7 @@ pub use threads::run_parallel;
 pub struct Drive {
     /// How many nodes are in flight at once; at least 1.
     pub slots: usize,
-    /// When to give up; `None` leaves it to the operations to end.
+    /// When to give up: nothing starts from then on. `None` leaves it to the operations to end.
     pub deadline: Option<Instant>,
     /// What becomes of the rest when a node fails.
     pub on_failure: OnFailure,
@@ -201,6 +201,11 @@ impl<'a, W: Walk> Flight<'a, W> {
     fn deadline(&self) -> DriveError {
         let progress = self.0.progress();
         DriveError::Deadline { unfinished: progress.waiting + progress.ready + progress.in_flight }
+    }
+
+    /// When nothing is in flight any more: what is ready would have been started before the deadline.
+    fn is_over(&self) -> Result<(), DriveError> {
+        if self.0.progress().ready == 0 { Ok(()) } else { Err(self.deadline()) }
     }
 }
 

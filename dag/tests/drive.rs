@@ -64,7 +64,11 @@ async fn a_run_stopped_by_its_deadline_goes_on() {
     };
     let stopped = run_async(&mut run, &drive, &mut work).await;
     assert!(matches!(stopped, Err(DriveError::Deadline { unfinished: 7 })), "{stopped:?}");
-    assert_eq!(run.progress().in_flight, 0);
+    assert_eq!((run.progress().done, run.progress().in_flight), (4, 0));
+    // One that has passed before lets nothing start.
+    let stopped = run_async(&mut run, &drive, |_, _| async { Ok(1) }).await;
+    assert!(matches!(stopped, Err(DriveError::Deadline { unfinished: 7 })), "{stopped:?}");
+    assert_eq!(run.progress().done, 4);
     run_async(&mut run, &Drive::default(), work).await.expect("it ends");
     assert_eq!(run.value(last), Some(&0));
 }

@@ -5,7 +5,7 @@
 mod fan;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fan::fan;
 use quorate_dag::{Drive, DriveError, NodeId, NodeState, OnFailure, run_parallel};
@@ -63,7 +63,17 @@ fn after_a_deadline_nothing_starts_and_what_ended_is_kept() {
     let drive = Drive { slots: 2, deadline: Some(Instant::now()), ..Drive::default() };
     let stopped = run_parallel(&mut run, &drive, |_, node| move || Ok(node.get()));
     assert_eq!(stopped, Err(DriveError::Deadline { unfinished: 11 }));
-    assert_eq!((run.progress().done, run.progress().in_flight), (2, 0));
+    assert_eq!((run.progress().done, run.progress().in_flight), (0, 0));
+
+    // It passes while the first is on its way.
+    let deadline = Instant::now() + Duration::from_secs(1);
+    let drive = Drive { slots: 2, deadline: Some(deadline), ..Drive::default() };
+    let stopped = run_parallel(&mut run, &drive, |_, node| {
+        std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
+        move || Ok(node.get())
+    });
+    assert_eq!(stopped, Err(DriveError::Deadline { unfinished: 11 }));
+    assert_eq!((run.progress().done, run.progress().in_flight), (1, 0));
     run_parallel(&mut run, &Drive::default(), |_, node| move || Ok(node.get())).expect("it ends");
     assert_eq!(run.progress().done, 11);
 }

@@ -133,13 +133,14 @@ where
     };
     loop {
         while tasks.len() < drive.slots.max(1)
+            && deadline.is_none_or(|deadline| Instant::now() < deadline)
             && let Some(node) = flight.0.start_next()
         {
             let task = tasks.spawn(operation(flight.0, node));
             nodes.insert(task.id(), node);
         }
         if tasks.is_empty() {
-            return Ok(());
+            return flight.is_over();
         }
         let next = tasks.join_next_with_id();
         let ended = match deadline {

@@ -108,6 +108,7 @@ where
         loop {
             while stopped.is_none()
                 && flight.0.progress().in_flight < drive.slots.max(1)
+                && drive.deadline.is_none_or(|deadline| Instant::now() < deadline)
                 && let Some(node) = flight.0.start_next()
             {
                 let (work, ends) = (operation(flight.0, node), ends.clone());
@@ -117,7 +118,7 @@ where
                 });
             }
             if flight.0.progress().in_flight == 0 {
-                return stopped.map_or(Ok(()), Err);
+                return stopped.map_or_else(|| flight.is_over(), Err);
             }
             let deadline = drive.deadline.filter(|_| stopped.is_none());
             match next(&ended, deadline) {
