@@ -370,12 +370,8 @@ impl<'a> Parser<'a> {
     }
 
     fn missing_operand(&self) -> ExpressionError {
-        let is_empty = self.items.is_empty() && self.pending.is_empty();
-        let kind = if is_empty && self.text.trim().is_empty() {
-            ErrorKind::EmptyExpression
-        } else {
-            ErrorKind::UnexpectedEnd
-        };
+        let kind =
+            if self.text.trim().is_empty() { ErrorKind::EmptyExpression } else { ErrorKind::UnexpectedEnd };
         self.here(kind, 0)
     }
 

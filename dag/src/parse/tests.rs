@@ -72,6 +72,9 @@ fn names_are_letters_of_any_script_digits_and_underscores() {
     check("größe * _x1 + 名", "größe * _x1 + 名");
     check("f(1)", "reserved-call 0..1");
     check("1 + größe (1)", "reserved-call 4..11");
+    // However many there are, each is the one it was.
+    let many = "a + b + c + d + e + f + g + h + i + j - a * b / g / h - i - j - a";
+    check(many, many);
     check("1a", "expected-operator 1..2");
     check("1_a", "malformed-number 0..2");
 }
@@ -83,6 +86,7 @@ fn errors_say_where_and_what() {
     check("()", "expected-operand 1..2");
     check("1+", "unexpected-end 2..2");
     check("-", "unexpected-end 1..1");
+    check(" + ", "unexpected-end 3..3");
     check("(", "unexpected-end 1..1");
     check("(1", "unclosed-parenthesis 0..1");
     check("((1)", "unclosed-parenthesis 0..1");
