@@ -307,7 +307,7 @@ impl<'a> Parser<'a> {
     fn long_number(&mut self) -> Result<(), ExpressionError> {
         let literal = match number::scan(&self.bytes[self.at..]) {
             Ok(literal) => literal,
-            Err(len) => return Err(self.here(ErrorKind::MalformedNumber, len.max(1))),
+            Err(len) => return Err(self.here(ErrorKind::MalformedNumber, len)),
         };
         let (len, limits) = (literal.len, self.limits);
         // An exponent over the digit limit is said to be that, whatever it adds to the length.
