@@ -66,7 +66,11 @@ async fn a_run_stopped_by_its_deadline_goes_on() {
     assert!(matches!(stopped, Err(DriveError::Deadline { unfinished: 7 })), "{stopped:?}");
     assert_eq!((run.progress().done, run.progress().in_flight), (4, 0));
     // One that has passed before lets nothing start.
-    let stopped = run_async(&mut run, &drive, |_, _| async { Ok(1) }).await;
+    let stopped = run_async(&mut run, &drive, |_, node| {
+        assert!(node.index() > 99, "{node} starts");
+        async { Ok(1) }
+    })
+    .await;
     assert!(matches!(stopped, Err(DriveError::Deadline { unfinished: 7 })), "{stopped:?}");
     assert_eq!(run.progress().done, 4);
     run_async(&mut run, &Drive::default(), work).await.expect("it ends");

@@ -171,6 +171,9 @@ fn another_text_than_was_parsed_is_drawn_somehow() {
     {
         assert_eq!(error.render(text).lines().count(), 3, "{text:?}");
     }
+    // What is at fault ends with its line.
+    let error = Expression::parse("1 + 2 34567").expect_err("it is wrong");
+    assert!(error.render("1 + 2 3\n45678").ends_with("\n  1 + 2 3\n        ^"));
 }
 
 #[test]

@@ -134,6 +134,7 @@ fn zeros_that_say_nothing_are_free_up_to_64_places() {
     check_within(&format!("0.5{}", zeros(63)), limits, "ok");
     check_within(&format!("0.5{}", zeros(64)), limits, "too-many-digits");
     check_within(&format!("1{}e-64", zeros(63)), limits, "ok");
+    check_within(&format!("1{}e-64", zeros(64)), limits, "too-many-digits");
     check_within(&format!(".1{}e-1", zeros(63)), limits, "too-many-digits");
     check_within(&format!("{}5", zeros(1000)), limits, "ok");
 }

@@ -31,6 +31,18 @@ fn what_is_low_stays_as_it_is_written() {
 }
 
 #[test]
+fn what_is_low_beside_something_deep_stays_as_it_is_written() {
+    // 2^70 terms of the lowest height would be as deep: more than a word counts.
+    let deep = format!("{}x{}", "2*(1+".repeat(35), ")".repeat(35));
+    let expression = Expression::parse(&format!("{deep}+(a-(b-c))")).expect("an expression");
+    let plan = expression.plan();
+    assert_eq!(plan.depth(), 71);
+    let drawn = plan.to_string();
+    assert!(drawn.starts_with("n72 = n69 + n71\n├─ n69 = 2 * n68\n"), "{drawn}");
+    assert!(drawn.ends_with("\n└─ n71 = a - n70\n   └─ n70 = b - c\n"), "{drawn}");
+}
+
+#[test]
 fn chains_become_balanced_trees() {
     check("a+b+c+d", "a+b@1 c+d@5 n0+n1@3", 2);
     check("a-b-c-d", "a-b@1 c+d@5 n0-n1@3", 2);
