@@ -85,14 +85,19 @@ fn width(text: &str) -> usize {
 fn visible(character: char) -> char {
     match character {
         '\t' | '\r' => ' ',
-        _ if character.is_control() => char::REPLACEMENT_CHARACTER,
+        _ if character.is_control() || is_turning(character) => char::REPLACEMENT_CHARACTER,
         _ => character,
     }
 }
 
-/// A control character takes one column, as what is shown for it.
+/// Whether it turns the direction of what follows, so that a line reads as another one.
+fn is_turning(character: char) -> bool {
+    matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A character that is not shown as it is takes one column, as what is shown for it.
 fn char_width(character: char) -> usize {
-    character.width().unwrap_or(1)
+    character.width().filter(|_| !is_turning(character)).unwrap_or(1)
 }
 
 /// The last characters of `text` that fit, and whether any were cut.
@@ -150,6 +155,11 @@ mod tests {
     fn control_characters_are_shown_and_not_obeyed() {
         check("1\t+\r+\x1b[31m", 5..6, "1 | 1 + +\u{fffd}[31m\n  |      ^");
         check("\0\x07\x7f\u{9b}/0", 5..6, "1 | \u{fffd}\u{fffd}\u{fffd}\u{fffd}/0\n  |     ^");
+    }
+
+    #[test]
+    fn a_line_cannot_be_turned_around() {
+        check("\u{202e}1/0\u{2066}", 4..5, "1 | \u{fffd}1/0\u{fffd}\n  |   ^");
     }
 
     #[test]

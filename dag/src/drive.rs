@@ -19,11 +19,38 @@ pub use tasks::run_async;
 pub use threads::run_parallel;
 
 /// How a run is driven.
+///
+/// ```
+/// # #[cfg(feature = "parallel")] {
+/// use std::time::{Duration, Instant};
+/// use quorate_dag::{Costs, Dag, Drive, OnFailure, Run, run_parallel};
+///
+/// let drive = Drive {
+///     slots: 8,
+///     deadline: Some(Instant::now() + Duration::from_secs(60)),
+///     on_failure: OnFailure::Retry,
+///     retries: 2,
+/// };
+/// let mut dag = Dag::new();
+/// let (fetch, build) = (dag.add("fetch"), dag.add("build"));
+/// dag.edge(fetch, build)?;
+///
+/// // The network is back at the second try.
+/// let mut run: Run<u32, &str> = Run::new(dag.freeze()?, &Costs::default());
+/// run_parallel(&mut run, &drive, |run, node| {
+///     let tries = run.returns(node);
+///     move || if node == fetch && tries == 0 { Err("no network") } else { Ok(tries) }
+/// })?;
+/// assert_eq!((run.value(fetch), run.value(build)), (Some(&1), Some(&0)));
+/// assert_eq!(run.failures(), []);
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drive {
     /// How many nodes are in flight at once; at least 1.
     pub slots: usize,
-    /// When to give up; `None` leaves it to the operations to end.
+    /// When to give up: nothing starts from then on. `None` leaves it to the operations to end.
     pub deadline: Option<Instant>,
     /// What becomes of the rest when a node fails.
     pub on_failure: OnFailure,
@@ -174,6 +201,11 @@ impl<'a, W: Walk> Flight<'a, W> {
     fn deadline(&self) -> DriveError {
         let progress = self.0.progress();
         DriveError::Deadline { unfinished: progress.waiting + progress.ready + progress.in_flight }
+    }
+
+    /// When nothing is in flight any more: what is ready would have been started before the deadline.
+    fn is_over(&self) -> Result<(), DriveError> {
+        if self.0.progress().ready == 0 { Ok(()) } else { Err(self.deadline()) }
     }
 }
 

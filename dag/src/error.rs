@@ -159,7 +159,7 @@ impl ExpressionError {
     }
 
     /// Three lines: what is wrong, the line of the text, and carets below the fault. A long line is
-    /// cut to a window about the fault; control characters are shown as `·`.
+    /// cut to a window about the fault; control characters are shown as `·`, tabs as a blank.
     ///
     /// `text` is what was parsed; with another text the carets point nowhere useful, but safely.
     pub fn render(&self, text: &str) -> String {
@@ -178,10 +178,13 @@ struct Excerpt<'a> {
 
 impl<'a> Excerpt<'a> {
     fn of(text: &'a str, span: &Range<usize>) -> Self {
-        let start = floor(text, span.start);
+        // What is missing at the end is missing from the last line that has one, as of a file.
+        let lines = text.trim_end_matches(['\n', '\r']).len();
+        let start = if span.start == text.len() { lines } else { floor(text, span.start) };
         let end = floor(text, span.end.max(start));
         let line_start = text[..start].rfind('\n').map_or(0, |at| at + 1);
-        let line_end = text[start..].find('\n').map_or(text.len(), |at| start + at);
+        let line = text[start..].lines().next().unwrap_or_default();
+        let line_end = start + line.len();
         Self {
             before: &text[line_start..start],
             fault: &text[start..end.min(line_end)],

@@ -13,6 +13,17 @@ use crate::rank::Costs;
 use crate::run::{OnFailure, Portable, RestoreError, Run, RunError};
 
 /// Values by name, given beside the text.
+///
+/// ```
+/// use quorate_dag::{Expression, Parameters};
+///
+/// let parameters = Parameters::new().with("a", "1/3".parse()?).with("b", 2.into());
+/// assert_eq!(Expression::parse("a*b + a*b")?.evaluate(&parameters)?.to_string(), "4/3");
+///
+/// let error = Expression::parse("a / (b - c)")?.evaluate(&parameters).unwrap_err();
+/// assert_eq!(error.to_string(), "unknown parameter `c` at bytes 9..10");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parameters(BTreeMap<String, Value>);
 
@@ -176,6 +187,30 @@ impl Evaluation {
     }
 
     /// All that is known, as bytes.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use quorate_dag::{Costs, Evaluation, Expression, Limits, Parameters};
+    ///
+    /// let (text, parameters) = ("(a + 1) * (a - 1)", Parameters::new().with("a", 5.into()));
+    /// let plan = Arc::new(Expression::parse(text)?.plan());
+    /// let mut evaluation = Evaluation::new(plan, &parameters, &Costs::default())?;
+    /// let sum = evaluation.start_next().unwrap();
+    /// evaluation.complete(sum, 6.into())?;
+    /// let difference = evaluation.start_next().unwrap(); // on its way when this process ends
+    /// let bytes = evaluation.snapshot();
+    ///
+    /// // In another process: the same text and options give the same plan.
+    /// let plan = Arc::new(Expression::parse(text)?.plan());
+    /// let mut evaluation = Evaluation::restore(plan, &parameters, &Costs::default(), &bytes)?;
+    /// assert_eq!(evaluation.run().value(sum), Some(&6.into()));
+    /// assert_eq!(evaluation.start_next(), Some(difference)); // it runs again
+    /// # evaluation.complete(difference, 4.into())?;
+    /// # let product = evaluation.start_next().unwrap();
+    /// # evaluation.complete(product, evaluation.call(product).unwrap().apply(&Limits::default())?)?;
+    /// # assert_eq!(evaluation.outcome().unwrap()?, 24.into());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn snapshot(&self) -> Vec<u8> {
         self.run.snapshot()
     }
@@ -197,6 +232,18 @@ impl Evaluation {
     }
 
     /// Starts up to `count` ready nodes, grouped by function for one call each.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use quorate_dag::{Costs, Evaluation, Expression, Function, Parameters};
+    ///
+    /// let plan = Arc::new(Expression::parse("(1+2) * (3-4) * (5+6)")?.plan());
+    /// let mut evaluation = Evaluation::new(plan, &Parameters::new(), &Costs::default())?;
+    /// let batches = evaluation.take_batches(100).into_iter();
+    /// let batches: Vec<_> = batches.map(|(function, nodes)| (function, nodes.len())).collect();
+    /// assert_eq!(batches, [(Function::Add, 2), (Function::Sub, 1)]);
+    /// # Ok::<(), quorate_dag::ExpressionError>(())
+    /// ```
     pub fn take_batches(&mut self, count: usize) -> Vec<(Function, Vec<NodeId>)> {
         let mut batches: Vec<(Function, Vec<NodeId>)> = Vec::new();
         for _ in 0..count {
@@ -359,7 +406,18 @@ impl From<NodeError> for ErrorKind {
 }
 
 impl Plan {
-    /// Computes it here and now, one node after another.
+    /// Computes it here and now, one node after another, each value within `limits`.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use quorate_dag::{Expression, Limits, Parameters};
+    ///
+    /// let plan = Arc::new(Expression::parse("999 + 1 - 1")?.plan());
+    /// let limits = Limits { digits: 3, ..Limits::default() };
+    /// let error = plan.evaluate(&Parameters::new(), &limits).unwrap_err();
+    /// assert_eq!((error.kind.as_str(), error.span), ("overflow", 4..5));
+    /// # Ok::<(), quorate_dag::ExpressionError>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Evaluation::outcome`], and the same.

@@ -42,6 +42,7 @@ struct Parser<'a> {
     /// Parentheses open, less those closed that were opened before the part.
     depth: isize,
     deepest: isize,
+    /// Binary operators and signs, pairs of which cancel.
     operators: usize,
     /// Zeros that exponents stand for.
     unwritten: usize,
@@ -173,8 +174,10 @@ impl<'a> Parser<'a> {
                     // Two signs cancel, so that a chain of them is at most one operation.
                     if self.pending.last().is_some_and(|top| top.what == Waiting::Sign) {
                         self.pending.pop();
+                        self.operators -= 1;
                     } else {
                         self.push_pending(Waiting::Sign);
+                        self.operators += 1;
                     }
                     self.at += 1;
                 }
@@ -235,6 +238,10 @@ impl<'a> Parser<'a> {
                 self.before.asked.push((self.items.len(), Ask::Reduce(waiting.binds())));
                 self.before.binds = waiting.binds() - 1;
             }
+            self.operators += 1;
+            if self.operators > self.limits.nodes {
+                return Err(self.too_many_nodes(self.at));
+            }
             self.push_pending(waiting);
             self.at += 1;
             return Ok(true);
@@ -263,16 +270,13 @@ impl<'a> Parser<'a> {
             self.pending.pop();
             let kind = match top.what {
                 Waiting::Binary(function) => ItemKind::Binary(function),
+                // Only here is it known that no other sign cancels it.
+                Waiting::Sign if self.operators > self.limits.nodes => {
+                    return Err(self.too_many_nodes(top.at as usize));
+                }
                 Waiting::Sign => ItemKind::Negate,
                 Waiting::Parenthesis => unreachable!("a parenthesis binds less than any operator"),
             };
-            self.operators += 1;
-            if self.operators > self.limits.nodes {
-                let at = top.at as usize;
-                let limit = self.limits.nodes;
-                let kind = ErrorKind::TooManyNodes { limit };
-                return Err(ExpressionError::new(kind, at..at + 1));
-            }
             self.items.push(Item::new(kind, top.at));
         }
         Ok(())
@@ -303,7 +307,7 @@ impl<'a> Parser<'a> {
     fn long_number(&mut self) -> Result<(), ExpressionError> {
         let literal = match number::scan(&self.bytes[self.at..]) {
             Ok(literal) => literal,
-            Err(len) => return Err(self.here(ErrorKind::MalformedNumber, len.max(1))),
+            Err(len) => return Err(self.here(ErrorKind::MalformedNumber, len)),
         };
         let (len, limits) = (literal.len, self.limits);
         // An exponent over the digit limit is said to be that, whatever it adds to the length.
@@ -359,13 +363,15 @@ impl<'a> Parser<'a> {
         ExpressionError::new(kind, self.at..end)
     }
 
+    #[cold]
+    fn too_many_nodes(&self, at: usize) -> ExpressionError {
+        let limit = self.limits.nodes;
+        ExpressionError::new(ErrorKind::TooManyNodes { limit }, at..at + 1)
+    }
+
     fn missing_operand(&self) -> ExpressionError {
-        let is_empty = self.items.is_empty() && self.pending.is_empty();
-        let kind = if is_empty && self.text.trim().is_empty() {
-            ErrorKind::EmptyExpression
-        } else {
-            ErrorKind::UnexpectedEnd
-        };
+        let kind =
+            if self.text.trim().is_empty() { ErrorKind::EmptyExpression } else { ErrorKind::UnexpectedEnd };
         self.here(kind, 0)
     }
 

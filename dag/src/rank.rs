@@ -121,15 +121,19 @@ impl Graph {
     /// What can run at the same time, step after step: each node in the earliest wave it can be in.
     ///
     /// ```
-    /// use quorate_dag::{Costs, Expression};
+    /// use quorate_dag::{Costs, Dag};
     ///
-    /// let plan = Expression::parse("(1+2)*(3-4) + 5/6")?.plan();
-    /// let graph = plan.graph();
-    /// let waves: Vec<usize> = graph.waves().iter().map(Vec::len).collect();
-    /// assert_eq!((waves, graph.depth(), graph.width()), (vec![3, 1, 1], 3, 3));
-    /// assert_eq!(graph.independent().count(), 3);
-    /// assert_eq!(graph.critical_path(&Costs::default()).len(), 3);
-    /// # Ok::<(), quorate_dag::ExpressionError>(())
+    /// let mut dag = Dag::new();
+    /// let [fetch, build, lint, test] = ["fetch", "build", "lint", "test"].map(|node| dag.add(node));
+    /// for (from, to) in [(fetch, build), (fetch, lint), (build, test)] {
+    ///     dag.edge(from, to)?;
+    /// }
+    /// let graph = dag.freeze()?;
+    /// assert_eq!(graph.waves(), [vec![fetch], vec![build, lint], vec![test]]);
+    /// assert_eq!((graph.depth(), graph.width()), (3, 2));
+    /// assert_eq!(graph.independent().collect::<Vec<_>>(), [fetch]);
+    /// assert_eq!(graph.critical_path(&Costs::default()), [fetch, build, test]);
+    /// # Ok::<(), quorate_dag::DagError>(())
     /// ```
     pub fn waves(&self) -> Vec<Vec<NodeId>> {
         let wave_of = self.wave_of();
@@ -176,13 +180,30 @@ impl Graph {
     }
 
     /// How long it takes when `workers` nodes (at least 1) run at once.
+    ///
+    /// ```
+    /// use quorate_dag::{Costs, Dag};
+    ///
+    /// // A tree of 7 nodes of 1 ms, in 3 rounds of 4, 2 and 1.
+    /// let mut dag = Dag::new();
+    /// let nodes = [(); 7].map(|()| dag.add(()));
+    /// for from in 0..6 {
+    ///     dag.edge(nodes[from], nodes[4 + from / 2])?;
+    /// }
+    /// let two = dag.freeze()?.predict(2, &Costs::default());
+    /// assert_eq!((two.work.as_millis(), two.span.as_millis()), (7, 3));
+    /// // Brent: no sooner than max(7 / 2, 3), no later than 7 / 2 + 3 / 2.
+    /// assert_eq!((two.lower.as_micros(), two.upper.as_micros()), (3_500, 5_000));
+    /// assert_eq!(two.time.as_millis(), 4);
+    /// # Ok::<(), quorate_dag::DagError>(())
+    /// ```
     pub fn predict(self: &Arc<Self>, workers: usize, costs: &Costs) -> Prediction {
         let workers = workers.max(1);
         let cost = |node| costs.node_nanos(self, node);
         let work = self.nodes().map(cost).fold(0, u64::saturating_add);
         let span = self.ranks(costs).into_iter().max().unwrap_or(0);
         let p = u64::try_from(workers).unwrap_or(u64::MAX);
-        let upper = u128::from(work / p) + u128::from(span) * u128::from(p - 1) / u128::from(p) + 1;
+        let upper = (u128::from(work) + u128::from(span) * u128::from(p - 1)).div_ceil(p.into());
         let time = self.simulate(workers, costs, |_, _, _| {});
         Prediction {
             workers,
@@ -190,7 +211,7 @@ impl Graph {
             span: Duration::from_nanos(span),
             lower: Duration::from_nanos(work.div_ceil(p).max(span)),
             time: Duration::from_nanos(time),
-            // Rounded up to whole nanoseconds, and never below what the simulation found.
+            // Sums that saturate say nothing: never below what the simulation found.
             upper: Duration::from_nanos(u64::try_from(upper).unwrap_or(u64::MAX).max(time)),
         }
     }
@@ -199,18 +220,23 @@ impl Graph {
     /// [`Graph::predict`] finds the time of.
     ///
     /// ```
-    /// use std::time::Duration;
-    /// use quorate_dag::{Costs, Expression, Function};
+    /// use quorate_dag::{Costs, Dag, FunctionId};
     ///
-    /// let plan = Expression::parse("(1+2) * (3+4) - 5/6")?.plan();
-    /// let mut costs = Costs::default(); // 1 ms each until something else is seen
-    /// costs.set(Function::Mul.id(), Duration::from_millis(3));
-    /// let ms = plan.graph().schedule(2, &costs).into_iter();
-    /// let ms: Vec<_> = ms.map(|node| (node.start.as_millis(), node.end.as_millis())).collect();
-    /// // The quotient has time until the product is done.
-    /// assert_eq!(plan.to_string().lines().next(), Some("n4 = n2 - n3"));
-    /// assert_eq!(ms, [(0, 1), (0, 1), (1, 4), (1, 2), (4, 5)]);
-    /// # Ok::<(), quorate_dag::ExpressionError>(())
+    /// let mut dag = Dag::new();
+    /// let fetch = dag.add("fetch");
+    /// let build = dag.add_weighted("build", FunctionId(0), 3); // takes three times as long
+    /// let lint = dag.add("lint");
+    /// let pack = dag.add("pack");
+    /// for (from, to) in [(fetch, build), (fetch, lint), (build, pack), (lint, pack)] {
+    ///     dag.edge(from, to)?;
+    /// }
+    /// let ms = |workers| {
+    ///     let schedule = dag.freeze().unwrap().schedule(workers, &Costs::default()).into_iter();
+    ///     schedule.map(|node| (node.start.as_millis(), node.end.as_millis())).collect::<Vec<_>>()
+    /// };
+    /// assert_eq!(ms(2), [(0, 1), (1, 4), (1, 2), (4, 5)]);
+    /// assert_eq!(ms(1), [(0, 1), (1, 4), (4, 5), (5, 6)]); // the longest path first
+    /// # Ok::<(), quorate_dag::DagError>(())
     /// ```
     pub fn schedule(self: &Arc<Self>, workers: usize, costs: &Costs) -> Vec<Range<Duration>> {
         let mut schedule = vec![Duration::ZERO..Duration::ZERO; self.len()];

@@ -176,6 +176,23 @@ impl<V, E> Run<V, E> {
     }
 
     /// Learnt costs change the order of what is ready from here on. Linear in the graph.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use quorate_dag::{Costs, Dag, FunctionId, Run};
+    ///
+    /// let mut dag = Dag::new();
+    /// let copy = dag.add_weighted("copy", FunctionId(0), 1);
+    /// let link = dag.add_weighted("link", FunctionId(1), 1);
+    /// let mut costs = Costs::default();
+    /// let mut run: Run<()> = Run::new(dag.freeze()?, &costs);
+    /// assert_eq!(run.ready().collect::<Vec<_>>(), [copy, link]);
+    ///
+    /// costs.observe(FunctionId(1), Duration::from_secs(9)); // linking takes longest: first
+    /// run.set_costs(&costs);
+    /// assert_eq!(run.ready().collect::<Vec<_>>(), [link, copy]);
+    /// # Ok::<(), quorate_dag::DagError>(())
+    /// ```
     pub fn set_costs(&mut self, costs: &Costs) {
         let mut ready = Ready::new(&self.graph.ranks(costs));
         self.ready.iter().for_each(|node| ready.insert(node));
@@ -315,12 +332,28 @@ impl<V, E> Run<V, E> {
                 *returns = returns.saturating_add(1);
                 Ok(*returns)
             }
-            NodeState::Waiting | NodeState::Ready => Err(RunError::NotStarted { node }),
-            _ => Ok(self.returns.get(&node).copied().unwrap_or(0)),
+            NodeState::Done | NodeState::Failed | NodeState::Returned => Ok(self.returns(node)),
+            NodeState::Cancelled if self.returns.contains_key(&node) => Ok(self.returns(node)),
+            NodeState::Waiting | NodeState::Ready | NodeState::Cancelled => {
+                Err(RunError::NotStarted { node })
+            }
         }
     }
 
     /// Withdraws a node that is not in flight, and all that wait for it. Gives the nodes cancelled.
+    ///
+    /// ```
+    /// use quorate_dag::{Costs, Dag, Run};
+    ///
+    /// let mut dag = Dag::new();
+    /// let [fetch, build, lint] = ["fetch", "build", "lint"].map(|node| dag.add(node));
+    /// dag.edge(fetch, build)?;
+    /// let mut run: Run<()> = Run::new(dag.freeze()?, &Costs::default());
+    /// assert_eq!(run.cancel(fetch)?, [fetch, build]);
+    /// assert_eq!(run.stop(), [lint]); // and whatever else is not in flight
+    /// assert!(run.is_finished());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`RunError::UnknownNode`].
@@ -406,13 +439,17 @@ impl<V, E> Run<V, E> {
     /// The best `count` ready nodes, grouped by function for one call each. Nothing is started.
     ///
     /// ```
-    /// use quorate_dag::{Costs, Expression, Function, Run};
+    /// use quorate_dag::{Costs, Dag, FunctionId, Run};
     ///
-    /// let plan = Expression::parse("(1+2) * (3/4) * (5+6)")?.plan();
-    /// let run: Run<()> = Run::new(plan.graph().clone(), &Costs::default());
+    /// let (compile, link) = (FunctionId(0), FunctionId(1));
+    /// let mut dag = Dag::new();
+    /// for function in [compile, link, compile] {
+    ///     dag.add_weighted((), function, 1);
+    /// }
+    /// let run: Run<()> = Run::new(dag.freeze()?, &Costs::default());
     /// let batches: Vec<_> = run.batches(100).map(|(function, nodes)| (function, nodes.len())).collect();
-    /// assert_eq!(batches, [(Function::Add.id(), 2), (Function::Div.id(), 1)]);
-    /// # Ok::<(), quorate_dag::ExpressionError>(())
+    /// assert_eq!(batches, [(compile, 2), (link, 1)]);
+    /// # Ok::<(), quorate_dag::DagError>(())
     /// ```
     pub fn batches(&self, count: usize) -> Batches {
         let mut batches: Vec<(FunctionId, Vec<NodeId>)> = Vec::new();

@@ -37,6 +37,19 @@ async fn no_more_nodes_are_in_flight_than_there_are_slots() {
     assert_eq!(started.elapsed().as_millis() / 10, 14);
 }
 
+#[tokio::test]
+async fn no_slot_is_one_slot() {
+    let (mut run, last) = fan(3);
+    let drive = Drive { slots: 0, ..Drive::default() };
+    run_async(&mut run, &drive, |run, node| {
+        assert_eq!(run.progress().in_flight, 1);
+        async move { Ok(node.get()) }
+    })
+    .await
+    .expect("it ends");
+    assert_eq!(run.value(last), Some(&0));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_run_stopped_by_its_deadline_goes_on() {
     let (mut run, last) = fan(10);
@@ -51,7 +64,15 @@ async fn a_run_stopped_by_its_deadline_goes_on() {
     };
     let stopped = run_async(&mut run, &drive, &mut work).await;
     assert!(matches!(stopped, Err(DriveError::Deadline { unfinished: 7 })), "{stopped:?}");
-    assert_eq!(run.progress().in_flight, 0);
+    assert_eq!((run.progress().done, run.progress().in_flight), (4, 0));
+    // One that has passed before lets nothing start.
+    let stopped = run_async(&mut run, &drive, |_, node| {
+        assert!(node.index() > 99, "{node} starts");
+        async { Ok(1) }
+    })
+    .await;
+    assert!(matches!(stopped, Err(DriveError::Deadline { unfinished: 7 })), "{stopped:?}");
+    assert_eq!(run.progress().done, 4);
     run_async(&mut run, &Drive::default(), work).await.expect("it ends");
     assert_eq!(run.value(last), Some(&0));
 }

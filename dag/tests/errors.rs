@@ -79,7 +79,7 @@ fn every_kind_says_what_is_wrong_and_where() {
             "expression is over the limit of 40 bytes, exponents written out".into(),
             "",
         ),
-        (ErrorKind::TooManyNodes { limit: 3 }, "expression has more than 3 operators".into(), "-"),
+        (ErrorKind::TooManyNodes { limit: 3 }, "expression has more than 3 operators".into(), "/"),
         (ErrorKind::TooDeep { limit: 2 }, "parentheses are nested deeper than 2".into(), "("),
         (ErrorKind::TooManyDigits { limit: 5 }, "number has more than 5 digits".into(), "123456"),
         (
@@ -98,6 +98,21 @@ fn every_kind_says_what_is_wrong_and_where() {
 }
 
 #[test]
+fn the_first_operator_past_the_limit_is_named() {
+    for (text, at) in [
+        ("1+2*3-4/5", 7),
+        ("1+(2*(3+4*5))", 9),
+        ("-(1+2+3+4)", 7),
+        ("1+2+3*-4", 6),
+        ("1+2+3*---4", 8),
+        ("-1+--2*3-4", 8),
+    ] {
+        let error = error(text);
+        assert_eq!((error.kind.as_str(), error.span), ("too-many-nodes", at..at + 1), "{text}");
+    }
+}
+
+#[test]
 fn a_caret_stands_below_what_is_wrong() {
     for (text, line) in [
         ("größe 名2", "        ^^^"), // two columns for a wide character
@@ -112,6 +127,53 @@ fn a_caret_stands_below_what_is_wrong() {
         let lines: Vec<&str> = drawn.lines().collect();
         assert_eq!(lines[1..], [&format!("  {text}"), line], "{text}");
     }
+}
+
+/// The second and the third line that are drawn.
+fn drawn(text: &str) -> (String, String) {
+    let error = Expression::parse(text).expect_err("it is wrong");
+    let drawn = error.render(text);
+    let [_, line, caret] = drawn.lines().collect::<Vec<_>>()[..] else {
+        panic!("three lines: {drawn}");
+    };
+    (line.to_owned(), caret.to_owned())
+}
+
+#[test]
+fn what_has_no_width_of_its_own_is_drawn_so_that_the_caret_fits() {
+    for (text, line, caret) in [
+        ("a\t+\t%", "  a + %", "      ^"),
+        ("1 +\r\n2 + %\r\n+ 3\r\n", "  2 + %", "      ^"),
+        // A file ends with its last line, not after it.
+        ("1 +\n", "  1 +", "     ^"),
+        ("1 +\n2 *\r\n\n", "  2 *", "     ^"),
+        ("\n", "  ", "  ^"),
+        // No terminal is told anything.
+        ("1 + \u{1b}[31m", "  1 + ·[31m", "      ^"),
+        // Nor is the direction of the line turned.
+        ("\u{202e}1 + 2", "  ·1 + 2", "  ^"),
+        ("1 + \u{2066}", "  1 + ·", "      ^"),
+        // A mark stands above the letter before it.
+        ("é + e\u{301} + 1", "  é + e\u{301} + 1", "       ^"),
+        ("１ + 1", "  １ + 1", "  ^^"),
+    ] {
+        assert_eq!(drawn(text), (line.to_owned(), caret.to_owned()), "{text:?}");
+    }
+    // Marks beyond number do not make a line of them.
+    let (line, _) = drawn(&format!("1 + a{} ¿", "\u{301}".repeat(100_000)));
+    assert!(line.len() < 1000);
+}
+
+#[test]
+fn another_text_than_was_parsed_is_drawn_somehow() {
+    let error = Expression::parse("1 + 2 +\n größe größte").expect_err("it is wrong");
+    for text in ["", "ö", "größe", "\n\n\n", "1\n23456789\n01234567890", "名名名名名名名名名名"]
+    {
+        assert_eq!(error.render(text).lines().count(), 3, "{text:?}");
+    }
+    // What is at fault ends with its line.
+    let error = Expression::parse("1 + 2 34567").expect_err("it is wrong");
+    assert!(error.render("1 + 2 3\n45678").ends_with("\n  1 + 2 3\n        ^"));
 }
 
 #[test]

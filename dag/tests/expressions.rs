@@ -6,7 +6,8 @@ use std::sync::Arc;
 use dashu_ratio::RBig;
 use proptest::prelude::*;
 use quorate_dag::{
-    Costs, Evaluation, Expression, ExpressionError, Limits, NodeId, Parameters, Plan, PlanOptions, Value,
+    Costs, Evaluation, Expression, ExpressionError, Limits, NodeId, Operand, Parameters, Plan, PlanOptions,
+    Value,
 };
 
 /// An expression as it is generated. Operators know their place in the text once it is written.
@@ -122,12 +123,21 @@ fn options() -> impl Strategy<Value = PlanOptions> {
     })
 }
 
-/// Runs an evaluation in an order that `pick` chooses, with lost and repeated answers among them.
-fn evaluate_anyhow(plan: Plan, mut pick: impl FnMut(usize) -> usize) -> Result<Value, ExpressionError> {
-    let limits = Limits::default();
-    let plan = Arc::new(plan);
+/// Runs an evaluation in an order that `picks` choose, with lost and repeated answers among them.
+fn evaluate_anyhow(
+    plan: &Arc<Plan>,
+    limits: &Limits,
+    picks: &[prop::sample::Index],
+) -> Result<Value, ExpressionError> {
+    let mut picks = picks.iter().cycle();
+    // A cycle of picks that loses every answer would have no end.
+    let mut left = 2000usize;
+    let mut pick = |count: usize| {
+        left = left.saturating_sub(1);
+        if left == 0 { count - 1 } else { picks.next().expect("a cycle has no end").index(count) }
+    };
     let mut evaluation =
-        Evaluation::new(Arc::clone(&plan), &parameters(), &Costs::default()).expect("all are given");
+        Evaluation::new(Arc::clone(plan), &parameters(), &Costs::default()).expect("all are given");
     let mut in_flight: Vec<NodeId> = Vec::new();
     loop {
         while pick(3) > 0
@@ -148,11 +158,11 @@ fn evaluate_anyhow(plan: Plan, mut pick: impl FnMut(usize) -> usize) -> Result<V
         }
         if pick(16) == 0 {
             let snapshot = evaluation.snapshot();
-            evaluation = Evaluation::restore(Arc::clone(&plan), &parameters(), &Costs::default(), &snapshot)
+            evaluation = Evaluation::restore(Arc::clone(plan), &parameters(), &Costs::default(), &snapshot)
                 .expect("its own snapshot");
             in_flight.clear();
         }
-        let result = evaluation.call(node).expect("it was started").apply(&limits);
+        let result = evaluation.call(node).expect("it was started").apply(limits);
         for _ in 0..1 + pick(2) {
             match result.clone() {
                 Ok(value) => drop(evaluation.complete(node, value).expect("it was started")),
@@ -220,19 +230,29 @@ proptest! {
     ) {
         let mut text = String::new();
         tree.write(&mut text, 0);
+        let plan = Arc::new(Expression::parse(&text).expect("it was written well").plan_with(&options));
+        check(evaluate_anyhow(&plan, &Limits::default(), &picks), &tree.value());
+        // Where values are too large depends on the plan, and still not on the order.
+        for digits in 1..5 {
+            let limits = Limits { digits, ..Limits::default() };
+            let expected = plan.evaluate(&parameters(), &limits);
+            prop_assert_eq!(evaluate_anyhow(&plan, &limits, &picks), expected);
+        }
+    }
+
+    #[test]
+    fn every_node_is_there_for_the_result(mut tree in tree(), options in options()) {
+        let mut text = String::new();
+        tree.write(&mut text, 0);
         let plan = Expression::parse(&text).expect("it was written well").plan_with(&options);
-        let mut picks = picks.iter().cycle();
-        let mut pick_below = |count: usize| {
-            let pick = picks.next().expect("a cycle has no end");
-            pick.index(count)
-        };
-        // A cycle of picks that loses every answer would have no end either.
-        let mut left = 2000usize;
-        let result = evaluate_anyhow(plan, |count| {
-            left = left.saturating_sub(1);
-            if left == 0 { count - 1 } else { pick_below(count) }
-        });
-        check(result, &tree.value());
+        for node in plan.nodes() {
+            let is_root = plan.root().node() == Some(node);
+            prop_assert_eq!(plan.graph().dependants(node).is_empty(), is_root);
+            let operands = plan.operands(node);
+            prop_assert!(operands.iter().filter_map(Operand::node).all(|operand| operand < node));
+            let position = plan.position(node);
+            prop_assert!("+-*/".contains(&text[position..=position]));
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use quorate_dag::{Expression, ExpressionError, Limits, Parameters, PlanOptions, Value};
+use quorate_dag::{Expression, ExpressionError, Limits, Parameters, Plan, PlanOptions, Value};
 
 fn told(error: &ExpressionError) -> String {
     format!("{} {} {}", error.kind.as_str(), error.span.start, error.span.len())
@@ -54,4 +54,19 @@ fn python_agrees_on_every_expression() {
     }
     assert_eq!(values + errors, 6000);
     assert!(errors > 1500, "{errors}");
+}
+
+/// Who checks a receipt plans its expression again: every plan is what it was, or has another version.
+#[test]
+fn plans_are_frozen_by_their_version() {
+    // FNV-1a.
+    let mut hash = 0xcbf2_9ce4_8422_2325u64;
+    for line in include_str!("reference.tsv").lines() {
+        let text = line.split('\t').next().expect("an expression");
+        let Ok(expression) = Expression::parse(text) else { continue };
+        for byte in expression.plan().to_json().bytes() {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+    assert_eq!((Plan::VERSION, hash), (1, 0x3974_84df_0a79_b25d));
 }

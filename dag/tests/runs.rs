@@ -191,10 +191,11 @@ proptest! {
     fn predictions_keep_within_brents_bounds((graph, _) in graph(), workers in 1usize..10) {
         let prediction = graph.predict(workers, &Costs::default());
         prop_assert!(prediction.lower <= prediction.time, "{prediction:?}");
+        prop_assert!(prediction.time <= prediction.upper, "{prediction:?}");
         let (work, span) = (prediction.work.as_nanos(), prediction.span.as_nanos());
         let p = workers as u128;
-        prop_assert!(prediction.time.as_nanos() <= work / p + span * (p - 1) / p + 2, "{prediction:?}");
-        prop_assert!(prediction.time <= prediction.upper);
+        prop_assert_eq!(prediction.lower.as_nanos(), work.div_ceil(p).max(span));
+        prop_assert_eq!(prediction.upper.as_nanos(), (work + span * (p - 1)).div_ceil(p));
     }
 
     #[test]
@@ -234,6 +235,34 @@ proptest! {
             prop_assert!(is_edge, "{node} -> {next} in {cycle:?}");
         }
     }
+}
+
+#[test]
+fn a_prediction_is_the_time_of_the_best_known_order() {
+    // A path of three, its nodes of 2, 3 and 1 ms, beside three single nodes of 2 ms.
+    let mut dag = Dag::new();
+    let path = [2, 3, 1].map(|weight| dag.add_weighted((), FunctionId(0), weight));
+    dag.edge(path[0], path[1]).expect("both are there");
+    dag.edge(path[1], path[2]).expect("both are there");
+    let single = [2; 3].map(|weight| dag.add_weighted((), FunctionId(0), weight));
+    let graph = dag.freeze().expect("no cycle");
+    let costs = Costs::default();
+    let ms = |workers| {
+        let found = graph.predict(workers, &costs);
+        [found.work, found.span, found.lower, found.time, found.upper].map(|time| time.as_micros())
+    };
+    assert_eq!(ms(1), [12_000, 6_000, 12_000, 12_000, 12_000]);
+    assert_eq!(ms(2), [12_000, 6_000, 6_000, 6_000, 9_000]);
+    assert_eq!(ms(4), [12_000, 6_000, 6_000, 6_000, 7_500]);
+    // Nobody is one worker.
+    assert_eq!(graph.predict(0, &costs), graph.predict(1, &costs));
+    assert_eq!(graph.schedule(0, &costs), graph.schedule(1, &costs));
+    assert_eq!(graph.critical_path(&costs), path);
+    // Among paths that take as long, the smallest numbers.
+    let mut costs = costs;
+    costs.set(FunctionId(0), std::time::Duration::ZERO);
+    assert_eq!(graph.critical_path(&costs), path);
+    assert_eq!(single[0].index(), 3);
 }
 
 fn chain(length: u32) -> (Arc<Graph>, Vec<NodeId>) {
@@ -279,6 +308,72 @@ fn stopping_cancels_all_that_is_not_in_flight() {
     run.complete(nodes[0], 7).expect("in flight");
     assert!(run.is_finished());
     assert_eq!(run.start(nodes[1]), Err(RunError::NotReady { node: nodes[1], state: NodeState::Cancelled }));
+}
+
+#[test]
+fn a_failure_stops_the_rest_when_asked() {
+    // Two chains: one fails, the other has a node in flight and one that waits for it.
+    let mut dag = Dag::new();
+    let [fails, after, goes_on, behind, idle] = [(); 5].map(|()| dag.add(()));
+    dag.edge(fails, after).expect("both are there");
+    dag.edge(goes_on, behind).expect("both are there");
+    let mut run: Run<u64, &str> = Run::new(dag.freeze().expect("no cycle"), &Costs::default());
+    run.start(fails).expect("ready");
+    run.start(goes_on).expect("ready");
+    assert_eq!(run.fail(fails, "broken", OnFailure::Stop), Ok(&[after, behind, idle][..]));
+    assert_eq!(run.complete(goes_on, 7), Ok(&[][..]));
+    assert!(run.is_finished());
+    let progress = run.progress();
+    assert_eq!((progress.done, progress.failed, progress.cancelled), (1, 1, 3));
+}
+
+#[test]
+fn an_edge_said_twice_is_one() {
+    let mut dag = Dag::new();
+    let (first, second) = (dag.add(()), dag.add(()));
+    for _ in 0..3 {
+        dag.edge(first, second).expect("both are there");
+    }
+    let graph = dag.freeze().expect("no cycle");
+    assert_eq!((graph.edges(), graph.operand_count(second)), (1, 1));
+    assert_eq!(graph.dependants(first), [second]);
+    let unknown = NodeId::new(2);
+    assert_eq!(dag.edge(first, unknown), Err(DagError::UnknownNode { node: unknown, nodes: 2 }));
+}
+
+#[test]
+fn a_long_cycle_is_named_in_a_line() {
+    let named = |length: u32| {
+        let mut dag = Dag::new();
+        let nodes: Vec<NodeId> = (0..length).map(|node| dag.add(node)).collect();
+        for (place, node) in nodes.iter().enumerate() {
+            // Downwards, so that the smallest number comes last where the search begins.
+            dag.edge(*node, nodes[(place + nodes.len() - 1) % nodes.len()]).expect("both are there");
+        }
+        dag.freeze().expect_err("a cycle").to_string()
+    };
+    assert_eq!(named(3), "cycle 0 -> 2 -> 1 -> 0");
+    assert_eq!(
+        named(16),
+        "cycle 0 -> 15 -> 14 -> 13 -> 12 -> 11 -> 10 -> 9 -> 8 -> 7 -> 6 -> 5 -> 4 -> 3 -> 2 -> 1 -> 0"
+    );
+    assert_eq!(
+        named(100),
+        "cycle 0 -> 99 -> 98 -> 97 -> 96 -> 95 -> 94 -> 93 -> (85 more) -> 7 -> 6 -> 5 -> 4 -> 3 -> 2 -> 1 -> 0"
+    );
+}
+
+#[test]
+fn batches_hold_as_many_of_the_best_as_asked() {
+    let mut dag = Dag::new();
+    let nodes = [(1, 1), (0, 5), (1, 3), (0, 4), (2, 2)]
+        .map(|(function, weight)| dag.add_weighted((), FunctionId(function), weight));
+    let run: Run<()> = Run::new(dag.freeze().expect("no cycle"), &Costs::default());
+    let batches = |count| run.batches(count).collect::<Vec<_>>();
+    assert_eq!(batches(0), []);
+    assert_eq!(batches(3), [(FunctionId(0), vec![nodes[1], nodes[3]]), (FunctionId(1), vec![nodes[2]])]);
+    assert_eq!(batches(9).len(), 3);
+    assert_eq!(run.progress().ready, 5);
 }
 
 #[test]

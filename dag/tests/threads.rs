@@ -5,10 +5,10 @@
 mod fan;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fan::fan;
-use quorate_dag::{Costs, Drive, DriveError, NodeId, NodeState, OnFailure, run_parallel};
+use quorate_dag::{Drive, DriveError, NodeId, NodeState, OnFailure, run_parallel};
 
 fn pool(threads: usize) -> rayon::ThreadPool {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads can be started")
@@ -38,6 +38,17 @@ fn every_node_runs_once_after_its_operands_and_within_the_slots() {
 }
 
 #[test]
+fn no_slot_is_one_slot() {
+    let (mut run, last) = fan(3);
+    run_parallel(&mut run, &Drive { slots: 0, ..Drive::default() }, |run, node| {
+        assert_eq!(run.progress().in_flight, 1);
+        move || Ok(node.get())
+    })
+    .expect("it ends");
+    assert_eq!(run.value(last), Some(&0));
+}
+
+#[test]
 fn a_pool_of_one_thread_drives_itself() {
     let (mut run, last) = fan(20);
     let pool = pool(1);
@@ -52,7 +63,17 @@ fn after_a_deadline_nothing_starts_and_what_ended_is_kept() {
     let drive = Drive { slots: 2, deadline: Some(Instant::now()), ..Drive::default() };
     let stopped = run_parallel(&mut run, &drive, |_, node| move || Ok(node.get()));
     assert_eq!(stopped, Err(DriveError::Deadline { unfinished: 11 }));
-    assert_eq!((run.progress().done, run.progress().in_flight), (2, 0));
+    assert_eq!((run.progress().done, run.progress().in_flight), (0, 0));
+
+    // It passes while the first is on its way.
+    let deadline = Instant::now() + Duration::from_secs(1);
+    let drive = Drive { slots: 2, deadline: Some(deadline), ..Drive::default() };
+    let stopped = run_parallel(&mut run, &drive, |_, node| {
+        std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
+        move || Ok(node.get())
+    });
+    assert_eq!(stopped, Err(DriveError::Deadline { unfinished: 11 }));
+    assert_eq!((run.progress().done, run.progress().in_flight), (1, 0));
     run_parallel(&mut run, &Drive::default(), |_, node| move || Ok(node.get())).expect("it ends");
     assert_eq!(run.progress().done, 11);
 }
@@ -116,7 +137,7 @@ fn a_run_with_nodes_in_flight_is_left_alone() {
 #[cfg(feature = "arithmetic")]
 #[test]
 fn an_expression_has_its_value_or_its_leftmost_error() {
-    use quorate_dag::{Evaluation, Expression, Limits, Parameters};
+    use quorate_dag::{Costs, Evaluation, Expression, Limits, Parameters};
     use std::sync::Arc;
 
     let compute = |text: &str| {

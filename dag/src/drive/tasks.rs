@@ -67,6 +67,23 @@ impl Evaluation {
     ///
     /// As cancellation-safe as [`run_async`].
     ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use quorate_dag::{Costs, Drive, Evaluation, Expression, Limits, Parameters};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let plan = Arc::new(Expression::parse("1/3 + 1/6")?.plan());
+    /// let mut evaluation = Evaluation::new(plan, &Parameters::new(), &Costs::default())?;
+    /// let drive = Drive { slots: 2, ..Drive::default() };
+    /// let outcome = evaluation.run_async(&drive, |call| {
+    ///     // Here a call would be sent to a worker, and its answer awaited below.
+    ///     let answer = call.apply(&Limits::default());
+    ///     async move { answer }
+    /// });
+    /// assert_eq!(outcome.await??.to_string(), "0.5");
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// [`DriveError`]; the error of the expression is inside.
     pub async fn run_async<F, O>(
@@ -116,13 +133,14 @@ where
     };
     loop {
         while tasks.len() < drive.slots.max(1)
+            && deadline.is_none_or(|deadline| Instant::now() < deadline)
             && let Some(node) = flight.0.start_next()
         {
             let task = tasks.spawn(operation(flight.0, node));
             nodes.insert(task.id(), node);
         }
         if tasks.is_empty() {
-            return Ok(());
+            return flight.is_over();
         }
         let next = tasks.join_next_with_id();
         let ended = match deadline {

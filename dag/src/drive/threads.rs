@@ -59,6 +59,20 @@ impl Evaluation {
     /// starts, and gives what a thread then does for it; what failed decides the outcome as
     /// [`Evaluation::outcome`] says, and `drive.on_failure` is not asked. See [`run_parallel`].
     ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use quorate_dag::{Costs, Drive, Evaluation, Expression, Limits, Parameters, apply};
+    ///
+    /// let plan = Arc::new(Expression::parse("1/3 + 1/6")?.plan());
+    /// let mut evaluation = Evaluation::new(plan, &Parameters::new(), &Costs::default())?;
+    /// let outcome = evaluation.run_parallel(&Drive::default(), |call| {
+    ///     let (function, left, right) = (call.function, call.left.clone(), call.right.clone());
+    ///     move || apply(function, &left, &right, &Limits::default())
+    /// });
+    /// assert_eq!(outcome??.to_string(), "0.5");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`DriveError`]; the error of the expression is inside.
     pub fn run_parallel<F, O>(
@@ -94,6 +108,7 @@ where
         loop {
             while stopped.is_none()
                 && flight.0.progress().in_flight < drive.slots.max(1)
+                && drive.deadline.is_none_or(|deadline| Instant::now() < deadline)
                 && let Some(node) = flight.0.start_next()
             {
                 let (work, ends) = (operation(flight.0, node), ends.clone());
@@ -103,7 +118,7 @@ where
                 });
             }
             if flight.0.progress().in_flight == 0 {
-                return stopped.map_or(Ok(()), Err);
+                return stopped.map_or_else(|| flight.is_over(), Err);
             }
             let deadline = drive.deadline.filter(|_| stopped.is_none());
             match next(&ended, deadline) {

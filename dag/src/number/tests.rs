@@ -144,6 +144,17 @@ fn bytes_that_are_not_canonical_are_refused() {
 }
 
 #[test]
+fn the_longest_value_there_is_is_read_from_its_bytes() {
+    let limits = Limits::default();
+    let parse = |text: String| Value::parse(&text, &limits).expect("within the limits");
+    let (nines, power) = (parse("9".repeat(10_000)), parse(format!("1{}", "0".repeat(9_999))));
+    let longest = apply(Function::Div, &nines, &power, &limits).expect("within the limits");
+    for value in [longest.negated(), longest, nines] {
+        assert_eq!(Value::from_bytes(&value.to_bytes(), &limits), Ok(value));
+    }
+}
+
+#[test]
 fn bytes_are_frozen() {
     for (text, bytes) in [
         ("0", &[0][..]),

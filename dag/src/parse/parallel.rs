@@ -204,6 +204,8 @@ mod tests {
             ("((((1))))+(((((1)))))", false),
             ("(((1+(2)*(3))))", true),
             ("(((1+(2)*((3)))))", false),
+            ("(1+(2+(3+(4+5))))", true),
+            ("(1+(2+(3+(4+(5)))))", false),
             ("1+2+3+4+5+6+7+8+9+1+2+3+4", true),
             ("1+2+3+4+5+6+7+8+9+1+2+3+4+5", false),
             ("1e9+1e9+1e9+1e9+1e9+1e9+1e9+1e9+1e9", true),
@@ -214,10 +216,13 @@ mod tests {
                 assert_eq!(is_joined(text, &TIGHT, parts), fits, "{text} in {parts}");
             }
         }
-        let zeros = Limits { bytes: 120, ..TIGHT };
+        // 39 bytes and 90 zeros.
         let text = "1e9+1e9+1e9+1e9+1e9+1e9+1e9+1e9+1e9+1e9";
-        assert!(!is_joined(text, &zeros, 5));
-        check_within(text, &zeros, 5);
+        for (bytes, fits) in [(128, false), (129, true)] {
+            let zeros = Limits { bytes, ..TIGHT };
+            assert_eq!(is_joined(text, &zeros, 5), fits);
+            check_within(text, &zeros, 5);
+        }
     }
 
     #[test]

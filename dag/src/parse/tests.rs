@@ -72,6 +72,9 @@ fn names_are_letters_of_any_script_digits_and_underscores() {
     check("größe * _x1 + 名", "größe * _x1 + 名");
     check("f(1)", "reserved-call 0..1");
     check("1 + größe (1)", "reserved-call 4..11");
+    // However many there are, each is the one it was.
+    let many = "a + b + c + d + e + f + g + h + i + j - a * b / g / h - i - j - a";
+    check(many, many);
     check("1a", "expected-operator 1..2");
     check("1_a", "malformed-number 0..2");
 }
@@ -83,6 +86,7 @@ fn errors_say_where_and_what() {
     check("()", "expected-operand 1..2");
     check("1+", "unexpected-end 2..2");
     check("-", "unexpected-end 1..1");
+    check(" + ", "unexpected-end 3..3");
     check("(", "unexpected-end 1..1");
     check("(1", "unclosed-parenthesis 0..1");
     check("((1)", "unclosed-parenthesis 0..1");
@@ -124,10 +128,25 @@ fn every_limit_is_exact() {
 }
 
 #[test]
+fn zeros_that_say_nothing_are_free_up_to_64_places() {
+    let limits = Limits { digits: 3, ..Limits::default() };
+    let zeros = |count| "0".repeat(count);
+    check_within(&format!("0.5{}", zeros(63)), limits, "ok");
+    check_within(&format!("0.5{}", zeros(64)), limits, "too-many-digits");
+    check_within(&format!("1{}e-64", zeros(63)), limits, "ok");
+    check_within(&format!("1{}e-64", zeros(64)), limits, "too-many-digits");
+    check_within(&format!(".1{}e-1", zeros(63)), limits, "too-many-digits");
+    check_within(&format!("{}5", zeros(1000)), limits, "ok");
+}
+
+#[test]
 fn exponents_count_as_the_zeros_they_stand_for() {
     let limits = Limits { bytes: 1000, ..Limits::default() };
     check_within("1e400+1e400", limits, "ok");
     check_within("1e400+1e400+1e400", limits, "too-long");
+    // Five bytes and 400 zeros.
+    check_within("1e400", Limits { bytes: 405, ..limits }, "ok");
+    check_within("1e400", Limits { bytes: 404, ..limits }, "too-long");
 }
 
 #[test]

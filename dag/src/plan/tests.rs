@@ -31,6 +31,18 @@ fn what_is_low_stays_as_it_is_written() {
 }
 
 #[test]
+fn what_is_low_beside_something_deep_stays_as_it_is_written() {
+    // 2^70 terms of the lowest height would be as deep: more than a word counts.
+    let deep = format!("{}x{}", "2*(1+".repeat(35), ")".repeat(35));
+    let expression = Expression::parse(&format!("{deep}+(a-(b-c))")).expect("an expression");
+    let plan = expression.plan();
+    assert_eq!(plan.depth(), 71);
+    let drawn = plan.to_string();
+    assert!(drawn.starts_with("n72 = n69 + n71\n├─ n69 = 2 * n68\n"), "{drawn}");
+    assert!(drawn.ends_with("\n└─ n71 = a - n70\n   └─ n70 = b - c\n"), "{drawn}");
+}
+
+#[test]
 fn chains_become_balanced_trees() {
     check("a+b+c+d", "a+b@1 c+d@5 n0+n1@3", 2);
     check("a-b-c-d", "a-b@1 c+d@5 n0-n1@3", 2);
@@ -54,6 +66,8 @@ fn equal_subexpressions_are_one_node() {
     check("2*3+2*3", "2*3@1 n0+n0@3", 2);
     // A chain finds what an operation written before it made.
     check("(a+b)*x+(a+b+c+d)", "a+b@2 n0*x@5 c+d@14 n0+n2@12 n1+n3@7", 3);
+    // So does an operation that was written before a chain: its place is the first of both.
+    check("a+b+c+d+e*(c+d)", "c+d@5 e*n0@9 a+b@1 n2+n0@3 n3+n1@7", 3);
     let apart = PlanOptions { share: false, ..PlanOptions::default() };
     check_with("2*3+2*3", apart, "2*3@1 2*3@5 n0+n1@3", 2);
 }
@@ -68,6 +82,9 @@ fn signs_fold_into_numbers_and_sums() {
     check("-a+b", "b-a@2", 1);
     check("-a-b", "0-a@0 n0-b@2", 2);
     check("-(a+b)", "0-a@0 n0-b@3", 2);
+    check("c*(-a-b)", "0-a@3 n0-b@5 c*n1@1", 3);
+    // Signs that cancel use nothing: the sum has one user, and is opened.
+    check("-(-(a+b+c))+d", "a+b@5 c+d@11 n0+n1@7", 2);
     check("-a*b", "0-a@0 n0*b@2", 2);
     check("3--5", "3--5@1", 1);
 }
@@ -78,6 +95,9 @@ fn folding_does_what_it_can_and_leaves_what_fails() {
     check_with("((3+5)*(4/2))", fold, "16", 0);
     check_with("a*(1+1)", fold, "a*2@1", 1);
     check_with("1/(2-2)", fold, "1/0@1", 1);
+    let short = PlanOptions { fold: Some(Limits { digits: 1, ..Limits::default() }), ..fold };
+    check_with("3*3+a", short, "9+a@3", 1);
+    check_with("3*4+a", short, "3*4@1 n0+a@3", 2);
 }
 
 #[test]
@@ -104,4 +124,32 @@ fn a_sum_of_n_terms_takes_log_n_rounds() {
             assert_eq!(places.len(), terms - 1, "each operator has its node");
         }
     }
+}
+
+#[test]
+fn what_is_shared_is_drawn_once() {
+    let draw = |text: &str| Expression::parse(text).expect("an expression").plan().to_string();
+    assert_eq!(draw("(a+b)*(a+b)"), "n1 = n0 * n0\n└─ n0 = a + b\n");
+    assert_eq!(
+        draw("(a+b)*c/(a+b)"),
+        "\
+n2 = n1 / n0
+├─ n1 = n0 * c
+│  └─ n0 = a + b
+└─ n0 (above)
+"
+    );
+    assert_eq!(draw("a"), "a\n");
+}
+
+#[test]
+fn what_is_deep_is_drawn_with_its_depth() {
+    // Alternating, so that no chain can be balanced.
+    let text = format!("{}a{}", "1+(2*(".repeat(25), "))".repeat(25));
+    let drawn = Expression::parse(&text).expect("an expression").plan().to_string();
+    let lines: Vec<&str> = drawn.lines().collect();
+    assert_eq!(lines.len(), 50);
+    assert_eq!(lines[40], format!("{}└─ n9 = 1 + n8", "   ".repeat(39)));
+    assert_eq!(lines[41], "[41] └─ n8 = 2 * n7");
+    assert_eq!(lines[49], "[49] └─ n0 = 2 * a");
 }

@@ -168,6 +168,19 @@ mod tests {
         }
 
         #[test]
+        fn long_ranks_are_in_order_as_far_as_22_bits_of_the_longest_tell(
+            ranks in proptest::collection::vec(any::<u64>(), 2048..4000), shift in 0u32..64,
+        ) {
+            let ranks: Vec<u64> = ranks.into_iter().map(|rank| rank >> shift).collect();
+            let largest = ranks.iter().copied().max().unwrap_or(0);
+            let told = |node: &NodeId| (largest - ranks[node.index()]) >> (64 - largest.leading_zeros()).saturating_sub(22);
+            let nodes = descending(&ranks);
+            let mut expected: Vec<NodeId> = nodes.clone();
+            expected.sort_by_key(|node| (told(node), *node));
+            prop_assert_eq!(nodes, expected);
+        }
+
+        #[test]
         fn ready_is_a_sorted_set(
             ranks in proptest::collection::vec(0u64..1000, 1..6000),
             picks in proptest::collection::vec(any::<proptest::sample::Index>(), 0..300),

@@ -140,8 +140,14 @@ impl<V: Portable, E: Portable> Run<V, E> {
             out.extend_from_slice(&node.get().to_be_bytes());
             put(&mut out, error);
         }
-        put_count(&mut out, self.returns.len());
-        for (node, count) in &self.returns {
+        // For who restores it, what is in flight has come back once more.
+        let mut returns = self.returns.clone();
+        for node in self.graph.nodes().filter(|node| self.state(*node) == Some(NodeState::InFlight)) {
+            let count = returns.entry(node).or_default();
+            *count = count.saturating_add(1);
+        }
+        put_count(&mut out, returns.len());
+        for (node, count) in &returns {
             out.extend_from_slice(&node.get().to_be_bytes());
             out.extend_from_slice(&count.to_be_bytes());
         }
@@ -229,7 +235,7 @@ impl<V: Portable, E: Portable> Run<V, E> {
     }
 
     fn restore_returns(&mut self, reader: &mut Reader<'_>) -> Result<BTreeMap<NodeId, u32>, RestoreError> {
-        // What was in flight has come back once more.
+        // Each node that was started has an entry from its replay, which these counts replace.
         let mut returns = std::mem::take(&mut self.returns);
         for _ in 0..reader.u32()? {
             let (node, count) = (NodeId::new(reader.u32()?), reader.u32()?);

@@ -12,11 +12,13 @@ pub(crate) struct Effort {
     /// Calls of what takes nanoseconds, in one sample.
     pub(crate) calls: usize,
     pub(crate) nodes: usize,
+    /// Whether peers are asked that need most of a minute for one sample.
+    pub(crate) slow_peers: bool,
 }
 
 impl Effort {
-    pub(crate) const FULL: Self = Self { samples: 21, calls: 2000, nodes: 1_000_000 };
-    pub(crate) const QUICK: Self = Self { samples: 3, calls: 200, nodes: 100_000 };
+    pub(crate) const FULL: Self = Self { samples: 21, calls: 2000, nodes: 1_000_000, slow_peers: true };
+    pub(crate) const QUICK: Self = Self { samples: 3, calls: 200, nodes: 100_000, slow_peers: false };
 }
 
 /// What the design asks of a row.

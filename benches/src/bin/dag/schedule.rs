@@ -136,14 +136,18 @@ fn elsewhere(takes: Duration) -> mpsc::Sender<(Instant, oneshot::Sender<()>)> {
     ask
 }
 
-/// What the script says, in its own lines of the same form.
-pub(crate) fn dask(report: &mut Report) {
+/// What the script says, in its own lines of the same form. It says itself what is wrong with it.
+pub(crate) fn dask(report: &mut Report) -> Result<(), String> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("dask");
-    let output = Command::new(script).stderr(Stdio::inherit()).output().expect("bash is there");
-    assert!(output.status.success(), "the script says what is wrong");
+    let output = Command::new(&script).stderr(Stdio::inherit()).output();
+    let output = output.map_err(|error| format!("{}: {error}", script.display()))?;
+    if !output.status.success() {
+        return Err(format!("{}: {}", script.display(), output.status));
+    }
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         let row: serde_json::Value = serde_json::from_str(line).expect("a row");
         let text = |field: &str| row[field].as_str().expect("a text").to_owned();
         report.row(&text("name"), &text("peer"), row["value"].as_f64().expect("a number"), "µs a task");
     }
+    Ok(())
 }

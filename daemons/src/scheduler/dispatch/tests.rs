@@ -18,11 +18,13 @@ fn item(payload: u32, rank: u64, now: Instant) -> Item<u32> {
 struct Bench {
     dispatch: Dispatch<u32>,
     now: Instant,
+    /// Operations whose requests have ended.
+    unwanted: BTreeSet<u32>,
 }
 
 impl Bench {
     fn new(hold: usize) -> Self {
-        Self { dispatch: Dispatch::new(settings(hold)), now: Instant::now() }
+        Self { dispatch: Dispatch::new(settings(hold)), now: Instant::now(), unwanted: BTreeSet::new() }
     }
 
     fn offer(&mut self, payloads: impl IntoIterator<Item = u32>) {
@@ -33,7 +35,7 @@ impl Bench {
 
     fn actions(&mut self) -> Vec<Action<u32>> {
         let mut actions = Vec::new();
-        self.dispatch.poll_action(self.now, |_| true, &mut actions);
+        self.dispatch.poll_action(self.now, |payload| !self.unwanted.contains(payload), &mut actions);
         actions
     }
 
@@ -151,6 +153,38 @@ fn what_is_over_the_hold_is_spilled_shortest_path_first() {
     });
     assert_eq!(spilled.as_deref(), Some(&[1, 2][..]));
     assert_eq!(bench.dispatch.credit(bench.now, Function::Add), 0);
+}
+
+#[test]
+fn what_nobody_waits_for_any_more_is_dropped_wherever_it_is() {
+    let mut bench = Bench::new(2);
+    bench.dispatch.worker_up(WorkerId(1), Function::Add, 1);
+    bench.offer(1..=7);
+    bench.unwanted = BTreeSet::from([1, 3, 5, 7]);
+    // 7 is not sent, and of those over the hold 1 and 3 are not spilled.
+    let actions = bench.actions();
+    let [Action::Send { tags, .. }, Action::Spill { items, .. }] = &actions[..] else {
+        panic!("{actions:?}");
+    };
+    assert_eq!(
+        tags.iter().map(|tag| bench.dispatch.in_flight(*tag).unwrap().item.payload).collect::<Vec<_>>(),
+        [6]
+    );
+    assert_eq!(items.iter().map(|item| item.payload).collect::<Vec<_>>(), [2]);
+    // What is at a worker is answered, and 5 is passed over.
+    bench.unwanted.insert(6);
+    assert_eq!(bench.outcome(6, Verdict::Answered), Some(6));
+    assert_eq!(bench.sent(), [(1, vec![4])]);
+    // Nobody is told of what is given up when nobody waits.
+    for _ in 0..31 {
+        bench.outcome(4, Verdict::Unavailable);
+        bench.now += FAILURE_PAUSE_MAX;
+        bench.sent();
+    }
+    bench.outcome(4, Verdict::Unavailable);
+    bench.unwanted.insert(4);
+    assert_eq!(bench.actions(), []);
+    assert_eq!(bench.dispatch.in_service(Function::Add), 0);
 }
 
 #[test]
