@@ -73,6 +73,10 @@ pub enum Reason {
     Backlog,
     /// A share of the largest recent burst.
     BurstFloor,
+    /// A share of the requests that come unforeseen stays covered.
+    Standing,
+    /// Work that is known to come before a new pod would be up.
+    Expected,
     /// A larger need of the last ticks is held.
     Hold,
     /// A small step down waits for a minute without a larger need.
@@ -118,6 +122,8 @@ impl Reason {
             Self::Margin => "margin",
             Self::Backlog => "backlog",
             Self::BurstFloor => "burst_floor",
+            Self::Standing => "standing",
+            Self::Expected => "expected",
             Self::Hold => "hold",
             Self::SmallStep => "small_step",
             Self::PodsMin => "pods_min",

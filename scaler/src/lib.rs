@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod decision;
+mod expected;
 mod limits;
 mod observation;
 pub mod policy;
@@ -12,6 +13,7 @@ pub mod sim;
 mod window;
 
 pub use decision::{Decision, Reason};
+pub use expected::Expected;
 pub use limits::{CHANGES_PER_MINUTE_LIMIT, Fallback, InvalidLimits, Limited, LimitedState, Limits, Ruling};
 pub use observation::Observation;
 pub use policy::Policy;

@@ -1,6 +1,6 @@
 use std::num::NonZeroU32;
 
-use crate::Seconds;
+use crate::{Expected, Seconds};
 
 /// What one layer looks like at one tick: the only thing that a policy ever sees.
 ///
@@ -8,7 +8,7 @@ use crate::Seconds;
 /// serves `slots_per_pod` requests at a time. Requests are counted in slots and the layer is sized in pods:
 /// [`pods_for`](Self::pods_for) goes from one to the other.
 ///
-/// Sums (`arrivals` to `response_time`) are of what happened since the tick before; everything else is the
+/// Sums (`arrivals` to `response_time`, `started`, `start_time`) are of what happened since the tick before; everything else is the
 /// state at `now`.
 ///
 /// ```
@@ -59,6 +59,12 @@ pub struct Observation {
     pub service_time: Seconds,
     /// Time from arrival to answer of the requests that were answered, summed.
     pub response_time: Seconds,
+    /// Pods that took work for the first time.
+    pub started: u32,
+    /// Time from their order until then, summed: what a policy learns the start delay from.
+    pub start_time: Seconds,
+    /// What is known to come, if anybody knows.
+    pub expected: Expected,
 }
 
 impl Observation {
@@ -108,6 +114,9 @@ impl Default for Observation {
             in_system_time: Seconds::ZERO,
             service_time: Seconds::ZERO,
             response_time: Seconds::ZERO,
+            started: 0,
+            start_time: Seconds::ZERO,
+            expected: Expected::default(),
         }
     }
 }

@@ -12,9 +12,13 @@ impl<T: Copy> Recent<T> {
         Self(VecDeque::with_capacity(length))
     }
 
-    /// Takes a value in and returns the one that is `length` values older.
+    /// Takes a value in and returns the one that is `length` values older. With a smaller length than before, what
+    /// is too old goes.
     pub(crate) fn push(&mut self, value: T, length: usize) -> Option<T> {
-        let oldest = if self.0.len() >= length { self.0.pop_front() } else { None };
+        let mut oldest = None;
+        while self.0.len() >= length.max(1) {
+            oldest = self.0.pop_front();
+        }
         if length > 0 {
             self.0.push_back(value);
         }
@@ -51,10 +55,6 @@ pub(crate) struct Peak<T> {
 }
 
 impl<T: Copy + PartialOrd> Peak<T> {
-    pub(crate) fn new(length: usize) -> Self {
-        Self { ticks: 0, falling: VecDeque::with_capacity(length) }
-    }
-
     /// Takes a value in and returns the largest of the last `length`, this one among them.
     pub(crate) fn push(&mut self, value: T, length: usize) -> T {
         self.ticks = self.ticks.wrapping_add(1);

@@ -68,6 +68,9 @@ fn no_policy_allocates_when_it_decides_nor_keeps_more_than_128_kib() {
                         in_system_time: Seconds::new(tick % 31),
                         waiting: tick % 11,
                         ready: 3,
+                        // A start delay that is learnt makes every memory longer.
+                        started: 1,
+                        start_time: Seconds::new(tick % 700),
                         ..Observation::default()
                     });
                 }

@@ -1,5 +1,4 @@
 use super::Workload;
-use super::workload::SERVICE_MEAN_US;
 use crate::Seconds;
 
 const SECOND: u64 = 1_000_000;
@@ -12,12 +11,16 @@ const BLOCKS_S: [u64; 8] = [1, 2, 3, 5, 10, 20, 30, 60];
 /// For each length of block: in each block the smallest constant number of pods with which every request that
 /// arrives in it starts in time, given the state that the block before left. Level `j` of the plan is a pod
 /// that runs in the blocks that need at least `j`; it pays the start delay at its first start, in each gap
-/// the gap or a new start, whichever is less, and one mean service time when it goes.
+/// the gap or a new start, whichever is less, and one mean service time when it goes. The last block is paid
+/// for in full, also where the trace ends within it.
 ///
 /// It is an upper bound of the optimum. The work itself is a lower one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Oracle {
     plans: Vec<Plan>,
+    /// All time in service, in µs, and the requests it is of.
+    service_sum_us: u64,
+    requests: u64,
 }
 
 /// The pods of each block.
@@ -33,13 +36,18 @@ impl Oracle {
     #[must_use]
     pub fn new(workload: &Workload, slo: Seconds) -> Self {
         let plan = |&block_s| Plan::new(workload, slo.as_micros(), block_s);
-        Self { plans: BLOCKS_S.iter().map(plan).collect() }
+        Self {
+            plans: BLOCKS_S.iter().map(plan).collect(),
+            service_sum_us: workload.service_sum_us(),
+            requests: workload.requests(),
+        }
     }
 
     /// Pod-seconds of the cheapest plan.
     #[must_use]
     pub fn cost(&self, start_delay: Seconds) -> f64 {
-        let costs = self.plans.iter().map(|plan| plan.cost(start_delay.as_f64()));
+        let mean_service = self.service_sum_us as f64 / 1e6 / self.requests.max(1) as f64;
+        let costs = self.plans.iter().map(|plan| plan.cost(start_delay.as_f64(), mean_service));
         costs.fold(f64::INFINITY, f64::min)
     }
 }
@@ -74,8 +82,7 @@ impl Plan {
         Self { block_s, seconds, pods }
     }
 
-    fn cost(&self, start_delay: f64) -> f64 {
-        let mean_service = f64::from(SERVICE_MEAN_US) / 1e6;
+    fn cost(&self, start_delay: f64, mean_service: f64) -> f64 {
         let mut cost = 0.0;
         for level in 1..=self.pods.iter().copied().max().unwrap_or(0) {
             let mut last_end = None;
@@ -83,7 +90,7 @@ impl Plan {
                 if *pods < level {
                     continue;
                 }
-                let end = (start + self.block_s).min(self.seconds);
+                let end = start + self.block_s;
                 cost += (end - start) as f64;
                 cost += match last_end {
                     None => start_delay + mean_service,

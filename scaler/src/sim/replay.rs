@@ -189,6 +189,7 @@ struct Sums {
     pods_left: u64,
     service: u64,
     response: u64,
+    started: u64,
 }
 
 impl<'a> Layer<'a> {
@@ -262,6 +263,8 @@ impl<'a> Layer<'a> {
             ),
             service_time: Seconds::from_micros(tick.service),
             response_time: Seconds::from_micros(tick.response),
+            started: count(tick.started),
+            start_time: Seconds::from_micros(tick.started * self.start_delay),
             ..Observation::default()
         }
     }
@@ -316,6 +319,7 @@ impl<'a> Layer<'a> {
         {
             self.starting.pop_front();
             self.idle += 1;
+            self.tick.started += 1;
         }
     }
 

@@ -9,7 +9,7 @@ pub const REQUESTS_MAX: u64 = 100_000_000;
 const PEAK_RATE: f64 = 64.0;
 
 /// Mean service time in µs.
-pub(super) const SERVICE_MEAN_US: u32 = 500_000;
+const SERVICE_MEAN_US: u32 = 500_000;
 
 const SECOND: u64 = 1_000_000;
 

@@ -148,7 +148,8 @@ fn covariances_stay_symmetric_and_positive_over_ten_million_ticks() {
     // In a test without optimisation fewer of them have to do.
     let ticks = if cfg!(debug_assertions) { 300_000 } else { 10_000_000 };
     let conditions = Conditions::default();
-    let mut predictive = Predictive::new(PredictiveSettings::CANDIDATE_BALANCED, &conditions);
+    let mut predictive = [PredictiveSettings::CANDIDATE_BALANCED, PredictiveSettings::BALANCED]
+        .map(|settings| Predictive::new(settings, &conditions));
     let mut dc2 = Dc2::new(QueueModel::Pooled, &conditions);
     for tick in 0..ticks {
         let load = noise(tick / 1000) % 40;
@@ -156,12 +157,15 @@ fn covariances_stay_symmetric_and_positive_over_ten_million_ticks() {
         observation.arrivals = load + noise(tick) % (load + 2);
         observation.response_time =
             Seconds::from_micros(observation.service_time.as_micros() * (1 + noise(tick) % 3));
-        predictive.decide(&observation);
+        for policy in &mut predictive {
+            policy.decide(&observation);
+        }
         dc2.decide(&observation);
         if tick % 64 == 0 {
-            let [[p00, p01], [p10, p11]] = predictive.covariance();
-            assert!(p00 >= 0.0 && p11 >= 0.0 && p01 == p10, "at {tick}");
-            assert!(p01 * p01 <= p00 * p11 * (1.0 + 1e-9), "at {tick}");
+            for [[p00, p01], [p10, p11]] in predictive.iter().flat_map(Predictive::covariances) {
+                assert!(p00 >= 0.0 && p11 >= 0.0 && p01 == p10, "at {tick}");
+                assert!(p01 * p01 <= p00 * p11 * (1.0 + 1e-9), "at {tick}");
+            }
             let p = dc2.covariance();
             for i in 0..3 {
                 for j in 0..3 {

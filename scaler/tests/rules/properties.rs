@@ -7,7 +7,7 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use quorate_scaler::policy::{Threshold, ThresholdSettings};
-use quorate_scaler::{Fallback, Limited, Limits, Observation, Policy, Reason, Ruling, Seconds};
+use quorate_scaler::{Expected, Fallback, Limited, Limits, Observation, Policy, Reason, Ruling, Seconds};
 
 use crate::layer::Layer;
 
@@ -52,10 +52,21 @@ pub(crate) fn garbage() -> impl Strategy<Value = Observation> {
                 draining,
                 slots_per_pod: NonZeroU32::new(slots).unwrap(),
                 busy_time: seconds.unwrap_or(Seconds::MAX),
+                service_time: seconds.unwrap_or(Seconds::MAX),
+                started: starting,
+                start_time: seconds.unwrap_or(Seconds::MAX),
+                expected: expected(seconds.unwrap_or(Seconds::MAX), completions),
                 ..Observation::default()
             }
         },
     )
+}
+
+fn expected(due_in: Seconds, requests: u64) -> Expected {
+    let mut expected = Expected::new(Seconds::from_micros(requests));
+    expected.add(due_in, u32::try_from(requests).unwrap_or(u32::MAX));
+    expected.add(Seconds::ZERO, u32::MAX - 7);
+    expected
 }
 
 fn some_count(most: u32) -> impl Strategy<Value = Option<NonZeroU32>> {

@@ -2,7 +2,7 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use quorate_scaler::policy::ThresholdState;
+use quorate_scaler::policy::{AnyPolicy, AnyState, Conditions, Name, ThresholdState};
 use quorate_scaler::{Decision, Limited, LimitedState, Limits, Observation, Policy, Reason, Seconds};
 
 use crate::properties::{any_limits, bits, garbage, limited};
@@ -50,6 +50,8 @@ fn reasons_have_one_name_everywhere() {
         "margin",
         "backlog",
         "burst_floor",
+        "standing",
+        "expected",
         "hold",
         "small_step",
         "pods_min",
@@ -96,6 +98,24 @@ proptest! {
         for observation in &after {
             prop_assert_eq!(bits(&first.tick(observation)), bits(&second.tick(observation)));
             second.restore(via_json(&second)); // a change of leader at every tick
+        }
+    }
+
+    #[test]
+    fn every_policy_goes_on_from_json_with_the_same_decisions(
+        before in vec(garbage(), 0..60),
+        after in vec(garbage(), 1..30),
+    ) {
+        for name in Name::ALL {
+            let fresh = || AnyPolicy::new(*name, &Conditions::default());
+            let (mut first, mut second) = (fresh(), fresh());
+            before.iter().for_each(|observation| { first.decide(observation); });
+            for observation in &after {
+                let stored = serde_json::to_string(&first.state()).unwrap();
+                second.restore(serde_json::from_str::<AnyState>(&stored).unwrap());
+                let bits = |it: Decision| (it.desired, it.reason, it.forecast.map(f64::to_bits), it.wake_at);
+                prop_assert_eq!(bits(first.decide(observation)), bits(second.decide(observation)), "{}", name);
+            }
         }
     }
 

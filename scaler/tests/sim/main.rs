@@ -4,4 +4,5 @@
 
 mod model;
 mod oracle;
+mod reference;
 mod trace;
