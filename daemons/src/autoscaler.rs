@@ -12,6 +12,7 @@ use crate::{
         self, SamplesRequest, ScaleRequest, cluster_client::ClusterClient, scheduler_client::SchedulerClient,
     },
     queue::QueueName,
+    scheduler::ahead,
     set::{DAEMONS, DESIRED, DaemonRecord, SETS, SetRecord, SetState},
     shutdown::{self, Shutdown},
     store::StoreError,
@@ -20,9 +21,9 @@ use crate::{
 };
 use layer::Layer;
 use quorate_dag::Function;
-use quorate_scaler::{InvalidLimits, Observation, Seconds};
+use quorate_scaler::{Expected, InvalidLimits, Observation, Seconds};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -87,6 +88,19 @@ pub async fn run(
             kept = Instant::now();
         }
     }
+}
+
+/// A function's pods.
+#[derive(Default)]
+struct Pods {
+    ready: u32,
+    draining: u32,
+    /// The last order.
+    desired: u32,
+    /// Those that were not known to have begun.
+    started: u32,
+    /// From their orders until they had, summed.
+    start_time: Seconds,
 }
 
 struct Autoscaler {
@@ -164,6 +178,10 @@ impl Autoscaler {
                 sum.in_service += sample.in_service;
                 sum.service_us += sample.service_us;
                 sum.response_us += sample.response_us;
+                sum.ahead.resize(sum.ahead.len().max(sample.ahead.len()), 0);
+                for (sum, ahead) in sum.ahead.iter_mut().zip(sample.ahead) {
+                    *sum = sum.saturating_add(ahead);
+                }
             }
         }
         Some(sums)
@@ -180,12 +198,13 @@ impl Autoscaler {
             valid: false,
             ..Observation::default()
         };
-        let pods = self.pods(layer.function).await;
+        let pods = self.pods(layer).await;
         let depth = match self.engine.queue(&QueueName::layer(layer.function)).await {
             Ok(queue) => queue.depth().await.ok(),
             Err(_) => None,
         };
-        let Ok((ready, draining, desired)) = pods else { return observation };
+        let Ok(Pods { ready, draining, desired, started, start_time }) = pods else { return observation };
+        (observation.started, observation.start_time) = (started, start_time);
         // Ready and starting together are the last order: what it still lacks is starting, so that an
         // order is not given twice, and what is beyond it is as good as draining.
         observation.ready = ready.min(desired);
@@ -208,26 +227,43 @@ impl Autoscaler {
             observation.in_service = now.in_service.into();
             observation.busy_time = observation.service_time;
             observation.in_system_time = observation.response_time;
+            let width = Seconds::from(ahead::WIDTH);
+            observation.expected = Expected::new(width);
+            for (bin, nodes) in (0..).zip(&now.ahead) {
+                let due_in = Seconds::from_micros(bin * width.as_micros());
+                observation.expected.add(due_in, *nodes);
+            }
             observation.valid = true;
             layer.before = now;
         }
         observation
     }
 
-    /// Ready pods, draining pods, and the last order.
-    async fn pods(&self, function: Function) -> Result<(u32, u32, u32), StoreError> {
-        let (entries, _) = self.engine.store().list(&format!("{SETS}{}-", function.name())).await?;
-        let (mut ready, mut draining) = (0, 0);
-        for set in entries.iter().filter_map(|entry| serde_json::from_slice::<SetRecord>(&entry.value).ok()) {
+    async fn pods(&self, layer: &mut Layer) -> Result<Pods, StoreError> {
+        let (entries, _) = self.engine.store().list(&format!("{SETS}{}-", layer.function.name())).await?;
+        let sets = entries.iter().filter_map(|entry| serde_json::from_slice::<SetRecord>(&entry.value).ok());
+        let mut pods = Pods::default();
+        let mut begun = HashSet::new();
+        for set in sets {
             match set.state {
-                SetState::Ready => ready += 1,
-                SetState::Draining => draining += 1,
+                SetState::Ready => pods.ready += 1,
+                SetState::Draining => pods.draining += 1,
                 SetState::Starting | SetState::Paused => {}
             }
+            let Some(start_ms) = set.start_ms else { continue };
+            let life = (set.name, set.ordered_ms);
+            if !layer.begun.contains(&life) {
+                pods.started += 1;
+                let took = Seconds::from(Duration::from_millis(start_ms));
+                pods.start_time = pods.start_time.saturating_add(took);
+            }
+            begun.insert(life);
         }
-        let order = self.engine.store().get(&format!("{DESIRED}{}", function.name())).await?;
+        layer.begun = begun;
+        let order = self.engine.store().get(&format!("{DESIRED}{}", layer.function.name())).await?;
         let order = order.and_then(|entry| std::str::from_utf8(&entry.value).ok()?.parse().ok());
-        Ok((ready, draining, order.unwrap_or(0)))
+        pods.desired = order.unwrap_or(0);
+        Ok(pods)
     }
 
     /// Orders pods; after a sample that failed only ever more, because what is there is not known.

@@ -42,6 +42,11 @@ impl Clock for SystemClock {
     }
 }
 
+/// Milliseconds since 1970 as the machine's clock has it now, for what processes tell one another.
+pub(crate) fn epoch_ms() -> u64 {
+    saturating_ms(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
 /// A clock that stands still until it is told to advance: for tests of what happens when a lease ends.
 #[derive(Default)]
 pub struct ManualClock {

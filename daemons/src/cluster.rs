@@ -15,6 +15,7 @@ pub use api::Request;
 
 use crate::{
     backend::{Backend, BackendError, PodDaemon, PodEvent, Stop},
+    clock,
     config::Config,
     engine::Engine,
     fault::Fault,
@@ -575,6 +576,8 @@ fn apply_said(set: &mut SetRecord, pod: &str, said: &Said) {
             member.state = MemberState::Ready;
             if is_worker && matches!(set.state, SetState::Starting | SetState::Paused) {
                 set.state = SetState::Ready;
+                let took = clock::epoch_ms().saturating_sub(set.ordered_ms);
+                set.start_ms.get_or_insert(took);
             }
         }
     }
@@ -603,6 +606,8 @@ mod tests {
             genesis: None,
             successions: Vec::new(),
             succession: None,
+            ordered_ms: 0,
+            start_ms: None,
         }
     }
 

@@ -14,6 +14,7 @@
 //! schedulers may run one request at the same time; functions are pure, so they come to the same end,
 //! and the first to finish the record wins. How far a long request is, is kept in the store (`kept`).
 
+pub(crate) mod ahead;
 mod api;
 mod core;
 mod dispatch;

@@ -60,6 +60,12 @@ pub struct SetRecord {
     /// The replacement that its group has been ordered to make and has not made yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub succession: Option<Ordered>,
+    /// When its pods were ordered, in milliseconds since the Unix epoch.
+    #[serde(default)]
+    pub ordered_ms: u64,
+    /// From then until it took operations for the first time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_ms: Option<u64>,
 }
 
 /// An order to replace a replica.

@@ -51,6 +51,8 @@ async fn an_admin_whose_store_was_away_publishes_what_it_finds_then() {
         genesis: None,
         successions: Vec::new(),
         succession: None,
+        ordered_ms: 0,
+        start_ms: None,
     };
     sqlite.store().put("sets/add-0", serde_json::to_vec(&set).unwrap().into(), None).await.unwrap();
 

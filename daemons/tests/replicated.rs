@@ -198,6 +198,8 @@ impl Set {
             genesis: Some(hex::encode(&self.genesis.to_bytes())),
             successions: Vec::new(),
             succession: None,
+            ordered_ms: 0,
+            start_ms: None,
         }
     }
 

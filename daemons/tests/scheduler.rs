@@ -170,6 +170,8 @@ impl Platform {
             genesis: None,
             successions: Vec::new(),
             succession: None,
+            ordered_ms: 0,
+            start_ms: None,
             name: name.clone(),
         };
         let value = serde_json::to_vec(&record).unwrap();

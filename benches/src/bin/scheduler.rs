@@ -159,5 +159,7 @@ fn record(spec: &PodSpec, function: Function, address: String) -> SetRecord {
         genesis: None,
         successions: Vec::new(),
         succession: None,
+        ordered_ms: 0,
+        start_ms: None,
     }
 }

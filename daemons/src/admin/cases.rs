@@ -208,6 +208,8 @@ mod tests {
                 genesis: Some(hex::encode(&genesis.to_bytes())),
                 successions: Vec::new(),
                 succession: None,
+                ordered_ms: 0,
+                start_ms: None,
             };
             Self { set, keychains: keychains.collect(), cases: Cases::default() }
         }

@@ -12,10 +12,9 @@ use quorate_scaler::{
     Limited, LimitedState, Limits, Observation, Policy, Ruling, Seconds,
     policy::{AnyPolicy, AnyState, Conditions, Name, Threshold, ThresholdSettings},
 };
-use std::num::NonZeroU32;
+use std::{collections::HashSet, num::NonZeroU32};
 
-/// From the order of a worker set to its first operation, as policies are told: a process and its replicas
-/// are up within two seconds on one machine.
+/// From the order of a worker set to its first operation, until that was measured.
 const START_DELAY: Seconds = Seconds::new(2);
 
 /// Mean time of an operation, as long as none was measured.
@@ -26,6 +25,8 @@ pub(super) struct Layer {
     pub(super) slots: NonZeroU32,
     /// Totals at the last tick, to take differences from.
     pub(super) before: FunctionSample,
+    /// Sets that have begun to take operations, by name and order: what they took for that is learnt once.
+    pub(super) begun: HashSet<(String, u64)>,
     name: Name,
     policy: Limited<AnyPolicy>,
     /// When it was looked at last.
@@ -66,7 +67,8 @@ impl Layer {
             Limited::new(policy, limits).map_err(|source| AutoscalerError::Limits { function, source })?;
         let slots = NonZeroU32::new(config.slots).unwrap_or(NonZeroU32::MIN);
         let before = FunctionSample::default();
-        Ok(Self { function, slots, before, name: config.policy, policy, looked: None, status: None })
+        let (begun, name) = (HashSet::new(), config.policy);
+        Ok(Self { function, slots, before, begun, name, policy, looked: None, status: None })
     }
 
     /// What the policy says. What is new about it goes to the log and to the metrics, and is given back for

@@ -3,6 +3,7 @@
 use super::{Cluster, ClusterError};
 use crate::{
     backend::Stop,
+    clock,
     config::Replication,
     hex,
     identity::{self, IdentityError, SetKeys},
@@ -136,6 +137,8 @@ impl Cluster {
             genesis,
             successions: Vec::new(),
             succession: None,
+            ordered_ms: clock::epoch_ms(),
+            start_ms: None,
         })
     }
 

@@ -85,6 +85,8 @@ mod tests {
             genesis: None,
             successions: Vec::new(),
             succession: None,
+            ordered_ms: 0,
+            start_ms: None,
         }
     }
 

@@ -3,8 +3,9 @@
 //! it is locked.
 
 use super::{
+    ahead::{self, Due},
     dispatch::{Action, Answered, Dispatch, Item, Settings, Tag, Verdict, WorkerId, place},
-    inbound::{self, Inbound, Room, Ticket, deadline_failure, epoch_ms, failure},
+    inbound::{self, Inbound, Room, Ticket, deadline_failure, failure},
     kept::{self, Keeping},
     layers::{LayerMessage, Layers, Taken},
     link::{Link, Operations, To, WorkerIds},
@@ -13,6 +14,7 @@ use super::{
     work::{Evidence, Work},
 };
 use crate::{
+    clock,
     config::Config,
     proto::{self, NodeOutcome, failure::Kind, outcome::Result as Said},
     records::{Failure, NodeRun, Outcome},
@@ -142,6 +144,8 @@ pub(super) struct Core {
     costs_told: Instant,
     /// When runs were last kept.
     kept: Instant,
+    /// When it was last told what comes, and whether that was anything.
+    ahead_told: (Instant, bool),
     late_seen: u64,
     /// Conclusions, spills and reports on their way.
     tasks: JoinSet<()>,
@@ -170,6 +174,7 @@ impl Core {
             costs: Costs::default(),
             costs_told: Instant::now(),
             kept: Instant::now(),
+            ahead_told: (Instant::now(), false),
             late_seen: 0,
             tasks: JoinSet::new(),
         }
@@ -209,8 +214,9 @@ impl Core {
         let starving = Function::ALL.into_iter().filter(|function| self.dispatch.is_starving(*function));
         let ask = starving.filter_map(|f| self.asked[place(f)].map(|at| at + ASK_AGAIN)).min();
         let keep = (!self.runs.is_empty()).then(|| self.kept + kept::EVERY);
+        let tell = self.tells_ahead().then(|| self.ahead_told.0 + ahead::WIDTH);
         let far = Instant::now() + Duration::from_secs(3600);
-        deadline.into_iter().chain(keep).chain(self.dispatch.poll_timeout()).chain(ask).min().unwrap_or(far)
+        deadline.into_iter().chain(keep).chain(tell).chain(self.dispatch.poll_timeout()).chain(ask).min().unwrap_or(far)
     }
 
     fn on_event(&mut self, now: Instant, event: Event) {
@@ -387,7 +393,7 @@ impl Core {
         let soon = Duration::from_millis(1);
         match self.dispatch.in_flight(tag).map(|at| &at.item.payload) {
             Some(Job::Own { run, .. }) => self.runs.get(run).is_none_or(|run| run.deadline <= now + soon),
-            Some(Job::Other(taken)) => taken.message.deadline_ms <= epoch_ms() + 1,
+            Some(Job::Other(taken)) => taken.message.deadline_ms <= clock::epoch_ms() + 1,
             None => false,
         }
     }
@@ -452,7 +458,7 @@ impl Core {
     }
 
     fn on_taken(&mut self, now: Instant, function: Function, taken: Vec<Taken>) {
-        let now_ms = epoch_ms();
+        let now_ms = clock::epoch_ms();
         let mut stale = Vec::new();
         for operation in taken {
             let ours_is_over = operation.message.owner == self.around.me
@@ -579,6 +585,23 @@ impl Core {
             self.kept = now;
             self.keep_runs();
         }
+        if self.tells_ahead() && now.saturating_duration_since(self.ahead_told.0) >= ahead::WIDTH {
+            self.tell_ahead(now);
+        }
+    }
+
+    /// Whether there is something to tell of what comes, or to take back.
+    fn tells_ahead(&self) -> bool {
+        self.ahead_told.1 || !self.runs.is_empty()
+    }
+
+    fn tell_ahead(&mut self, now: Instant) {
+        let mut due = Due::default();
+        for ahead in self.runs.values().filter_map(|running| running.work.ahead()) {
+            ahead.add_to(now, &mut due);
+        }
+        self.ahead_told = (now, due != Due::default());
+        self.around.meters.ahead(due);
     }
 
     /// Writes down how far those runs are that take longer and have come on.
@@ -671,7 +694,7 @@ impl Core {
             }
             Job::Other(taken) => {
                 let message = &taken.message;
-                let left = Duration::from_millis(message.deadline_ms.saturating_sub(epoch_ms()));
+                let left = Duration::from_millis(message.deadline_ms.saturating_sub(clock::epoch_ms()));
                 proto::Operation {
                     tag: tag.0,
                     request: message.request.to_string(),

@@ -7,6 +7,7 @@ use super::{
     work::Work,
 };
 use crate::{
+    clock,
     config::{Config, Replication},
     engine::{Conclusion, Engine, StepError},
     expression,
@@ -188,7 +189,7 @@ impl Inbound {
                 return Ok(None);
             }
         };
-        let now = epoch_ms();
+        let now = clock::epoch_ms();
         let elapsed = Duration::from_millis(now.saturating_sub(record.accepted_ms));
         let accepted = Instant::now().checked_sub(elapsed).unwrap_or_else(Instant::now);
         if record.deadline_ms <= now {
@@ -371,7 +372,3 @@ pub(super) fn deadline_failure() -> Failure {
 }
 
 /// Milliseconds since 1970.
-pub(super) fn epoch_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
-}

@@ -1,11 +1,14 @@
 //! What the scheduler counts: totals per function for the autoscaler, and metrics for people.
 
-use super::dispatch::place;
+use super::{ahead::Due, dispatch::place};
 use crate::proto::FunctionSample;
 use metrics::{Counter, Histogram, counter, histogram};
 use quorate_dag::Function;
 use std::{
-    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -22,6 +25,8 @@ struct Totals {
 /// All that is counted. The metrics' handles are made once, for looking one up costs more than counting.
 pub(super) struct Meters {
     totals: [Totals; Function::ALL.len()],
+    /// What is known to come.
+    ahead: Mutex<Due>,
     operation: [Histogram; Function::ALL.len()],
     spilled: [Counter; Function::ALL.len()],
     taken: [Counter; Function::ALL.len()],
@@ -37,6 +42,7 @@ impl Meters {
         let each = |make: fn(Function) -> Counter| Function::ALL.map(make);
         Self {
             totals: Default::default(),
+            ahead: Mutex::default(),
             operation: Function::ALL
                 .map(|f| histogram!("quorate_operation_duration_seconds", "function" => f.name())),
             spilled: each(|f| counter!("quorate_layer_spilled_total", "function" => f.name())),
@@ -62,6 +68,10 @@ impl Meters {
         totals.service_us.fetch_add(micros(service), Relaxed);
         totals.response_us.fetch_add(micros(response), Relaxed);
         self.operation[place(function)].record(service.as_secs_f64());
+    }
+
+    pub(super) fn ahead(&self, due: Due) {
+        *self.ahead.lock().expect("nothing panics while it is held") = due;
     }
 
     pub(super) fn in_service(&self, function: Function, count: usize) {
@@ -93,6 +103,7 @@ impl Meters {
 
     /// The totals, for the autoscaler.
     pub(super) fn samples(&self) -> Vec<FunctionSample> {
+        let ahead = *self.ahead.lock().expect("nothing panics while it is held");
         let sample = |function: Function| {
             let totals = &self.totals[place(function)];
             FunctionSample {
@@ -102,6 +113,7 @@ impl Meters {
                 in_service: totals.in_service.load(Relaxed),
                 service_us: totals.service_us.load(Relaxed),
                 response_us: totals.response_us.load(Relaxed),
+                ahead: ahead[place(function)].into(),
             }
         };
         Function::ALL.map(sample).into()

@@ -1,6 +1,7 @@
 //! One request's computation: its plan, the values so far, and what is kept for its timeline and receipt.
 
 use super::{
+    ahead::Ahead,
     inbound::failure,
     kept::{Kept, Proof},
 };
@@ -10,7 +11,7 @@ use quorate_dag::{
     Call, Costs, Evaluation, Expression, ExpressionError, Function, Limits, NodeError, NodeId, Parameters,
     Plan, Value,
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 /// A plan with more operations has no timeline: it would not fit where records are kept.
 const TIMELINE_NODES: usize = 512;
@@ -28,6 +29,8 @@ pub(super) struct Work {
     ranks: Vec<u64>,
     timeline: Option<Vec<NodeRun>>,
     evidence: Option<Vec<Option<Evidence>>>,
+    /// What is still to come of it, if it is large.
+    ahead: Option<Box<Ahead>>,
     /// Nodes that were done when it was last kept.
     done_kept: usize,
 }
@@ -73,6 +76,7 @@ impl Work {
             ranks,
             timeline: (nodes <= TIMELINE_NODES).then(|| Vec::with_capacity(nodes)),
             evidence: request.receipt.then(|| vec![None; nodes]),
+            ahead: None,
             done_kept: 0,
             request: request.clone(),
         };
@@ -86,6 +90,7 @@ impl Work {
                 work.proven(NodeId::new(proof.node), proof.into());
             }
         }
+        work.ahead = Ahead::of(work.graph(), |node| work.value(node).is_some(), costs, Instant::now());
         Ok(work)
     }
 
@@ -140,7 +145,16 @@ impl Work {
 
     /// Starts a node whose operands are known, if there is one.
     pub(super) fn start_next(&mut self) -> Option<NodeId> {
-        self.evaluation.start_next()
+        let node = self.evaluation.start_next()?;
+        let function = self.function(node);
+        if let Some(ahead) = &mut self.ahead {
+            ahead.arrived(function);
+        }
+        Some(node)
+    }
+
+    pub(super) fn ahead(&self) -> Option<&Ahead> {
+        self.ahead.as_deref()
     }
 
     pub(super) fn rank(&self, node: NodeId) -> u64 {
