@@ -213,6 +213,9 @@ pub struct FunctionSample {
     pub service_us: u64,
     #[prost(uint64, tag = "6")]
     pub response_us: u64,
+    /// Nodes that are known to become ready: in the next quarter of a second, in the one after it, and so on.
+    #[prost(uint32, repeated, tag = "7")]
+    pub ahead: ::prost::alloc::vec::Vec<u32>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CreatePodRequest {

@@ -216,7 +216,14 @@ impl Core {
         let keep = (!self.runs.is_empty()).then(|| self.kept + kept::EVERY);
         let tell = self.tells_ahead().then(|| self.ahead_told.0 + ahead::WIDTH);
         let far = Instant::now() + Duration::from_secs(3600);
-        deadline.into_iter().chain(keep).chain(tell).chain(self.dispatch.poll_timeout()).chain(ask).min().unwrap_or(far)
+        deadline
+            .into_iter()
+            .chain(keep)
+            .chain(tell)
+            .chain(self.dispatch.poll_timeout())
+            .chain(ask)
+            .min()
+            .unwrap_or(far)
     }
 
     fn on_event(&mut self, now: Instant, event: Event) {

@@ -19,7 +19,7 @@ use quorate_dag::Costs;
 use serde::{Deserialize, Serialize};
 use std::{
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use uuid::Uuid;
@@ -370,5 +370,3 @@ pub(super) fn failure(kind: &str, detail: String) -> Failure {
 pub(super) fn deadline_failure() -> Failure {
     failure("deadline", "there was no answer before the request's deadline".into())
 }
-
-/// Milliseconds since 1970.
