@@ -38,6 +38,7 @@ fn every_key_can_be_set_in_the_file() {
         data = "/somewhere"
         listen = "0.0.0.0:0"
         advertise = "10.0.0.7"
+        monitor = "127.0.0.1:7404"
         backend = "process"
         durability = "process"
         [functions.default]

@@ -60,15 +60,15 @@ impl Screen {
         let faults = self.look.faults.len().clamp(1, FAULTS);
         let rows =
             |rows: usize| Constraint::Length(u16::try_from(rows).unwrap_or(u16::MAX).saturating_add(2));
-        let [head, functions, of_sets, of_queues, of_faults, _] = Layout::vertical([
-            Constraint::Length(2),
+        let [head, rest] = Layout::vertical([Constraint::Length(2), Constraint::Fill(1)]).areas(frame.area());
+        let [functions, of_sets, of_queues, of_faults, _] = Layout::vertical([
             rows(self.look.scaling.len().max(1)),
             rows(sets.len().max(1)),
             rows(queues.len().max(1)),
             rows(faults),
             Constraint::Min(0),
         ])
-        .areas(frame.area());
+        .areas(rest);
         frame.render_widget(Paragraph::new(self.head(now)), head);
         self.draw_functions(frame, functions);
         draw_sets(frame, of_sets, &sets);
