@@ -38,6 +38,9 @@ const BACKLOG_MIN: f64 = 2.0;
 /// longer.
 const STANDING_DELAY: f64 = 240.0;
 
+/// When expected work is due is an estimate: what counts is its mean over half a start delay after one start delay.
+const EXPECTED_SPAN: f64 = 1.5;
+
 /// How much of the requests that were announced and have not come a tick still waits for.
 const OWED: f64 = 0.8;
 
@@ -251,7 +254,7 @@ impl Predictive {
         let arrivals = observation.arrivals.min(REQUESTS_MAX) as f64;
         let state = &mut self.state;
         let service = state.service;
-        let expected = observation.expected.per_second(state.delay, state.delay + tick);
+        let expected = observation.expected.per_second(state.delay, EXPECTED_SPAN * state.delay + tick);
         let due = state.announced.push(expected * tick, horizon).unwrap_or(0.0);
         state.owed = OWED * state.owed + due;
         let announced = state.owed.min(arrivals);

@@ -4,6 +4,7 @@
 mod every;
 mod layer;
 mod limits;
+mod lookahead;
 mod properties;
 mod published;
 #[cfg(feature = "serde")]

@@ -34,7 +34,8 @@ const SURPRISE_MAX: f64 = 25.0;
 /// Standard deviations over what was expected beyond which a count is not believed before the next is as high.
 const CLIP: f64 = 3.0;
 
-/// Variance of a count and least rate in requests a tick where nothing comes: a first request is no wonder.
+/// Variance of a count where nothing comes: a first request is no wonder. And the rate in requests a tick below
+/// which a layer is as good as idle.
 const COUNT_VARIANCE: f64 = 0.05;
 const RATE_MIN: f64 = 0.02;
 
@@ -158,9 +159,9 @@ impl Bank {
             }
             let uncertain = fit.p00 + 2.0 * ahead * fit.p01 + ahead * ahead * fit.p11;
             let uncertain = uncertain / kept.powf(AGEING * horizon.min(AGEING_TICKS));
-            // The root of a rate is known with the same certainty whatever the rate: Gauss and Hermite's
-            // three points of its distribution stand for all of it.
-            let deviation = 0.5 * uncertain.sqrt() * (rate / rate.max(RATE_MIN)).sqrt().max(1.0);
+            // The root of a rate is known with the same certainty whatever the rate, unless nothing comes: Gauss
+            // and Hermite's three points of its distribution stand for all of it.
+            let deviation = 0.5 * uncertain.sqrt() * (rate / RATE_MIN).sqrt().min(1.0);
             for (at, (step, share)) in
                 [(-SQRT_3, 1.0 / 6.0), (0.0, 2.0 / 3.0), (SQRT_3, 1.0 / 6.0)].iter().enumerate()
             {

@@ -99,6 +99,7 @@ impl PredictiveSettings {
     pub const LEAN: Self = Self {
         version: Version::Second(Second { standing: 0.47, confirm_ticks: 3, confirm_delays: 0.0 }),
         miss: 0.0045,
+        hold_ticks: 20.0,
         hold_delays: 0.4,
         backlog_cap: 0.0,
         ..Self::BALANCED
@@ -108,7 +109,7 @@ impl PredictiveSettings {
     pub const BALANCED: Self = Self {
         version: Version::Second(Second { standing: 0.71, confirm_ticks: 1, confirm_delays: 0.02 }),
         miss: 0.0015,
-        hold_ticks: 20.0,
+        hold_ticks: 22.0,
         hold_delays: 0.5,
         backlog_seconds: 1.0,
         backlog_per_delay: 0.2,
