@@ -16,7 +16,7 @@ const LOW_PERIODS: u32 = 15;
 ///
 /// Source: AWS, Amazon EC2 Auto Scaling user guide, "Scaling policy based on Amazon SQS": the target is the
 /// acceptable latency over the mean service time. Every 60 s `x` is the mean number of requests that wait over
-/// the mean number of ready slots. 3 periods in a row with `x > target` → `max(cur, ceil(R·x/target))`;
+/// the mean number of ready slots, `R` of that minute. 3 periods in a row with `x > target` → `max(cur, ceil(R·x/target))`;
 /// 15 in a row with `x < 0.9·target` → at the 15th and each further low one `cur − max(1, floor(cur/10))`, at least one.
 /// AWS does not publish the size of its steps down: the 10 % is an assumption.
 #[derive(Clone, Debug)]
@@ -34,6 +34,8 @@ pub struct TargetTrackingState {
     period: Timer,
     waiting: u64,
     slots: u64,
+    /// Ticks that both are sums of.
+    ticks: u64,
     high_periods: u32,
     low_periods: u32,
     desired: u32,
@@ -62,7 +64,9 @@ impl TargetTracking {
         self.state.high_periods = if high { self.state.high_periods.saturating_add(1) } else { 0 };
         self.state.low_periods = if low { self.state.low_periods.saturating_add(1) } else { 0 };
         if self.state.high_periods >= HIGH_PERIODS {
-            let wanted = to_count((f64::from(observation.ready.max(1)) * backlog / self.target).ceil());
+            let slots = (self.state.slots as f64 / self.state.ticks as f64).max(1.0);
+            let wanted =
+                to_count((slots / f64::from(observation.slots_per_pod.get()) * backlog / self.target).ceil());
             decision.replace(current.max(wanted), Reason::BacklogPerPod);
         } else if self.state.low_periods >= LOW_PERIODS {
             decision.replace(current.saturating_sub((current / 10).max(1)), Reason::BacklogPerPod);
@@ -80,12 +84,13 @@ impl Policy for TargetTracking {
             let slots = u64::from(observation.ready) * u64::from(observation.slots_per_pod.get());
             self.state.waiting = self.state.waiting.saturating_add(observation.waiting);
             self.state.slots = self.state.slots.saturating_add(slots);
+            self.state.ticks = self.state.ticks.saturating_add(1);
         }
         if due {
             if observation.valid {
                 self.track(observation, &mut decision);
             }
-            (self.state.waiting, self.state.slots) = (0, 0);
+            (self.state.waiting, self.state.slots, self.state.ticks) = (0, 0, 0);
         }
         if observation.valid {
             decision.replace(decision.desired.max(self.pods_min), Reason::PodsMin);

@@ -153,6 +153,16 @@ fn target_tracking_adds_after_three_minutes_and_removes_after_fifteen() {
 }
 
 #[test]
+fn target_tracking_counts_the_pods_of_the_minute_not_of_its_end() {
+    let mut tracking = policy(Name::TargetTracking);
+    let at = At { ready: 10, waiting: 40, busy: 10.0, ..At::default() };
+    assert_eq!(hold(&mut tracking, at, 0..=150), (10, Reason::Steady));
+    // 15 pods in the mean of the third minute, for which 40 are 2.67 each: ceil(15 · 2.67 / 2) = 20 are there.
+    let at = At { ready: 20, ..at };
+    assert_eq!(hold(&mut tracking, at, 151..=180), (20, Reason::Steady));
+}
+
+#[test]
 fn names_are_read_as_they_are_written() {
     for name in Name::ALL {
         assert_eq!(name.as_str().parse(), Ok(*name));
