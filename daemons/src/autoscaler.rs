@@ -4,13 +4,12 @@
 //! from the sets' records. The decision is `quorate_scaler`'s; nothing here is clever.
 
 mod layer;
+mod totals;
 
 use crate::{
     config::Config,
     engine::Engine,
-    proto::{
-        self, SamplesRequest, ScaleRequest, cluster_client::ClusterClient, scheduler_client::SchedulerClient,
-    },
+    proto::{SamplesRequest, ScaleRequest, cluster_client::ClusterClient, scheduler_client::SchedulerClient},
     queue::QueueName,
     scheduler::ahead,
     set::{DAEMONS, DESIRED, DaemonRecord, SETS, SetRecord, SetState},
@@ -28,6 +27,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tonic::transport::Channel;
+use totals::{Sample, Totals};
 
 /// Between two looks at a layer.
 const TICK: Duration = Duration::from_secs(1);
@@ -66,7 +66,7 @@ pub async fn run(
     for function in Function::ALL {
         layers.push(Layer::new(function, config.functions.of(function))?);
     }
-    let mut autoscaler = Autoscaler { engine, wires, channels: HashMap::new() };
+    let mut autoscaler = Autoscaler { engine, wires, totals: Totals::default(), channels: HashMap::new() };
     autoscaler.recall(&mut layers).await;
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -106,13 +106,15 @@ struct Pods {
 struct Autoscaler {
     engine: Arc<dyn Engine>,
     wires: Wires,
+    /// What schedulers told last.
+    totals: Totals,
     /// Connections by address.
     channels: HashMap<String, Channel>,
 }
 
 impl Autoscaler {
     /// One tick of one layer.
-    async fn look(&mut self, layer: &mut Layer, samples: Option<&HashMap<String, proto::FunctionSample>>) {
+    async fn look(&mut self, layer: &mut Layer, samples: Option<&HashMap<String, Sample>>) {
         let observation = self.observe(layer, samples).await;
         let (function, key, current) = (layer.function, layer.key(), observation.current());
         let (ruling, news) = layer.decide(&observation);
@@ -164,34 +166,19 @@ impl Autoscaler {
         }
     }
 
-    /// The totals of all schedulers by function; `None` when one of them did not answer.
-    async fn samples(&mut self) -> Option<HashMap<String, proto::FunctionSample>> {
-        let mut sums: HashMap<String, proto::FunctionSample> = HashMap::new();
+    /// What all schedulers have done by function; `None` when one of them did not answer.
+    async fn samples(&mut self) -> Option<HashMap<String, Sample>> {
+        let mut told = HashMap::new();
         for address in self.addresses("scheduler").await.ok()? {
             let mut client = SchedulerClient::new(self.channel(&address)?);
             let answer =
                 tokio::time::timeout(PATIENCE, client.samples(SamplesRequest {})).await.ok()?.ok()?;
-            for sample in answer.into_inner().functions {
-                let sum = sums.entry(sample.function.clone()).or_default();
-                sum.arrivals += sample.arrivals;
-                sum.completions += sample.completions;
-                sum.in_service += sample.in_service;
-                sum.service_us += sample.service_us;
-                sum.response_us += sample.response_us;
-                sum.ahead.resize(sum.ahead.len().max(sample.ahead.len()), 0);
-                for (sum, ahead) in sum.ahead.iter_mut().zip(sample.ahead) {
-                    *sum = sum.saturating_add(ahead);
-                }
-            }
+            told.insert(address, answer.into_inner().functions);
         }
-        Some(sums)
+        Some(self.totals.since(told))
     }
 
-    async fn observe(
-        &self,
-        layer: &mut Layer,
-        samples: Option<&HashMap<String, proto::FunctionSample>>,
-    ) -> Observation {
+    async fn observe(&self, layer: &mut Layer, samples: Option<&HashMap<String, Sample>>) -> Observation {
         let mut observation = Observation {
             now: wall_clock(),
             slots_per_pod: layer.slots,
@@ -210,31 +197,31 @@ impl Autoscaler {
         observation.ready = ready.min(desired);
         observation.starting = desired.saturating_sub(ready);
         observation.draining = draining + ready.saturating_sub(desired);
-        if let (Some(depth), Some(samples)) = (depth, samples) {
-            let now = samples.get(layer.function.name()).cloned().unwrap_or_default();
-            // A scheduler that started again counts from zero: that is no negative arrival.
-            observation.arrivals = now.arrivals.saturating_sub(layer.before.arrivals);
-            observation.completions = now.completions.saturating_sub(layer.before.completions);
-            observation.service_time =
-                Seconds::from_micros(now.service_us.saturating_sub(layer.before.service_us));
-            observation.response_time =
-                Seconds::from_micros(now.response_us.saturating_sub(layer.before.response_us));
+        if let Some(samples) = samples {
+            let sample = samples.get(layer.function.name()).cloned().unwrap_or_default();
+            // What was told at looks that saw only a part counts as well.
+            layer.unseen = layer.unseen.and(&sample);
+        }
+        if let (Some(depth), Some(_)) = (depth, samples) {
+            let sample = std::mem::take(&mut layer.unseen);
+            observation.arrivals = sample.arrivals;
+            observation.completions = sample.completions;
+            observation.service_time = Seconds::from_micros(sample.service_us);
+            observation.response_time = Seconds::from_micros(sample.response_us);
             // What the schedulers hold because there is no worker at all waits as much as what they put
             // on the layer.
-            let held = now.arrivals.saturating_sub(now.completions).saturating_sub(now.in_service.into());
-            observation.waiting = depth.waiting.max(held);
+            observation.waiting = depth.waiting.max(sample.held);
             observation.oldest_wait = Seconds::from(depth.oldest.unwrap_or_default());
-            observation.in_service = now.in_service.into();
+            observation.in_service = sample.in_service;
             observation.busy_time = observation.service_time;
             observation.in_system_time = observation.response_time;
             let width = Seconds::from(ahead::WIDTH);
             observation.expected = Expected::new(width);
-            for (bin, nodes) in (0..).zip(&now.ahead) {
+            for (bin, nodes) in (0..).zip(&sample.ahead) {
                 let due_in = Seconds::from_micros(bin * width.as_micros());
                 observation.expected.add(due_in, *nodes);
             }
             observation.valid = true;
-            layer.before = now;
         }
         observation
     }

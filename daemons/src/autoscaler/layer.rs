@@ -1,10 +1,9 @@
 //! One function's layer: its policy, what is remembered from tick to tick, and how a decision is made public.
 
-use super::{AutoscalerError, TICK};
+use super::{AutoscalerError, TICK, totals::Sample};
 use crate::{
     api::ScalingStatus,
     config::FunctionConfig,
-    proto::FunctionSample,
     set::{SCALING, SCALING_STATES},
 };
 use quorate_dag::Function;
@@ -23,8 +22,8 @@ const SERVICE_PRIOR: Seconds = Seconds::from_micros(2_000);
 pub(super) struct Layer {
     pub(super) function: Function,
     pub(super) slots: NonZeroU32,
-    /// Totals at the last tick, to take differences from.
-    pub(super) before: FunctionSample,
+    /// What was counted since the last look that saw all of it.
+    pub(super) unseen: Sample,
     /// Sets that have begun to take operations, by name and order: what they took for that is learnt once.
     pub(super) begun: HashSet<(String, u64)>,
     name: Name,
@@ -66,9 +65,17 @@ impl Layer {
         let policy =
             Limited::new(policy, limits).map_err(|source| AutoscalerError::Limits { function, source })?;
         let slots = NonZeroU32::new(config.slots).unwrap_or(NonZeroU32::MIN);
-        let before = FunctionSample::default();
         let (begun, name) = (HashSet::new(), config.policy);
-        Ok(Self { function, slots, before, begun, name, policy, looked: None, status: None })
+        Ok(Self {
+            function,
+            slots,
+            unseen: Sample::default(),
+            begun,
+            name,
+            policy,
+            looked: None,
+            status: None,
+        })
     }
 
     /// What the policy says. What is new about it goes to the log and to the metrics, and is given back for
