@@ -8,8 +8,8 @@ use crate::{Expected, Seconds};
 /// serves `slots_per_pod` requests at a time. Requests are counted in slots and the layer is sized in pods:
 /// [`pods_for`](Self::pods_for) goes from one to the other.
 ///
-/// Sums (`arrivals` to `response_time`, `started`, `start_time`) are of what happened since the tick before; everything else is the
-/// state at `now`.
+/// Sums (`arrivals` to `response_time`, `started`, `start_time`) are of what happened since the tick before;
+/// everything else is the state at `now`.
 ///
 /// ```
 /// use quorate_scaler::{Observation, Seconds};

@@ -32,6 +32,7 @@
 
 mod forecast;
 mod oracle;
+mod random;
 mod replay;
 mod trace;
 mod workload;

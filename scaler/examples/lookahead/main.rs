@@ -12,12 +12,15 @@
 //! expressions are from their arrival to their result. Means of five seeds.
 
 mod cluster;
+#[path = "../../src/sim/random.rs"]
+mod random;
 
 use std::sync::Arc;
 
 use cluster::{Cluster, Outcome};
 use quorate_dag::{Expression, Plan};
 use quorate_scaler::policy::Name;
+use random::SplitMix64;
 
 /// Half an hour.
 const SECONDS: u64 = 1800;
@@ -25,24 +28,6 @@ const SECONDS: u64 = 1800;
 /// Seconds between bursts in the mean, and expressions in one.
 const BETWEEN: f64 = 90.0;
 const BURST: usize = 12;
-
-/// Generator of Steele, Lea and Flood (OOPSLA 2014).
-struct SplitMix64(u64);
-
-impl SplitMix64 {
-    fn unit(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        x ^= x >> 31;
-        ((x >> 11) as f64 + 0.5) / (1_u64 << 53) as f64
-    }
-
-    fn exponential(&mut self) -> f64 {
-        -self.unit().ln()
-    }
-}
 
 /// A sum of products over a sum of products, and that a few times in a row: each part needs the one before.
 fn expression(parts: usize, products: usize) -> String {

@@ -18,11 +18,14 @@
 //! dominates another when neither is higher and one is lower; violations within 0.005 points are equal.
 
 mod decisions;
+#[path = "../../tests/sim/figures.rs"]
+mod figures;
 mod replays;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use figures::{FIGURES, REQUESTS, is_near, lines};
 use quorate_scaler::Seconds;
 use quorate_scaler::policy::Name;
 use replays::{Case, Measured, Replays, Requests, SEEDS, Subject, TRACES};
@@ -32,10 +35,6 @@ const PEERS: [Name; 7] =
     [Name::Hpa80, Name::Hpa50, Name::Keda5, Name::Keda1, Name::Kpa, Name::TargetTracking, Name::Threshold];
 
 const PRESETS: [Name; 3] = [Name::Lean, Name::Balanced, Name::Strict];
-
-/// What another simulator measured: see the first lines of these.
-const REFERENCE: &str = include_str!("../../tests/sim/reference.csv");
-const REFERENCE_REQUESTS: &str = include_str!("../../tests/sim/requests.csv");
 
 fn main() -> ExitCode {
     match run() {
@@ -188,8 +187,7 @@ impl Board {
     fn rebuild(&mut self) {
         println!("\nT5: requests and figures of the reference, seed 1");
         let mut right = 0;
-        for line in lines(REFERENCE_REQUESTS) {
-            let cells: Vec<_> = line.split(',').collect();
+        for cells in lines(REQUESTS) {
             let Some(given) = self.requests.iter().find(|it| TRACES[it.trace] == cells[0] && it.seed == 1)
             else {
                 continue;
@@ -212,15 +210,15 @@ impl Board {
         let subjects: Vec<_> = policies(Name::ALL).into_iter().chain([Subject::Forecast]).collect();
         self.replay(&subjects, &[2, 10, 60].map(Case::new), &[1]);
         let (mut met, mut all) = (0, 0);
-        for line in lines(REFERENCE) {
-            let cells: Vec<_> = line.split(',').collect();
+        for cells in lines(FIGURES) {
             let [delay, name, trace, cost, violations] = cells[..5] else { continue };
             let at = TRACES.iter().position(|it| *it == trace);
             let (Some(trace), Some(subject), Ok(delay)) = (at, Subject::named(name), delay.parse()) else {
                 continue;
             };
             let ours = self.replays.mean(trace, subject, Case::new(delay), &[1]);
-            let near = within(ours.cost, cost, 0.005, 0.0) && within(ours.violations, violations, 0.0, 0.02);
+            let near =
+                is_near(ours.cost, cost, 0.005, 0.0) && is_near(ours.violations, violations, 0.0, 0.02);
             (met, all) = (met + usize::from(near), all + 1);
             if !near {
                 println!(
@@ -265,16 +263,4 @@ impl Board {
         }
         self.verdict("T7", met, cases.len() * TRACES.len(), "rows dominated");
     }
-}
-
-fn lines(text: &str) -> impl Iterator<Item = &str> {
-    text.lines().filter(|line| !line.starts_with('#'))
-}
-
-/// Whether a figure is near another that was rounded when it was written down: half of its last digit is allowed
-/// for, and a share and an amount beyond it.
-fn within(ours: f64, theirs: &str, share: f64, amount: f64) -> bool {
-    let places = theirs.split_once('.').map_or(0, |(_, places)| places.len());
-    let rounding = 0.5 * 0.1_f64.powi(i32::try_from(places).unwrap_or(0));
-    theirs.parse().is_ok_and(|theirs: f64| (ours - theirs).abs() <= rounding + share * theirs + amount)
 }

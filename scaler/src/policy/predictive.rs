@@ -19,6 +19,9 @@ pub use settings::PredictiveSettings;
 /// Ticks over which the burst floor remembers the largest load.
 const BURST_TICKS: usize = 500;
 
+/// `L`: ticks that a load of the first version is the mean of.
+const LOAD_TICKS: usize = 2;
+
 /// Longest start delay that is looked ahead, in ticks.
 const DELAY_MAX: usize = 600;
 
@@ -172,22 +175,14 @@ impl Predictive {
             Version::First(_) => 0,
             Version::Second(second) => self.confirm_ticks(second, longest),
         };
-        let load_ticks = self.load_ticks();
         let state = &mut self.state;
-        state.arrivals.fit(load_ticks);
+        state.arrivals.fit(LOAD_TICKS);
         state.forecasts.fit(DELAY_MAX + 1);
         state.announced.fit(DELAY_MAX + 1);
         state.needs.fit(confirm_ticks);
         state.burst.fit(BURST_TICKS, |load| load.is_finite() && load >= 0.0);
         state.hold.fit(hold_ticks, |_| true);
         state.calm.fit(self.settings.calm_ticks, |_| true);
-    }
-
-    fn load_ticks(&self) -> usize {
-        match self.settings.version {
-            Version::First(First { load_ticks, .. }) => load_ticks,
-            Version::Second(_) => 1,
-        }
     }
 
     /// What the tick says about service times and about starts.
@@ -229,7 +224,7 @@ impl Predictive {
         let load = service * (level + state.trend.change(horizon as f64));
         let servers = servers_for(load, slo / service, self.settings.miss);
 
-        state.arrivals.push(arrivals, first.load_ticks);
+        state.arrivals.push(arrivals, LOAD_TICKS);
         let recent: u64 = state.arrivals.iter().sum();
         let seen = service * recent as f64 / state.arrivals.len() as f64;
         if let Some((load, servers)) = state.forecasts.push((load, servers), horizon) {

@@ -16,8 +16,9 @@ const LOW_PERIODS: u32 = 15;
 ///
 /// Source: AWS, Amazon EC2 Auto Scaling user guide, "Scaling policy based on Amazon SQS": the target is the
 /// acceptable latency over the mean service time. Every 60 s `x` is the mean number of requests that wait over
-/// the mean number of ready slots, `R` of that minute. 3 periods in a row with `x > target` → `max(cur, ceil(R·x/target))`;
-/// 15 in a row with `x < 0.9·target` → at the 15th and each further low one `cur − max(1, floor(cur/10))`, at least one.
+/// the mean number of ready slots, `R` of that minute. 3 periods in a row with `x > target` →
+/// `max(cur, ceil(R·x/target))`; 15 in a row with `x < 0.9·target` → at the 15th and each further low one
+/// `cur − max(1, floor(cur/10))`, at least one.
 /// AWS does not publish the size of its steps down: the 10 % is an assumption.
 #[derive(Clone, Debug)]
 pub struct TargetTracking {

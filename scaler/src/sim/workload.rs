@@ -1,6 +1,7 @@
 use std::fmt;
 
 use super::Trace;
+use super::random::SplitMix64;
 
 /// Most requests of one workload: each takes 12 bytes.
 pub const REQUESTS_MAX: u64 = 100_000_000;
@@ -176,19 +177,4 @@ fn arrived(arrivals: &[u64], seconds: u64) -> Vec<(usize, u64)> {
         (count, sum)
     };
     (0..=seconds).map(until).collect()
-}
-
-/// The generator of Steele, Lea and Flood, "Fast splittable pseudorandom number generators" (OOPSLA 2014).
-struct SplitMix64(u64);
-
-impl SplitMix64 {
-    /// A number from an exponential distribution with mean 1.
-    fn exponential(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        x ^= x >> 31;
-        -(((x >> 11) as f64 + 0.5) / (1_u64 << 53) as f64).ln()
-    }
 }

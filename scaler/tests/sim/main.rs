@@ -2,6 +2,7 @@
 #![cfg(feature = "sim")]
 #![allow(clippy::unwrap_used, reason = "a trace that is wrong shall stop the test")]
 
+mod figures;
 mod model;
 mod oracle;
 mod reference;

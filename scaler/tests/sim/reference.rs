@@ -6,24 +6,12 @@ use std::path::Path;
 use quorate_scaler::policy::{AnyPolicy, Name};
 use quorate_scaler::sim::{Oracle, Replay, Service, Trace, Workload, forecast};
 
-const FIGURES: &str = include_str!("reference.csv");
-const REQUESTS: &str = include_str!("requests.csv");
-
-fn lines(text: &str) -> impl Iterator<Item = Vec<&str>> {
-    text.lines().filter(|line| !line.starts_with('#')).map(|line| line.split(',').collect())
-}
+use crate::figures::{FIGURES, REQUESTS, is_near, lines};
 
 fn workload(trace: &str) -> Workload {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../benches/traces/{trace}.csv"));
     let text = std::fs::read_to_string(path).unwrap();
     Workload::new(&Trace::parse(&text).unwrap(), 1, Service::Exponential).unwrap()
-}
-
-/// Within a share and an amount, and half of the last digit that was written down.
-fn is_near(ours: f64, theirs: &str, share: f64, amount: f64) -> bool {
-    let places = theirs.split_once('.').map_or(0, |(_, places)| i32::try_from(places.len()).unwrap());
-    let expected: f64 = theirs.parse().unwrap();
-    (ours - expected).abs() <= share * expected + amount + 0.5 * 0.1_f64.powi(places)
 }
 
 #[test]

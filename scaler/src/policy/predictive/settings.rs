@@ -32,8 +32,6 @@ pub(super) struct First {
     pub(super) trend: TrendSettings,
     /// The share of requests that the margin would have covered.
     pub(super) cover: f64,
-    /// `L`: ticks that a load is the mean of.
-    pub(super) load_ticks: usize,
     /// `f`: the share of the largest recent load that stays covered.
     pub(super) burst_floor: f64,
 }
@@ -54,7 +52,6 @@ impl PredictiveSettings {
         version: Version::First(First {
             trend: TrendSettings { level_noise: 0.004, slope_noise: 6.7e-5, shift: 2.5 },
             cover: 0.0,
-            load_ticks: 2,
             burst_floor: 0.3,
         }),
         miss: 0.01,
@@ -69,7 +66,6 @@ impl PredictiveSettings {
         version: Version::First(First {
             trend: TrendSettings { level_noise: 0.02, slope_noise: 1e-3, shift: 2.0 },
             cover: 0.45,
-            load_ticks: 2,
             burst_floor: 0.45,
         }),
         miss: 0.003,
@@ -87,7 +83,6 @@ impl PredictiveSettings {
         version: Version::First(First {
             trend: TrendSettings { level_noise: 0.03, slope_noise: 1.5e-3, shift: 1.5 },
             cover: 0.8,
-            load_ticks: 2,
             burst_floor: 0.7,
         }),
         miss: 0.0003,
