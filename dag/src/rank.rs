@@ -94,8 +94,20 @@ pub struct Prediction {
 
 impl Graph {
     /// Upward ranks: a node's cost and the longest path behind it (Topcuoglu et al., TPDS 2002, 4),
-    /// in nanoseconds, without communication.
-    pub(crate) fn ranks(&self, costs: &Costs) -> Vec<u64> {
+    /// in nanoseconds, without communication. Those of different graphs can be compared.
+    ///
+    /// ```
+    /// use quorate_dag::{Costs, Dag};
+    ///
+    /// let mut dag = Dag::new();
+    /// let (fetch, build) = (dag.add("fetch"), dag.add("build"));
+    /// dag.edge(fetch, build)?;
+    /// // A millisecond each, until something else is seen.
+    /// assert_eq!(dag.freeze()?.ranks(&Costs::default()), [2_000_000, 1_000_000]);
+    /// # Ok::<(), quorate_dag::DagError>(())
+    /// ```
+    #[must_use]
+    pub fn ranks(&self, costs: &Costs) -> Vec<u64> {
         let mut ranks = vec![0u64; self.len()];
         for node in self.topological().rev() {
             let behind =

@@ -67,7 +67,7 @@ impl Work {
         }
         let expression = Expression::parse_within(&request.expression, limits).map_err(of_expression)?;
         let plan = Arc::new(expression.plan());
-        let ranks = ranks(&plan, costs);
+        let ranks = plan.graph().ranks(costs);
         let nodes = plan.len();
         let evaluation = Evaluation::new(Arc::clone(&plan), &parameters, costs).map_err(of_expression)?;
         let mut work = Self {
@@ -234,17 +234,4 @@ fn of_expression(error: ExpressionError) -> Failure {
         detail: error.kind.to_string(),
         span: Some([error.span.start, error.span.end]),
     }
-}
-
-/// Upward ranks (Topcuoglu et al., TPDS 2002, section 4): a node's cost and the longest path behind it.
-/// Comparable between requests, which the order inside one run is not.
-fn ranks(plan: &Plan, costs: &Costs) -> Vec<u64> {
-    let graph = plan.graph();
-    let mut ranks = vec![0u64; plan.len()];
-    for node in plan.nodes().rev() {
-        let behind = graph.dependants(node).iter().map(|next| ranks[next.index()]).max().unwrap_or(0);
-        let cost = u64::try_from(costs.of(graph.function(node)).as_nanos()).unwrap_or(u64::MAX);
-        ranks[node.index()] = behind.saturating_add(cost);
-    }
-    ranks
 }
