@@ -8,7 +8,7 @@ use axum::{
     Router,
     extract::State,
     http::{StatusCode, header},
-    response::IntoResponse,
+    response::{IntoResponse, Response},
     routing::get,
 };
 use std::{sync::Arc, time::Duration};
@@ -17,9 +17,6 @@ use tokio::net::TcpListener;
 /// How long the store may take to answer before this daemon counts as not ready: a probe's own time-out is a
 /// second, if nobody says otherwise.
 const PATIENCE: Duration = Duration::from_millis(800);
-
-/// The type of [`telemetry::metrics`]' text.
-pub(crate) const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4";
 
 /// Serves until shutdown.
 pub(crate) async fn run(listener: TcpListener, engine: Arc<dyn Engine>, shutdown: Shutdown) {
@@ -56,6 +53,7 @@ async fn readyz(State(watched): State<Watched>) -> Result<&'static str, (StatusC
     }
 }
 
-async fn metrics() -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, PROMETHEUS_TEXT)], telemetry::metrics().render())
+/// All that this process counts, in Prometheus' text format.
+pub(crate) async fn metrics() -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], telemetry::metrics().render()).into_response()
 }

@@ -51,9 +51,8 @@ fn text(faults: &[FaultStatus]) -> String {
         return "no faults so far\n".into();
     }
     let row = |fault: &FaultStatus| {
-        let at = i64::try_from(fault.at_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
         [
-            at.map(|at| format!("{at:.0}")).unwrap_or_default(),
+            seen_at(fault),
             fault.kind.to_string(),
             fault.pod.clone(),
             fault.how.clone(),
@@ -66,6 +65,12 @@ fn text(faults: &[FaultStatus]) -> String {
         ["TIME", "TYPE", "POD", "HOW", "EVIDENCE", "DONE", "ID"],
         &faults.iter().map(row).collect::<Vec<_>>(),
     )
+}
+
+/// When it was seen, to the second.
+pub(super) fn seen_at(fault: &FaultStatus) -> String {
+    let at = i64::try_from(fault.at_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    at.map(|at| format!("{at:.0}")).unwrap_or_default()
 }
 
 /// What speaks for it.

@@ -21,8 +21,8 @@ use axum::{
     Json,
     body::Bytes,
     extract::{State, rejection::BytesRejection},
-    http::{HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
+    http::StatusCode,
+    response::Response,
 };
 use futures::future::join_all;
 use quorate_dag::Function;
@@ -337,8 +337,7 @@ pub(super) async fn readyz(State(gateway): State<Arc<Gateway>>) -> Result<Json<H
 )]
 pub(super) async fn metrics(State(gateway): State<Arc<Gateway>>) -> Response {
     gateway.measure_queues().await;
-    let text = crate::telemetry::metrics().render();
-    ([(header::CONTENT_TYPE, HeaderValue::from_static(monitor::PROMETHEUS_TEXT))], text).into_response()
+    monitor::metrics().await
 }
 
 impl Gateway {

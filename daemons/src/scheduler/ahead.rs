@@ -3,13 +3,14 @@
 
 use super::dispatch::place;
 use quorate_dag::{Costs, Function, NodeId, Plan};
+use quorate_scaler::Expected;
 use std::time::{Duration, Instant};
 
 /// What is due within the same such time is told as one number.
 pub(crate) const WIDTH: Duration = Duration::from_millis(250);
 
-/// So many numbers are told: eight seconds.
-pub(crate) const BINS: usize = 32;
+/// So many numbers are told, as policies take them: eight seconds.
+pub(crate) const BINS: usize = Expected::BINS;
 
 /// Numbers that are remembered of a run; what is due later is counted in the last one.
 const BINS_OF_RUN: usize = 8 * BINS;

@@ -1,6 +1,6 @@
 //! What `quorate top` draws.
 
-use super::Look;
+use super::{super::faults::seen_at, Look};
 use crate::api::{FaultStatus, ProcessStatus, QueueStatus, ScalingStatus};
 use ratatui::{
     Frame,
@@ -216,9 +216,8 @@ fn draw_queues(frame: &mut Frame<'_>, area: Rect, queues: &[&QueueStatus]) {
 fn draw_faults(frame: &mut Frame<'_>, area: Rect, faults: &[FaultStatus]) {
     // The latest first: it is the one that people look for.
     let rows = faults.iter().rev().take(FAULTS).map(|fault| {
-        let at = i64::try_from(fault.at_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
         Row::new([
-            Cell::from(at.map(|at| format!("{at:.0}")).unwrap_or_default()),
+            Cell::from(seen_at(fault)),
             Cell::from(fault.kind.to_string()),
             Cell::from(fault.pod.clone()),
             Cell::from(fault.how.clone()),
