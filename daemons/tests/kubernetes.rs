@@ -3,6 +3,9 @@
 #![cfg(feature = "kubernetes")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[allow(unreachable_pub, reason = "the end-to-end tests use it, too")]
+#[path = "kubernetes/api_server.rs"]
+mod api_server;
 #[path = "kubernetes/cluster.rs"]
 mod cluster;
 #[path = "kubernetes/platform.rs"]

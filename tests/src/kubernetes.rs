@@ -1,11 +1,14 @@
 //! The platform as `daemons/deploy/local` deploys it: on the Kubernetes of `KUBECONFIG`, with etcd and what plays SQS
 //! and DynamoDB on the node beside it.
 
+#[path = "../../daemons/tests/kubernetes/api_server.rs"]
+pub mod api_server;
+
 use crate::{
     Status, binary, data, process,
     servers::{etcd::Etcd, moto::Moto, proxy::Proxy},
 };
-use rustix::process::Signal;
+use api_server::Stopped;
 use serde_json::Value;
 use std::{
     env,
@@ -240,10 +243,7 @@ impl Deployed {
     /// When it does not run.
     #[must_use]
     pub fn stop_api_server(&self) -> Stopped {
-        let recorded = fs::read_to_string(self.folder.join("pids/kube-apiserver")).expect("it was started");
-        let pid = recorded.split_whitespace().next().and_then(|pid| pid.parse().ok()).expect("a process");
-        process::signal(pid, Signal::STOP);
-        Stopped(pid)
+        api_server::stop(&self.folder)
     }
 
     /// Ends the first that a selector finds.
@@ -253,15 +253,6 @@ impl Deployed {
     pub fn kill_one(&self, selector: &str) {
         let pods = self.pods(selector);
         self.kill(pods.first().unwrap_or_else(|| panic!("no pod is {selector}")));
-    }
-}
-
-/// A process that goes on when this is dropped.
-pub struct Stopped(u32);
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        process::signal(self.0, Signal::CONT);
     }
 }
 

@@ -1,5 +1,6 @@
 //! The cluster that the tests are given: an image of this program on its node, a namespace for each test.
 
+use crate::api_server::{self, Stopped};
 use futures::FutureExt;
 use k8s_openapi::api::{
     core::v1::{Namespace, Pod, ServiceAccount},
@@ -168,26 +169,8 @@ impl Cluster {
 
     /// Stops the API server until the guard is dropped.
     pub(crate) fn stop_api_server(&self) -> Stopped {
-        let recorded = std::fs::read_to_string(self.folder.join("pids/kube-apiserver")).unwrap();
-        let pid = recorded.split_whitespace().next().unwrap().to_owned();
-        let command = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
-        assert!(command.starts_with("kube-api"), "{pid} is {command}");
-        signal("STOP", &pid);
-        Stopped(pid)
+        api_server::stop(&self.folder)
     }
-}
-
-/// A process that goes on when this is dropped.
-pub(crate) struct Stopped(String);
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        signal("CONT", &self.0);
-    }
-}
-
-fn signal(signal: &str, pid: &str) {
-    assert!(Command::new("kill").args(["-s", signal, pid]).status().unwrap().success());
 }
 
 /// The program and the libraries that it is linked with, as an image on the node: made once for each
