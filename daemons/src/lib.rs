@@ -19,6 +19,7 @@ pub mod config;
 #[doc(hidden)]
 pub mod conformance;
 pub mod control;
+mod draft;
 pub mod engine;
 pub mod excerpt;
 pub mod expression;

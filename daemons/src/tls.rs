@@ -20,10 +20,18 @@ pub use credentials::{Credentials, Refused};
 use crate::config::{Config, Inside};
 use rustls::pki_types::ServerName;
 use serde::{Deserialize, Serialize};
-use std::{fmt, io, path::PathBuf, sync::Arc};
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use zeroize::Zeroizing;
 
 /// The domain that names in certificates end with. `internal` is reserved for private use (ICANN, 2024).
 const DOMAIN: &str = "quorate.internal";
+
+/// What the files of an authority's certificate, of one's own and of its key are called in a folder.
+pub(crate) const NAMES: [&str; 3] = ["ca.crt", "tls.crt", "tls.key"];
 
 /// What somebody is inside the platform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +155,22 @@ pub enum TlsError {
     },
 }
 
+impl TlsError {
+    /// Of a file that can't be read or written.
+    pub(crate) fn file(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
+        |source| Self::File { path: path.into(), source }
+    }
+
+    /// Of a certificate and a key.
+    fn pair<'a>(cert: &'a Path, key: &'a Path) -> impl Fn(rustls::Error) -> Self + Copy + 'a {
+        move |source| Self::Pair { cert: cert.into(), key: key.into(), source }
+    }
+}
+
+fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
+    fs::read(path).map(Zeroizing::new).map_err(TlsError::file(path))
+}
+
 /// What a daemon of the control plane shows, and what it makes certificates of pods with.
 #[derive(Clone, Debug)]
 pub struct Standing {
@@ -173,7 +197,7 @@ impl Standing {
             (Some(_), None) => None,
             (None, _) => Some(Authority::at(&config.tls_folder())?),
         };
-        let ca = tls.ca.clone().unwrap_or_else(|| config.tls_folder().join(authority::CERTIFICATE));
+        let ca = tls.ca.clone().unwrap_or_else(|| config.tls_folder().join(NAMES[0]));
         let credentials = match (&tls.cert, &tls.key, &authority) {
             (Some(cert), Some(key), _) => {
                 let files = Files { ca: ca.clone(), cert: cert.clone(), key: key.clone() };

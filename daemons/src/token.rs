@@ -4,13 +4,12 @@
 //! SHA-256: nobody guesses 256 bits, so no slower hash is needed, and whoever reads the file can't come in
 //! with it. `quorate tokens` writes the file; gateways notice when it changes.
 
-use crate::hex;
+use crate::{draft::draft, hex};
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::HashMap,
-    fmt, fs,
-    io::{self, Write},
+    fmt, fs, io,
     path::{Path, PathBuf},
 };
 use zeroize::Zeroizing;
@@ -222,11 +221,9 @@ impl Tokens {
     pub fn write(&self, path: &Path) -> Result<(), TokenError> {
         let file = File { tokens: self.all().into_iter().cloned().collect() };
         let text = serde_json::to_vec_pretty(&file).expect("tokens are plain data");
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let write = || {
-            fs::create_dir_all(folder)?;
-            let mut draft = tempfile::NamedTempFile::new_in(folder)?; // readable by the owner alone
-            draft.write_all(&text)?;
+            fs::create_dir_all(path.parent().unwrap_or(Path::new("")))?;
+            let draft = draft(path, &text)?;
             draft.as_file().sync_all()?;
             draft.persist(path).map_err(|error| error.error)?;
             Ok(())

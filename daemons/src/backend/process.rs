@@ -105,7 +105,8 @@ pub struct ProcessBackend {
 
 impl ProcessBackend {
     /// A backend that writes specs under `folder`, has `authority` make certificates, sends `orders`, and is
-    /// told `reports`; and the events among them. Orders are as many as the cluster service gives, each a few hundred bytes.
+    /// told `reports`; and the events among them. Orders are as many as the cluster service gives, each a few
+    /// hundred bytes.
     #[must_use]
     pub fn new(
         folder: &Path,

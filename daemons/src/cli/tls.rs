@@ -1,7 +1,7 @@
 //! `quorate tls`: certificates for connections inside a platform of several machines.
 
 use super::{Failure, Global, print, print_json};
-use crate::tls::{Authority, Role, TlsError};
+use crate::tls::{Authority, NAMES, Role, TlsError};
 use clap::{Args, Subcommand};
 use serde_json::json;
 use std::{fs, path::PathBuf};
@@ -49,13 +49,10 @@ impl Make {
         let files = issued.write(&self.folder)?;
         let ca_key = self.folder.join(Authority::KEY);
         if self.secrets {
-            let ca_key =
-                fs::read_to_string(&ca_key).map_err(|source| TlsError::File { path: ca_key, source })?;
+            let ca_key = fs::read_to_string(&ca_key).map_err(TlsError::file(&ca_key))?;
             return print_json(&json!({ "apiVersion": "v1", "kind": "List", "items": [
-                secret("quorate-tls", &[
-                    ("ca.crt", authority.pem()), ("tls.crt", &issued.cert), ("tls.key", &issued.key),
-                ]),
-                secret("quorate-authority", &[("ca.key", &ca_key)]),
+                secret("quorate-tls", NAMES.into_iter().zip([authority.pem(), &issued.cert, &issued.key])),
+                secret("quorate-authority", [(Authority::KEY, ca_key.as_str())]),
             ] }));
         }
         let paths = [&files.ca, &ca_key, &files.cert, &files.key];
@@ -66,8 +63,9 @@ impl Make {
     }
 }
 
-fn secret(name: &str, items: &[(&str, &str)]) -> serde_json::Value {
-    let data: serde_json::Map<_, _> = items.iter().map(|(key, text)| ((*key).into(), json!(text))).collect();
+fn secret<'a>(name: &str, items: impl IntoIterator<Item = (&'a str, &'a str)>) -> serde_json::Value {
+    let data: serde_json::Map<_, _> =
+        items.into_iter().map(|(key, text)| (key.into(), json!(text))).collect();
     json!({
         "apiVersion": "v1",
         "kind": "Secret",

@@ -1,7 +1,7 @@
 //! The platform's own authority, or one that it is given: who makes certificates.
 
-use super::{Credentials, Files, Name, Role, TlsError, credentials};
-use crate::hex;
+use super::{Credentials, Files, NAMES, Name, Role, TlsError, credentials};
+use crate::{draft::draft, hex};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose,
@@ -12,16 +12,11 @@ use rustls::{
     sign::CertifiedKey,
 };
 use std::{
-    fmt, fs,
-    io::{self, Write},
+    fmt, fs, io,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 use zeroize::Zeroizing;
-
-/// The names of files in a folder.
-pub(super) const CERTIFICATE: &str = "ca.crt";
-const OWN: (&str, &str) = ("tls.crt", "tls.key");
 
 /// Certificates are valid from so long before they were made: clocks differ.
 const BEFORE: Duration = Duration::from_secs(24 * 3600);
@@ -53,9 +48,9 @@ impl Authority {
     /// # Errors
     /// When files can't be read or written, or hold something else.
     pub fn at(folder: &Path) -> Result<Self, TlsError> {
-        let (cert, key) = (folder.join(CERTIFICATE), folder.join(Self::KEY));
+        let (cert, key) = (folder.join(NAMES[0]), folder.join(Self::KEY));
         if !key.exists() {
-            fs::create_dir_all(folder).map_err(file(folder))?;
+            fs::create_dir_all(folder).map_err(TlsError::file(folder))?;
             // Whoever is first makes it; all others find that one.
             write_new(&key, Zeroizing::new(KeyPair::generate()?.serialize_pem()).as_bytes())?;
         }
@@ -71,7 +66,7 @@ impl Authority {
     /// # Errors
     /// When files can't be read, hold something else, or do not go together.
     pub fn open(ca: &Path, key: &Path) -> Result<Self, TlsError> {
-        let pem = fs::read_to_string(ca).map_err(file(ca))?;
+        let pem = fs::read_to_string(ca).map_err(TlsError::file(ca))?;
         let pair = read_pair(key)?;
         let certificates = credentials::certificates(ca, pem.as_bytes())?;
         let own = certificates.iter().find(|certificate| is_of(certificate, &pair));
@@ -151,8 +146,8 @@ impl Issued {
     /// # Errors
     /// When it can't be written.
     pub fn write(&self, folder: &Path) -> Result<Files, TlsError> {
-        fs::create_dir_all(folder).map_err(file(folder))?;
-        let files = Files { ca: self.ca.clone(), cert: folder.join(OWN.0), key: folder.join(OWN.1) };
+        fs::create_dir_all(folder).map_err(TlsError::file(folder))?;
+        let files = Files { ca: self.ca.clone(), cert: folder.join(NAMES[1]), key: folder.join(NAMES[2]) };
         replace(&files.key, self.key.as_bytes())?;
         replace(&files.cert, self.cert.as_bytes())?;
         Ok(files)
@@ -160,7 +155,7 @@ impl Issued {
 }
 
 fn read_pair(path: &Path) -> Result<KeyPair, TlsError> {
-    let text = Zeroizing::new(fs::read_to_string(path).map_err(file(path))?);
+    let text = Zeroizing::new(fs::read_to_string(path).map_err(TlsError::file(path))?);
     KeyPair::from_pem(&text).map_err(|error| TlsError::Malformed {
         path: path.to_owned(),
         what: "key",
@@ -192,29 +187,17 @@ fn named(name: &str) -> DistinguishedName {
     distinguished
 }
 
-fn file(path: &Path) -> impl FnOnce(io::Error) -> TlsError + '_ {
-    |source| TlsError::File { path: path.into(), source }
-}
-
-/// A whole file that the owner alone can read, or nothing.
-fn draft(path: &Path, bytes: &[u8]) -> io::Result<tempfile::NamedTempFile> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut draft = tempfile::NamedTempFile::new_in(folder)?;
-    draft.write_all(bytes)?;
-    Ok(draft)
-}
-
 /// Writes a file unless there is one.
 fn write_new(path: &Path, bytes: &[u8]) -> Result<(), TlsError> {
-    let draft = draft(path, bytes).map_err(file(path))?;
-    draft.as_file().sync_all().map_err(file(path))?;
+    let draft = draft(path, bytes).map_err(TlsError::file(path))?;
+    draft.as_file().sync_all().map_err(TlsError::file(path))?;
     match draft.persist_noclobber(path) {
         Ok(_) => Ok(()),
         Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(file(path)(error.error)),
+        Err(error) => Err(TlsError::file(path)(error.error)),
     }
 }
 
 fn replace(path: &Path, bytes: &[u8]) -> Result<(), TlsError> {
-    draft(path, bytes).and_then(|draft| Ok(draft.persist(path).map(drop)?)).map_err(file(path))
+    draft(path, bytes).and_then(|draft| Ok(draft.persist(path).map(drop)?)).map_err(TlsError::file(path))
 }

@@ -1,6 +1,6 @@
 //! What one end of a connection shows, and whom it believes.
 
-use super::{Files, Name, Role, TlsError};
+use super::{Files, Name, Role, TlsError, read};
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, CommonState, Error, RootCertStore, ServerConfig,
     client::{Resumption, verify_server_name},
@@ -10,7 +10,7 @@ use rustls::{
     version::TLS13,
 };
 use std::{
-    fmt, fs, io,
+    fmt, io,
     path::Path,
     sync::{Arc, LazyLock},
     time::Duration,
@@ -20,7 +20,6 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
-use zeroize::Zeroizing;
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -122,10 +121,7 @@ impl Credentials {
     /// # Errors
     /// When files can't be read, hold something else, or do not go together.
     pub fn load(files: &Files) -> Result<Self, TlsError> {
-        let read =
-            |path: &Path| fs::read(path).map_err(|source| TlsError::File { path: path.to_owned(), source });
-        let key = Zeroizing::new(read(&files.key)?);
-        Self::parse(files, &read(&files.ca)?, &read(&files.cert)?, &key)
+        Self::parse(files, &read(&files.ca)?, &read(&files.cert)?, &read(&files.key)?)
     }
 
     /// What is in files of these names.
@@ -138,12 +134,8 @@ impl Credentials {
         }
         let store = Arc::new(store);
         let chain = certificates(&names.cert, cert)?;
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| TlsError::Malformed {
-            path: names.key.clone(),
-            what: "key",
-            why: error.to_string(),
-        })?;
-        let pair = |source| TlsError::Pair { cert: names.cert.clone(), key: names.key.clone(), source };
+        let key = private_key(&names.key, key)?;
+        let pair = TlsError::pair(&names.cert, &names.key);
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&store), provider())
             .build()
             .map_err(|error| no_authority(error.to_string()))?;
@@ -216,6 +208,11 @@ pub(crate) fn check_role(connection: &CommonState, roles: &[Role]) -> Result<(),
         return Ok(());
     }
     Err(Refused::Role { expected: roles.iter().map(|role| role.label()).collect::<Vec<_>>().join(" or ") })
+}
+
+pub(super) fn private_key(path: &Path, pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let malformed = |why: String| TlsError::Malformed { path: path.into(), what: "key", why };
+    PrivateKeyDer::from_pem_slice(pem).map_err(|error| malformed(error.to_string()))
 }
 
 pub(super) fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -1,13 +1,9 @@
 //! TLS in front of the gateway, where anybody may come: one end shows a certificate, as everywhere on the web.
 
-use super::{TlsError, credentials};
-use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
-    pki_types::{PrivateKeyDer, pem::PemObject},
-};
-use std::{fs, path::Path, sync::Arc};
+use super::{TlsError, credentials, read};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use std::{path::Path, sync::Arc};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
-use zeroize::Zeroizing;
 
 /// What is spoken over it.
 const HTTP_1: &[u8] = b"http/1.1";
@@ -17,14 +13,9 @@ const HTTP_1: &[u8] = b"http/1.1";
 /// # Errors
 /// When files can't be read, hold something else, or do not go together.
 pub(crate) fn server(cert: &Path, key: &Path) -> Result<TlsAcceptor, TlsError> {
-    let pair = |source| TlsError::Pair { cert: cert.to_owned(), key: key.to_owned(), source };
+    let pair = TlsError::pair(cert, key);
     let chain = credentials::certificates(cert, &read(cert)?)?;
-    let pem = Zeroizing::new(read(key)?);
-    let private = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| TlsError::Malformed {
-        path: key.to_owned(),
-        what: "key",
-        why: error.to_string(),
-    })?;
+    let private = credentials::private_key(key, &read(key)?)?;
     let mut config = ServerConfig::builder_with_provider(credentials::provider())
         .with_safe_default_protocol_versions()
         .map_err(pair)?
@@ -66,8 +57,4 @@ pub(crate) fn client(ca: Option<&Path>) -> Result<TlsConnector, TlsError> {
         .with_no_client_auth();
     config.alpn_protocols = vec![HTTP_1.to_vec()];
     Ok(Arc::new(config).into())
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    fs::read(path).map_err(|source| TlsError::File { path: path.to_owned(), source })
 }

@@ -9,14 +9,14 @@ use crate::{
     backend::PodDaemon,
     config::{Durability, Kubernetes, Spread},
     pod::PodSpec,
-    tls::Files,
+    tls::{self, Files},
 };
 use k8s_openapi::{
     api::core::v1::{Pod, Service},
     apimachinery::pkg::apis::meta::v1::OwnerReference,
 };
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 /// Who writes the objects, in their managed fields.
 pub(super) const FIELD_MANAGER: &str = "quorate-cluster";
@@ -122,27 +122,20 @@ fn value(
     });
     let mut volumes =
         vec![json!({ "name": "pod", "downwardAPI": { "items": [spec_item], "defaultMode": 0o444 } })];
-    if inside.identity.is_some() {
-        mounts.push(json!({ "name": "key", "mountPath": KEY_FOLDER, "readOnly": true }));
-        let item = json!({ "key": secrets::private(&spec.key()), "path": "identity.der" });
+    let kept = |volume: &str, items: &[(String, &str)]| {
+        let items: Vec<_> = items.iter().map(|(key, path)| json!({ "key": key, "path": path })).collect();
         let name = secrets::name(settings, &spec.set);
         // The group may read it: that is how the pod's user gets at it.
-        volumes.push(json!({
-            "name": "key", "secret": { "secretName": name, "items": [item], "defaultMode": 0o440 },
-        }));
+        json!({ "name": volume, "secret": { "secretName": name, "items": items, "defaultMode": 0o440 } })
+    };
+    if inside.identity.is_some() {
+        mounts.push(json!({ "name": "key", "mountPath": KEY_FOLDER, "readOnly": true }));
+        volumes.push(kept("key", &[(secrets::private(&spec.key()), "identity.der")]));
     }
     if inside.tls.is_some() {
         mounts.push(json!({ "name": "tls", "mountPath": TLS_FOLDER, "readOnly": true }));
-        let [ca, cert, key] = secrets::certificate(spec.index);
-        let items = json!([
-            { "key": ca, "path": "ca.crt" },
-            { "key": cert, "path": "tls.crt" },
-            { "key": key, "path": "tls.key" },
-        ]);
-        let name = secrets::name(settings, &spec.set);
-        volumes.push(json!({
-            "name": "tls", "secret": { "secretName": name, "items": items, "defaultMode": 0o440 },
-        }));
+        let items: Vec<_> = secrets::certificate(spec.index).into_iter().zip(tls::NAMES).collect();
+        volumes.push(kept("tls", &items));
     }
     if spec.index.is_some() {
         mounts.push(json!({ "name": "data", "mountPath": DATA_FOLDER }));
@@ -234,8 +227,8 @@ pub(super) fn service(settings: &Kubernetes, name: &str, function: &str) -> Serv
 
 /// Where a pod's certificate is inside of it.
 pub(super) fn files() -> Files {
-    let at = |name: &str| format!("{TLS_FOLDER}/{name}").into();
-    Files { ca: at("ca.crt"), cert: at("tls.crt"), key: at("tls.key") }
+    let [ca, cert, key] = tls::NAMES.map(|name| Path::new(TLS_FOLDER).join(name));
+    Files { ca, cert, key }
 }
 
 /// What the pod is told: the same, with the places as they are inside.

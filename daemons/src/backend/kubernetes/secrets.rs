@@ -14,7 +14,7 @@ use crate::{
     config::Kubernetes,
     identity::{self, Identities, IdentityError, Member, SetKeys},
     pod::{self, PodSpec},
-    tls::{Authority, Name, Role, TlsError},
+    tls::{self, Authority, Name, Role, TlsError},
 };
 use k8s_openapi::{
     ByteString, Resource as _, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::OwnerReference,
@@ -36,7 +36,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use zeroize::{Zeroize, Zeroizing};
 
 /// Under which key the authority's certificate lies.
-const CA: &str = "ca.crt";
+const CA: &str = tls::NAMES[0];
 
 /// Tries to write a Secret that others write, too.
 const TRIES: usize = 8;
@@ -125,6 +125,11 @@ fn owner(name: String, uid: String) -> OwnerReference {
     }
 }
 
+/// After [`TRIES`] in vain.
+fn contended() -> CallError {
+    CallError::Unreachable("others write its Secret again and again".into())
+}
+
 /// Where a Secret's item is, for a person.
 fn path(kept: &Kept, item: &str) -> PathBuf {
     format!("secret/{}/{item}", kept.metadata.name).into()
@@ -208,14 +213,11 @@ impl Secrets {
                 kept.data.insert(private(name), ByteString(identity.private.to_vec()));
                 kept.data.insert(public(name), ByteString(identity.public.to_der().to_vec()));
             }
-            match self.write(&kept, is_there).await {
-                Ok(kept) => return Ok(kept.into()),
-                // Whoever was quicker is right.
-                Err(error) if error.is_conflict() => {}
-                Err(error) => return Err(keeping(error)),
+            if let Some(kept) = self.write(&kept, is_there).await.map_err(keeping)? {
+                return Ok(kept.into());
             }
         }
-        Err(keeping(CallError::Unreachable("others write its Secret again and again".into())))
+        Err(keeping(contended()))
     }
 
     /// Has a pod's certificate in its set's Secret, made unless one of this authority is there; those of the
@@ -249,14 +251,11 @@ impl Secrets {
                     kept.data.insert(key, ByteString(issued.key.as_bytes().into()));
                 }
             }
-            match self.write(&kept, is_there).await {
-                Ok(kept) => return Ok(kept.owner()),
-                // Whoever was quicker is right.
-                Err(error) if error.is_conflict() => {}
-                Err(error) => return Err(error.into()),
+            if let Some(kept) = self.write(&kept, is_there).await? {
+                return Ok(kept.owner());
             }
         }
-        Err(CallError::Unreachable("others write its Secret again and again".into()).into())
+        Err(contended().into())
     }
 
     /// What a set's pods go with: asked for each time, because a pod of one that is gone would go at once.
@@ -293,14 +292,20 @@ impl Secrets {
         }
     }
 
-    async fn write(&self, kept: &Kept, is_there: bool) -> Result<Kept, CallError> {
+    /// As it is kept then; `None` when others were quicker, who are right.
+    async fn write(&self, kept: &Kept, is_there: bool) -> Result<Option<Kept>, CallError> {
         let text = serde_json::to_vec(kept).expect("a Secret is plain data");
         let parameters = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
-        if is_there {
+        let written = if is_there {
             let request = self.requests().replace(&kept.metadata.name, &parameters, text);
             self.send(self.call("update"), request).await
         } else {
             self.send(self.call("create"), self.requests().create(&parameters, text)).await
+        };
+        match written {
+            Ok(kept) => Ok(Some(kept)),
+            Err(error) if error.is_conflict() => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
