@@ -13,14 +13,14 @@ import yaml
 DAEMONS = {"gateway", "scheduler", "cluster", "admin", "autoscaler"}
 PODS = {"worker", "replica"}  # made by the cluster service
 COMPONENT = "app.kubernetes.io/component"
-SET = "quorate.io/set"
 IMAGE = "QUORATE_KUBERNETES_IMAGE"
 
-# All that the cluster service may do.
+# All that the cluster service may do, by group of the API and resource.
 ROLE = {
-    "pods": {"get", "list", "watch", "create", "delete"},
-    "secrets": {"get", "create", "update"},
-    "services": {"get", "list", "create", "patch", "delete"},
+    ("", "pods"): {"get", "list", "watch", "create", "delete"},
+    ("", "secrets"): {"get", "create", "update"},
+    ("", "services"): {"get", "list", "create", "patch", "delete"},
+    ("policy", "poddisruptionbudgets"): {"create", "patch", "delete"},
 }
 
 wrong = []
@@ -94,10 +94,10 @@ def role(all_of_them):
     expect("a role beyond the namespace", not of_kind(all_of_them, "ClusterRole", "ClusterRoleBinding"))
     for each in of_kind(all_of_them, "Role"):
         for rule in each["rules"]:
-            expect(f"role {name(each)}: a group of the API", rule["apiGroups"] == [""])
+            expect(f"role {name(each)}: groups of the API", len(rule["apiGroups"]) == 1)
             expect(f"role {name(each)}: names of objects", set(rule) == {"apiGroups", "resources", "verbs"})
             for resource in rule["resources"]:
-                beyond = set(rule["verbs"]) - ROLE.get(resource, set())
+                beyond = set(rule["verbs"]) - ROLE.get((rule["apiGroups"][0], resource), set())
                 expect(f"role {name(each)}: may {sorted(beyond)} {resource}", not beyond)
     for each in of_kind(all_of_them, "RoleBinding"):
         subjects = [(subject["kind"], subject["name"]) for subject in each["subjects"]]
@@ -157,13 +157,13 @@ def network(all_of_them):
 def budgets(all_of_them):
     found = {}
     for each in of_kind(all_of_them, "PodDisruptionBudget"):
-        labels = each["spec"]["selector"]["matchLabels"]
-        found[labels.get(SET, labels[COMPONENT])] = {
+        component = each["spec"]["selector"]["matchLabels"][COMPONENT]
+        found[component] = {
             key: each["spec"][key] for key in ("minAvailable", "maxUnavailable") if key in each["spec"]
         }
-        expect(f"budget {name(each)} is named for another", name(each) == labels.get(SET, labels[COMPONENT]))
-    sets = {f"{function}-{n}" for function in ("add", "sub", "mul", "div") for n in range(4)}
-    wanted = {daemon: {"maxUnavailable": 1} for daemon in DAEMONS} | {each: {"minAvailable": 3} for each in sets}
+        expect(f"budget {name(each)} is named for another", name(each) == component)
+    # Those of the sets are the cluster service's.
+    wanted = {daemon: {"maxUnavailable": 1} for daemon in DAEMONS}
     expect(f"budgets: {found.items() ^ wanted.items() if found.keys() == wanted.keys() else found.keys() ^ wanted.keys()}", found == wanted)
 
 

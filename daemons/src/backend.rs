@@ -61,6 +61,14 @@ pub trait Backend: Send + Sync + 'static {
         Ok(())
     }
 
+    /// A set's pods have ended and none comes back: what there is of it beside them goes, too. Its keys stay.
+    ///
+    /// # Errors
+    /// When the backend can't be reached.
+    async fn forget(&self, _set: &str) -> Result<(), BackendError> {
+        Ok(())
+    }
+
     /// Whether a pod that is started again finds what its former life left in its data folder.
     fn keeps_data(&self) -> bool {
         true

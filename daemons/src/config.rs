@@ -238,6 +238,15 @@ impl Replication {
             Self::Byzantine { f } => 3 * f + 1,
         }
     }
+
+    /// How many of them may be faulty or away.
+    #[must_use]
+    pub fn faulty(self) -> u32 {
+        match self {
+            Self::None => 0,
+            Self::Byzantine { f } => f,
+        }
+    }
 }
 
 /// What a request may cost.

@@ -15,7 +15,7 @@ use cluster::{Cluster, in_namespace};
 use k8s_openapi::api::core::v1::{Endpoints, Pod, Secret, Service};
 use kube::{
     Api,
-    api::{DeleteParams, ListParams},
+    api::{DeleteParams, DynamicObject, ListParams},
     runtime::wait::await_condition,
 };
 use platform::Platform;
@@ -27,7 +27,7 @@ use quorate::{
     config::{Functions, Kubernetes, Replication, Spread},
     identity::{Identities, SetKeys},
     pod::{PodSpec, Said},
-    set::{MemberState, SetState},
+    set::{MemberState, SetRecord, SetState},
     tls::{Authority, Name, Role},
     wires::Wires,
 };
@@ -152,7 +152,7 @@ async fn plain_and_replicated_sets_answer_and_what_is_deleted_comes_back() {
         assert_eq!(platform.answer("3+5").await, "8");
 
         // Replicas: their journals went with them, so others take their places in the set, under fresh keys.
-        let members = |sets: &[quorate::set::SetRecord]| {
+        let members = |sets: &[SetRecord]| {
             let set = sets.iter().find(|set| set.name == "mul-0").unwrap();
             set.chain().unwrap().latest().replicas.clone()
         };
@@ -172,10 +172,29 @@ async fn plain_and_replicated_sets_answer_and_what_is_deleted_comes_back() {
             before = after;
         }
 
+        // On purpose no more than f are taken at a time: the second has to stay until the first is replaced.
+        let budgets = cluster.budgets().await;
+        let allows_one = |budget: Option<&DynamicObject>| {
+            budget.is_some_and(|budget| budget.data["status"]["disruptionsAllowed"] == 1)
+        };
+        let allowed = await_condition(budgets.clone(), "quorate-mul-0", allows_one);
+        tokio::time::timeout(PATIENCE, allowed).await.expect("one may go").unwrap();
+        let objects = [cluster.object("mul-0-replica-1").await, cluster.object("mul-0-replica-3").await];
+        cluster.evict(&objects[0]).await;
+        cluster.evict(&objects[1]).await;
+        let successor = pods.get(&cluster.object("mul-0-replica-1").await).await.unwrap();
+        assert_ne!(successor.metadata.name.as_ref(), Some(&objects[0]));
+        assert_eq!(successor.status.unwrap().phase.as_deref(), Some("Running"));
+        let both = |set: &SetRecord| [1, 3].iter().all(|index| set.replicas[*index].incarnation == 2);
+        let is_whole = |set: &SetRecord| set.name == "mul-0" && set.state == SetState::Ready && both(set);
+        platform.sets_when(|sets| sets.iter().any(is_whole)).await;
+        assert_eq!(platform.answer("4*(3+5)").await, "32");
+
         // Nothing runs that nobody wants; identities stay for the sets that come back.
         platform.scale(&[Function::Add, Function::Mul], 0).await;
         platform.sets_when(|sets| sets.is_empty()).await;
         cluster.no_pods().await;
+        assert!(budgets.list(&ListParams::default()).await.unwrap().items.is_empty());
         let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
         let kept =
             secrets.list(&ListParams::default().labels("app.kubernetes.io/name=quorate")).await.unwrap();

@@ -6,6 +6,7 @@
 //! is asked again by the cluster service. A pod that ended is not started again by Kubernetes
 //! (`restartPolicy: Never`): that is the cluster service's decision.
 
+mod budgets;
 mod call;
 mod converse;
 mod lives;
@@ -25,6 +26,7 @@ use crate::{
     wires::Wires,
 };
 use async_trait::async_trait;
+use budgets::Budgets;
 use call::{Call, PATIENCE};
 use converse::Heard;
 use futures::StreamExt;
@@ -71,6 +73,7 @@ pub struct KubernetesBackend {
     /// What the pods' program is told before its subcommand: how to log.
     arguments: Vec<String>,
     secrets: Secrets,
+    budgets: Budgets,
     /// Makes the pods' certificates, where connections are protected.
     authority: Option<Arc<Authority>>,
     lives: Shared,
@@ -159,7 +162,8 @@ impl KubernetesBackend {
         let mut following = JoinSet::new();
         following.spawn(follower.run(hearing, to_remove));
         let services = Api::namespaced(client.clone(), &namespace);
-        let secrets = Secrets::new(client, namespace.clone(), settings.clone());
+        let secrets = Secrets::new(client.clone(), namespace.clone(), settings.clone());
+        let budgets = Budgets::new(client, namespace.clone(), settings.clone());
         let backend = Self {
             pods,
             services,
@@ -167,6 +171,7 @@ impl KubernetesBackend {
             settings,
             arguments,
             secrets,
+            budgets,
             authority,
             lives,
             watched,
@@ -244,6 +249,16 @@ impl Backend for KubernetesBackend {
             let name = secrets::name(&self.settings, &spec.set);
             return self.can_t_start(spec, format!("the Secret {name} with its identity is gone"));
         }
+        if daemon == PodDaemon::Worker && spec.replication.faulty() > 0 {
+            match self.budgets.keep(spec, owner.as_ref()).await {
+                Ok(()) => {}
+                // It computes all the same.
+                Err(error) if error.is_lasting() => {
+                    tracing::warn!(set = %spec.set, %error, "drains may take any number of the set's replicas");
+                }
+                Err(error) => return Err(unavailable("started")(error)),
+            }
+        }
         let spec = &PodSpec { tls: self.authority.as_ref().map(|_| manifest::files()), ..spec.clone() };
         // Nothing secret, but something that no other object has.
         let unique = match identity::seed() {
@@ -307,6 +322,13 @@ impl Backend for KubernetesBackend {
         let name = manifest::service_name(&self.settings, name);
         let deleted = delete(&self.services, self.call_of_service("delete"), &name, Stop::Gently).await;
         deleted.map(drop).map_err(unavailable("withdrawn"))
+    }
+
+    async fn forget(&self, set: &str) -> Result<(), BackendError> {
+        match self.budgets.remove(set).await {
+            Err(error) if !error.is_lasting() => Err(unavailable("forgotten")(error)),
+            _ => Ok(()),
+        }
     }
 
     /// A journal lies in an `emptyDir`.

@@ -187,6 +187,7 @@ impl Cluster {
             }
             return Ok(());
         }
+        self.backend.forget(name).await?;
         let folder = self.folder(&set);
         if let Err(error) = std::fs::remove_dir_all(&folder)
             && error.kind() != std::io::ErrorKind::NotFound

@@ -8,7 +8,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Client, Config,
-    api::{DeleteParams, ListParams, PostParams},
+    api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, PostParams},
     runtime::{conditions, wait::await_condition},
 };
 use serde_json::json;
@@ -120,7 +120,8 @@ impl Cluster {
         assert!(left.is_empty(), "{left:?}");
     }
 
-    /// Asks for a pod's eviction, in the version that the cluster has.
+    /// Has a pod evicted, in the version that the cluster has. The client asks again while a budget holds the
+    /// pod (429).
     pub(crate) async fn evict(&self, object: &str) {
         let path = format!("/api/v1/namespaces/{}/pods/{object}/eviction", self.namespace);
         let mut last = None;
@@ -135,6 +136,19 @@ impl Cluster {
             }
         }
         panic!("{last:?}");
+    }
+
+    /// The budgets of this namespace, in the version that the cluster has.
+    pub(crate) async fn budgets(&self) -> Api<DynamicObject> {
+        for version in ["v1", "v1beta1"] {
+            let kind = GroupVersionKind::gvk("policy", version, "PodDisruptionBudget");
+            let resource = ApiResource::from_gvk_with_plural(&kind, "poddisruptionbudgets");
+            let budgets = Api::namespaced_with(self.client.clone(), &self.namespace, &resource);
+            if budgets.list(&ListParams::default()).await.is_ok() {
+                return budgets;
+            }
+        }
+        panic!("the cluster has no budgets");
     }
 
     /// A service account with just these rights in the namespace.

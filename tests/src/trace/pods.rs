@@ -134,4 +134,8 @@ impl Backend for TracedBackend {
     async fn list(&self) -> Result<Vec<RunningPod>, BackendError> {
         self.backend.list().await
     }
+
+    async fn forget(&self, set: &str) -> Result<(), BackendError> {
+        self.backend.forget(set).await
+    }
 }

@@ -57,6 +57,11 @@ impl CallError {
         matches!(self, Self::Refused { code: 400 | 403 | 413 | 422, .. })
     }
 
+    /// Whether only somebody's hand can change it: the object, the role, or what the API server serves.
+    pub(super) fn is_lasting(&self) -> bool {
+        self.is_final() || self.is_not_found() || matches!(self, Self::Forbidden { .. })
+    }
+
     /// Whether there is no such object, or namespace.
     pub(super) fn is_not_found(&self) -> bool {
         matches!(self, Self::Refused { code: 404, .. })
@@ -131,6 +136,7 @@ mod tests {
             let error = call.refused(code, message);
             assert!(error.to_string().contains(expected), "{error}");
             assert_eq!(error.is_final(), is_final, "{error}");
+            assert_eq!(error.is_lasting(), [401, 403, 404, 422].contains(&code), "{error}");
         }
     }
 }

@@ -225,6 +225,42 @@ pub(super) fn service(settings: &Kubernetes, name: &str, function: &str) -> Serv
     serde_json::from_value(value).expect("the manifest is a Service's")
 }
 
+/// The name of a set's budget.
+pub(super) fn budget_name(settings: &Kubernetes, set: &str) -> String {
+    format!("{}{set}", settings.prefix)
+}
+
+/// The budget of a pod's set, in one of the versions of its group: f replicas may be missing, and the others
+/// go on. A set's replicas have no controller with a number of pods, so it can't say how many those are.
+pub(super) fn budget(
+    settings: &Kubernetes,
+    version: &str,
+    spec: &PodSpec,
+    owner: Option<&OwnerReference>,
+) -> Value {
+    let mut budget = json!({
+        "apiVersion": format!("policy/{version}"),
+        "kind": "PodDisruptionBudget",
+        "metadata": {
+            "name": budget_name(settings, &spec.set),
+            "labels": labels(settings, [(SET, &*spec.set), (FUNCTION, &spec.function)]),
+        },
+        "spec": {
+            "minAvailable": spec.replication.replicas() - spec.replication.faulty(),
+            "selector": { "matchLabels": replicas_of(settings, spec) },
+        },
+    });
+    if let Some(owner) = owner {
+        budget["metadata"]["ownerReferences"] = json!([owner]);
+    }
+    budget
+}
+
+/// What the replicas of a pod's set are labelled with, and nothing else.
+fn replicas_of(settings: &Kubernetes, spec: &PodSpec) -> Value {
+    json!({ INSTANCE: instance(settings), SET: spec.set, COMPONENT: PodDaemon::Replica.name() })
+}
+
 /// Where a pod's certificate is inside of it.
 pub(super) fn files() -> Files {
     let [ca, cert, key] = tls::NAMES.map(|name| Path::new(TLS_FOLDER).join(name));
@@ -251,9 +287,7 @@ fn spec_inside(spec: &PodSpec) -> PodSpec {
 
 /// The replicas of a set on nodes of their own, and if possible in zones of their own.
 fn spread(settings: &Kubernetes, spec: &PodSpec) -> Value {
-    let of_set = json!({ "matchLabels": {
-        INSTANCE: instance(settings), SET: spec.set, COMPONENT: PodDaemon::Replica.name(),
-    } });
+    let of_set = json!({ "matchLabels": replicas_of(settings, spec) });
     let over = |key: &str, otherwise: &str| json!({ "maxSkew": 1, "topologyKey": key, "whenUnsatisfiable": otherwise, "labelSelector": of_set });
     let otherwise = match settings.spread {
         Spread::Hard => "DoNotSchedule",
@@ -436,6 +470,25 @@ mod tests {
             selector(&chosen),
             "app.kubernetes.io/name=quorate,app.kubernetes.io/instance=q,quorate.io/pod"
         );
+    }
+
+    #[test]
+    fn a_budget_lets_f_replicas_go_and_counts_nobody_else() {
+        for (f, available) in [(1, 3), (2, 5)] {
+            let replication = Replication::Byzantine { f };
+            let budget = budget(&settings(), "v1", &spec(None, replication), None);
+            assert_eq!(budget["metadata"]["name"], "quorate-add-0");
+            assert_eq!(budget["spec"]["minAvailable"], available);
+            let replica = made(&settings(), &spec(Some(0), replication));
+            let worker = made(&settings(), &spec(None, replication));
+            let selected = budget["spec"]["selector"]["matchLabels"].as_object().unwrap();
+            let has = |pod: &Value| {
+                selected.iter().filter(|(label, value)| pod["metadata"]["labels"][label] == **value).count()
+            };
+            assert_eq!((has(&replica), has(&worker)), (selected.len(), selected.len() - 1));
+            // Its selector must not change, which Kubernetes would refuse: what belongs to one life is not in.
+            assert!(!selected.contains_key(INCARNATION) && !selected.contains_key(POD));
+        }
     }
 
     #[test]
