@@ -7,7 +7,7 @@ use crate::{Decision, Observation, Reason, Seconds};
 /// Between two measurements.
 const INTERVAL: Seconds = Seconds::new(10);
 
-/// Intervals that a lower need is held against.
+/// Intervals in a row that have to need less before there is less.
 const HOLD: usize = 3;
 
 /// Variance that one interval adds to each part of the state.
@@ -44,11 +44,13 @@ pub enum QueueModel {
 /// Woodside, Litoiu, Iszlai: QEST 2005; Zheng, Woodside, Litoiu: IEEE TSE 34(3), 2008).
 ///
 /// Every 10 s: state `x = (S, u0, b)`, service demand, background utilisation and background delay, a random
-/// walk. Measured are utilisation, modelled as `u = u0 + λS` (λ completions per second and slot, `u` clipped
-/// to [0, 0.95]), and mean response, modelled by [`QueueModel`] plus `20·S·(u − 0.95)` beyond 0.95. An
-/// extended Kalman step, derivatives by difference; above 95 % measured utilisation the response is ignored.
+/// walk. Measured are utilisation, modelled as `u = u0 + λS` (λ completions per second and slot), and mean
+/// response, modelled by [`QueueModel`] with `u` clipped to [0, 0.95], plus `20·S·(u − 0.95)` beyond 0.95. An
+/// extended Kalman step, derivatives by difference; above 95 % measured utilisation the response is ignored,
+/// and an interval in which nothing was answered only makes the state less certain.
 /// Pods: the fewest whose predicted response meets the target at the arrival rate of the last interval; up at
-/// once, down to the largest need of the last 3 intervals.
+/// once, down after 3 intervals in a row that needed less, to the largest of the three. The first tick counts
+/// as an interval without arrivals.
 #[derive(Clone, Debug)]
 pub struct Dc2 {
     model: QueueModel,
@@ -68,7 +70,8 @@ pub struct Dc2State {
     sums: Sums,
     x: [f64; 3],
     p: [[f64; 3]; 3],
-    needs: Recent<u32>,
+    /// The needs of the last intervals, while each is lower than what is there.
+    lower: Recent<u32>,
     desired: u32,
 }
 
@@ -94,7 +97,7 @@ impl Dc2 {
             target: share * conditions.wait_objective.as_f64(),
             tick: conditions.tick,
             prior,
-            state: Dc2State { needs: Recent::new(HOLD), ..Dc2State::default() },
+            state: Dc2State { lower: Recent::new(HOLD), ..Dc2State::default() },
         };
         policy.forget();
         policy
@@ -115,6 +118,7 @@ impl Dc2 {
     /// Utilisation and mean response that a state predicts for `slots`, each with `rate` requests a second.
     fn predict(&self, [demand, background, delay]: [f64; 3], rate: f64, slots: f64) -> [f64; 2] {
         let offered = background + rate * demand;
+        // What was measured knows no clipping, or a queue that is full would say nothing of the demand.
         let u = offered.clamp(0.0, UTILISATION_MAX);
         let response = match self.model {
             QueueModel::PerPod => demand / (1.0 - u),
@@ -123,24 +127,27 @@ impl Dc2 {
             }
         };
         let overload = 20.0 * demand * (offered - UTILISATION_MAX).max(0.0);
-        [u, delay + response + overload]
+        [offered, delay + response + overload]
     }
 
     /// One extended Kalman step.
     fn measure(&mut self, seconds: f64) {
         let sums = self.state.sums;
+        for (part, noise) in PROCESS_NOISE.iter().enumerate() {
+            self.state.p[part][part] += noise;
+        }
+        if sums.completions == 0 {
+            return;
+        }
         let Some(utilisation) = self.state.usage.utilisation() else { return };
         let slots = self.state.usage.slot_time.as_f64() / seconds;
-        let rate = sums.completions as f64 / seconds / slots;
-        let response = sums.response_time.as_f64() / (sums.completions as f64).max(1.0);
-        let mute = utilisation > UTILISATION_MAX || sums.completions == 0;
+        let completions = sums.completions as f64;
+        let (rate, response) = (completions / seconds / slots, sums.response_time.as_f64() / completions);
+        let mute = utilisation > UTILISATION_MAX;
         let noise = [NOISE[0], if mute { NO_MEASUREMENT } else { NOISE[1] }];
 
         let mut x = self.state.x;
         let mut p = self.state.p;
-        for (part, noise) in PROCESS_NOISE.iter().enumerate() {
-            p[part][part] += noise;
-        }
         let predicted = self.predict(x, rate, slots);
         let mut h = [[0.0; 3]; 2];
         for part in 0..3 {
@@ -158,6 +165,24 @@ impl Dc2 {
         (self.state.x, self.state.p) = (x, p);
         if !is_healthy(&x, &p) {
             self.forget();
+        }
+    }
+
+    /// Up at once, down when enough intervals in a row needed less.
+    fn follow(&mut self, pods: u32, decision: &mut Decision) {
+        let lower = &mut self.state.lower;
+        if pods >= decision.desired {
+            lower.clear();
+            decision.replace(pods, Reason::Model);
+            return;
+        }
+        lower.push(pods, HOLD);
+        let largest = lower.iter().max().filter(|_| lower.len() == HOLD);
+        if let Some(largest) = largest {
+            lower.clear();
+            decision.replace(largest, if largest > pods { Reason::Hold } else { Reason::Model });
+        } else {
+            decision.reason = Reason::Hold;
         }
     }
 
@@ -224,19 +249,13 @@ impl Policy for Dc2 {
             self.state.usage.observe(observation);
             sums.response_time = sums.response_time.saturating_add(observation.response_time);
         }
-        if due {
-            let seconds = now.saturating_sub(self.state.began.unwrap_or(now)).as_f64();
-            if observation.valid && seconds > 0.0 {
-                self.measure(seconds);
-                let slots = self.need(self.state.sums.arrivals as f64 / seconds);
-                let pods = observation.pods_for(slots.into());
-                self.state.needs.push(pods, HOLD);
-                let held = self.state.needs.iter().max().unwrap_or(pods);
-                decision.replace(pods, Reason::Model);
-                if held > pods {
-                    decision.replace(held, Reason::Hold);
-                }
-            }
+        let seconds = now.saturating_sub(self.state.began.unwrap_or(now)).as_f64();
+        if observation.valid && due && seconds > 0.0 {
+            self.measure(seconds);
+            let slots = self.need(self.state.sums.arrivals as f64 / seconds);
+            self.follow(observation.pods_for(slots.into()), &mut decision);
+        } else if observation.valid && self.state.began.is_none() {
+            self.follow(observation.pods_for(self.need(0.0).into()), &mut decision);
         }
         if due || self.state.began.is_none_or(|began| began > now) {
             self.state.sums = Sums::default();
@@ -249,7 +268,7 @@ impl Policy for Dc2 {
 
     fn restore(&mut self, state: Dc2State) {
         self.state = state;
-        self.state.needs.fit(HOLD);
+        self.state.lower.fit(HOLD);
         if !is_healthy(&self.state.x, &self.state.p) {
             self.forget();
         }

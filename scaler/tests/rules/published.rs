@@ -162,6 +162,67 @@ fn target_tracking_counts_the_pods_of_the_minute_not_of_its_end() {
     assert_eq!(hold(&mut tracking, at, 151..=180), (20, Reason::Steady));
 }
 
+/// A second of a layer to which 15 requests come in two seconds, of which so many are answered each second, after
+/// so long.
+fn model_layer(second: u64, ready: u32, [completions, busy, response]: [f64; 3]) -> Observation {
+    let count = |rate: f64| if second % 2 == 0 { rate.floor() } else { rate.ceil() };
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few requests")]
+    let [arrivals, completed] = [7.5, completions].map(|rate| count(rate) as u64);
+    Observation {
+        arrivals,
+        completions: completed,
+        response_time: Seconds::try_from(response * completed as f64).unwrap(),
+        ..At { ready, busy, ..At::default() }.observe(second)
+    }
+}
+
+/// The decisions at the ends of the intervals.
+fn decisions(
+    policy: &mut AnyPolicy,
+    ready: u32,
+    layer: [f64; 3],
+    intervals: std::ops::Range<u64>,
+) -> Vec<u32> {
+    let seconds = intervals.start * 10 + u64::from(intervals.start > 0)..=intervals.end * 10;
+    let decided = seconds.map(|second| (second, policy.decide(&model_layer(second, ready, layer)).desired));
+    decided.filter(|(second, _)| second % 10 == 0).map(|(_, desired)| desired).collect()
+}
+
+#[test]
+fn dc2_rises_at_once_and_falls_after_three_lower_intervals() {
+    // S = 0.5 s, as it begins with: what it measures is what it expects, so the state stays. A pod of its own for
+    // each: 0.5 / (1 − 7.5 · 0.5 / k) ≤ 1.0 from k = 7.5 on.
+    let mut dc2 = policy(Name::Dc2PerPod);
+    // 5 pods are busy to 3.75 / 5 = 0.75, and the mean response is 0.5 / 0.25. The first tick counts.
+    assert_eq!(decisions(&mut dc2, 5, [7.5, 3.75, 2.0], 0..1), [5, 8]);
+    // 16 pods are busy to 0.234, and 0.5 / 0.766.
+    let wide = [7.5, 3.75, 0.5 / (1.0 - 3.75 / 16.0)];
+    assert_eq!(decisions(&mut dc2, 16, wide, 1..7), [16, 16, 8, 16, 16, 8]);
+    // One that is not lower, and it counts anew.
+    assert_eq!(decisions(&mut dc2, 16, wide, 7..9), [16, 16]);
+    assert_eq!(decisions(&mut dc2, 8, [7.5, 3.75, 0.5 / (1.0 - 3.75 / 8.0)], 9..10), [8]);
+    assert_eq!(decisions(&mut dc2, 16, wide, 10..13), [16, 16, 8]);
+
+    // One queue before all: 0.697 s with 5 pods, 0.561 s with 6, where 0.6 s are the target.
+    let mut dc2 = policy(Name::Dc2Pooled);
+    let ten = [7.5, 3.75, 0.5 * (1.0 + 0.375_f64.powf(22_f64.sqrt() - 1.0) / (10.0 * 0.625))];
+    assert_eq!(decisions(&mut dc2, 10, ten, 0..2), [10, 10, 6]);
+}
+
+#[test]
+fn dc2_does_not_learn_from_a_full_layer_or_an_empty_one() {
+    let mut dc2 = policy(Name::Dc2PerPod);
+    // Two pods without a pause, before which requests wait for half a minute: that is no steady state.
+    assert_eq!(decisions(&mut dc2, 2, [4.0, 2.0, 30.0], 0..1), [2, 8]);
+    assert_eq!(decisions(&mut dc2, 2, [4.0, 2.0, 30.0], 1..3), [8, 8]);
+    // Nothing is answered, which is no response of 0 s either.
+    assert_eq!(decisions(&mut dc2, 8, [0.0, 0.0, 0.0], 3..6), [8, 8, 8]);
+    // What it does learn from a full layer is the demand: three a second from each pod, which are 1.0 busy and not
+    // 3 · 0.5. With S = 1/3, 1/3 / (1 − 7.5 / 3 / k) ≤ 1.0 from k = 3.75 on.
+    let mut dc2 = policy(Name::Dc2PerPod);
+    assert_eq!(decisions(&mut dc2, 2, [6.0, 2.0, 30.0], 0..1), [2, 4]);
+}
+
 #[test]
 fn names_are_read_as_they_are_written() {
     for name in Name::ALL {

@@ -36,8 +36,9 @@ fn every_figure_on_a_train_of_bursts_is_the_one_of_the_reference() {
     assert_eq!(format!("{oracle:.0}"), expected, "the oracle's pod-seconds");
     let mut seen = 0;
     for cells in lines(FIGURES).filter(|cells| cells[0] == "10" && cells[2] == "azure-code") {
-        // Of the first, the reference's own reading is not published; of the second one figure is 0.5 points off.
-        if cells[1].starts_with("dc2") || cells[1] == "candidate-lean" {
+        // Of the first a filter out of its depth, whose least rounding decides; of the second one figure is off
+        // by 0.5 points.
+        if ["dc2-mm1", "candidate-lean"].contains(&cells[1]) {
             continue;
         }
         let outcome = match cells[1].parse::<Name>() {
@@ -51,5 +52,5 @@ fn every_figure_on_a_train_of_bursts_is_the_one_of_the_reference() {
         assert!(is_near(outcome.wait_percentile(0.99), cells[5], 0.005, 0.005), "{}: p99", cells[1]);
         seen += 1;
     }
-    assert_eq!(seen, 10);
+    assert_eq!(seen, 11);
 }
