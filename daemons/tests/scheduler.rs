@@ -245,6 +245,35 @@ impl FunctionService for Mute {
     }
 }
 
+/// Takes a quarter of a second for each operation, and answers 1.
+struct Slow;
+
+#[tonic::async_trait]
+impl FunctionService for Slow {
+    type InvokeStream = tokio_stream::wrappers::ReceiverStream<Result<InvokeResponse, Status>>;
+
+    async fn invoke(
+        &self,
+        request: tonic::Request<Streaming<InvokeRequest>>,
+    ) -> Result<Response<Self::InvokeStream>, Status> {
+        let (answers, answered) = mpsc::channel(1);
+        let mut requests = request.into_inner();
+        tokio::spawn(async move {
+            while let Ok(Some(request)) = requests.message().await {
+                tokio::time::sleep(Duration::from_millis(250)).await;
+                let one = quorate_dag::Value::from(1).to_bytes();
+                let outcomes = request.operations.iter().map(|operation| proto::Outcome {
+                    tag: operation.tag,
+                    result: Some(proto::outcome::Result::Value(one.clone().into())),
+                    ..proto::Outcome::default()
+                });
+                let _ = answers.send(Ok(InvokeResponse { outcomes: outcomes.collect() })).await;
+            }
+        });
+        Ok(Response::new(tokio_stream::wrappers::ReceiverStream::new(answered)))
+    }
+}
+
 #[tokio::test]
 async fn the_example_is_sixteen() {
     let platform = Platform::new(config(256));
@@ -348,6 +377,35 @@ async fn a_deadline_ends_a_request() {
     let (_worker, _taken) = platform.mute_worker(Function::Add).await;
     let id = platform.submit(request("1+2"), Duration::from_millis(200)).await;
     assert_eq!(platform.outcome(id).await.result.unwrap_err().kind, "deadline");
+}
+
+#[tokio::test]
+async fn what_a_function_was_seen_to_take_decides_what_a_later_request_begins_with() {
+    let platform = Platform::new(config(4096));
+    let _scheduler = platform.scheduler();
+    let (_sub, mut taken) = platform.mute_worker(Function::Sub).await;
+    let _add = platform.worker(Function::Add, 1).await;
+    let slow = Killable::new(|listener, _| async move {
+        let server = tonic::transport::Server::builder().add_service(FunctionServer::new(Slow));
+        server.serve_with_incoming(TcpIncoming::from(listener)).await.unwrap();
+    });
+    platform.register(Function::Mul, slow.address, 1).await;
+    // Two paths of the same length, one over an addition and one over a multiplication: the first of their nodes
+    // in the order in which they are sent.
+    let mut begun = async || {
+        platform.submit(request("((1-2)+3)/((4-5)*6)"), PATIENCE).await;
+        [taken.recv().await.unwrap().node, taken.recv().await.unwrap().node]
+    };
+    // Nothing is known of either: as they are written.
+    let [addition, multiplication] = begun().await;
+    assert!(addition < multiplication);
+    assert_eq!(platform.eval("2*3").await.result, Ok("1".into()), "the slow worker's answer");
+    let learnt = async {
+        while begun().await != [multiplication, addition] {
+            assert_eq!(platform.eval("1+2").await.result, Ok("3".into()));
+        }
+    };
+    tokio::time::timeout(PATIENCE, learnt).await.expect("the longer path goes first");
 }
 
 #[tokio::test]
