@@ -86,6 +86,9 @@ impl Plan {
     /// ```
     pub fn to_dot(&self) -> String {
         let mut out = "digraph plan {\n  rankdir=BT;\n".to_owned();
+        if let Some(only) = self.only() {
+            writeln!(out, "  result [label=\"{only}\"];").expect("writing to a String");
+        }
         self.each(&mut out, |out, node, label| write!(out, "  n{node} [label=\"n{node}: {label}\"];"));
         self.edges(&mut out, "->", ";");
         out.push_str("}\n");
@@ -105,6 +108,9 @@ impl Plan {
     /// ```
     pub fn to_mermaid(&self) -> String {
         let mut out = "flowchart BT\n".to_owned();
+        if let Some(only) = self.only() {
+            writeln!(out, "  result[\"{only}\"]").expect("writing to a String");
+        }
         self.each(&mut out, |out, node, label| write!(out, "  n{node}[\"n{node}: {label}\"]"));
         self.edges(&mut out, "-->", "");
         out
@@ -154,6 +160,11 @@ impl Plan {
             out.write_char(']')
         })?;
         out.write_str("]}")
+    }
+
+    /// The result, where nothing has to be done for it: drawn by itself, or nothing would be.
+    fn only(&self) -> Option<Operand<'_>> {
+        Some(self.root()).filter(|root| root.node().is_none())
     }
 
     fn each(&self, out: &mut String, write: impl Fn(&mut String, NodeId, &str) -> fmt::Result) {

@@ -153,3 +153,13 @@ fn what_is_deep_is_drawn_with_its_depth() {
     assert_eq!(lines[41], "[41] └─ n8 = 2 * n7");
     assert_eq!(lines[49], "[49] └─ n0 = 2 * a");
 }
+
+#[test]
+fn what_needs_no_operation_is_drawn_too() {
+    for text in ["5", "a"] {
+        let plan = Expression::parse(text).expect("an expression").plan();
+        let dot = format!("digraph plan {{\n  rankdir=BT;\n  result [label=\"{text}\"];\n}}\n");
+        assert_eq!(plan.to_dot(), dot);
+        assert_eq!(plan.to_mermaid(), format!("flowchart BT\n  result[\"{text}\"]\n"));
+    }
+}
