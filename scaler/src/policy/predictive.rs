@@ -226,7 +226,7 @@ impl Predictive {
 
         state.arrivals.push(arrivals, LOAD_TICKS);
         let recent: u64 = state.arrivals.iter().sum();
-        let seen = service * recent as f64 / state.arrivals.len() as f64;
+        let seen = service * recent as f64 / LOAD_TICKS as f64; // nothing came before the first tick
         if let Some((load, servers)) = state.forecasts.push((load, servers), horizon) {
             state.margin.observe((seen - f64::from(servers)) / (load + 1.0).sqrt(), arrivals);
         }

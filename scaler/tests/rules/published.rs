@@ -165,7 +165,7 @@ fn target_tracking_counts_the_pods_of_the_minute_not_of_its_end() {
 /// A second of a layer to which 15 requests come in two seconds, of which so many are answered each second, after
 /// so long.
 fn model_layer(second: u64, ready: u32, [completions, busy, response]: [f64; 3]) -> Observation {
-    let count = |rate: f64| if second % 2 == 0 { rate.floor() } else { rate.ceil() };
+    let count = |rate: f64| if second.is_multiple_of(2) { rate.floor() } else { rate.ceil() };
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few requests")]
     let [arrivals, completed] = [7.5, completions].map(|rate| count(rate) as u64);
     Observation {
@@ -185,7 +185,7 @@ fn decisions(
 ) -> Vec<u32> {
     let seconds = intervals.start * 10 + u64::from(intervals.start > 0)..=intervals.end * 10;
     let decided = seconds.map(|second| (second, policy.decide(&model_layer(second, ready, layer)).desired));
-    decided.filter(|(second, _)| second % 10 == 0).map(|(_, desired)| desired).collect()
+    decided.filter(|(second, _)| second.is_multiple_of(10)).map(|(_, desired)| desired).collect()
 }
 
 #[test]
