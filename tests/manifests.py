@@ -1,11 +1,15 @@
 """What schemas don't say of the manifests. Called by `manifests` beside it; prints what is wrong, and fails then."""
 
+import contextlib
 import json
+import os
 import re
 import subprocess
 import sys
 import tempfile
+import time
 import tomllib
+import urllib.request
 from pathlib import Path
 
 import yaml
@@ -217,6 +221,55 @@ def configuration(path, binary):
         expect(f"{name(each)}: {run.stderr.strip()}", run.returncode == 0)
 
 
+# --- etcd -------------------------------------------------------------------------------------------------
+
+
+def etcd(path, certificates, *addresses):
+    """Its members, started as the manifest says, with the machine's own `etcd`."""
+    (workload,) = of_kind(objects(path), "StatefulSet")
+    (container,) = workload["spec"]["template"]["spec"]["containers"]
+    (mounted,) = [each["mountPath"] for each in container["volumeMounts"] if each["name"] == "tls"]
+    (data,) = [each["mountPath"] for each in container["volumeMounts"] if each["name"] == "data"]
+    expect("a member without an address, or the reverse", workload["spec"]["replicas"] == len(addresses))
+    with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as members:
+        running = []
+        for at, address in enumerate(addresses):
+            fields = {"metadata.name": f"{name(workload)}-{at}", "status.podIP": address}
+            given = {each["name"]: fields[each["valueFrom"]["fieldRef"]["fieldPath"]] for each in container["env"]}
+            args = [re.sub(r"\$\((\w+)\)", lambda found: given[found[1]], each) for each in container["args"]]
+            args = [each.replace(f"={mounted}/", f"={certificates}/server/").replace(f"={data}/", f"={scratch}/{at}/") for each in args]
+            log = members.enter_context(open(f"{scratch}/{at}.log", "w"))
+            member = subprocess.Popen([*container["command"], *args], stdout=log, stderr=log)
+            members.callback(lambda member=member: (member.kill(), member.wait()))
+            running.append(member)
+
+        def ask(*command, at="etcd.etcd.svc", who="client"):
+            shown = [f"--cacert={certificates}/server/ca.crt"]
+            shown += [f"--cert={certificates}/{who}/tls.crt", f"--key={certificates}/{who}/tls.key"] if who else []
+            asked = ["etcdctl", f"--endpoints=https://{at}:2379", "--dial-timeout=2s", "--command-timeout=5s", *shown, *command]
+            return subprocess.run(asked, capture_output=True, text=True, check=False, env={**os.environ, "ETCDCTL_API": "3"})
+
+        def asked_until_it_does(*command, at):
+            until = time.monotonic() + 60
+            while (said := ask(*command, at=at)).returncode != 0 and time.monotonic() < until:
+                time.sleep(0.2)  # it says nothing by itself
+            return said
+
+        said = asked_until_it_does("endpoint", "health", at="etcd.etcd.svc")
+        logs = "".join(open(f"{scratch}/{at}.log").read()[-2000:] for at in range(len(addresses)))
+        expect(f"it does not begin: {said.stderr}{logs}", said.returncode == 0)
+        expect("it takes no value", ask("put", "a", "1", at="etcd-0.members.etcd.svc").returncode == 0)
+        expect("another member does not have it", ask("get", "a", at="etcd-2.members.etcd.svc").stdout == "a\n1\n")
+        for address in addresses:
+            with urllib.request.urlopen(f"http://{address}:2381/health", timeout=5) as answer:
+                expect("probes find no health", json.load(answer)["health"] == "true")
+        expect("it takes a client without a certificate", ask("get", "a", who=None).returncode != 0)
+        expect("it takes one of another authority", ask("get", "a", who="stranger").returncode != 0)
+        running[0].kill()
+        said = asked_until_it_does("put", "a", "2", at="etcd-1.members.etcd.svc")
+        expect(f"two do not go on: {said.stderr}", said.returncode == 0)
+
+
 # --- Roles ------------------------------------------------------------------------------------------------
 
 
@@ -308,7 +361,7 @@ def alerts(path):
         expect(f"{each} is not tested", f"alertname: {each}" in tested)
 
 
-CHECKS = {check.__name__: check for check in (overlay, configuration, roles, dashboard, alerts)}
+CHECKS = {check.__name__: check for check in (overlay, configuration, etcd, roles, dashboard, alerts)}
 
 if __name__ == "__main__":
     CHECKS[sys.argv[1]](*sys.argv[2:])
