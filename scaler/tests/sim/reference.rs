@@ -36,7 +36,7 @@ fn every_figure_on_a_train_of_bursts_is_the_one_of_the_reference() {
     assert_eq!(format!("{oracle:.0}"), expected, "the oracle's pod-seconds");
     let mut seen = 0;
     for cells in lines(FIGURES).filter(|cells| cells[0] == "10" && cells[2] == "azure-code") {
-        // A filter out of its depth, whose least rounding decides.
+        // No reading of its description was found that gives the reference's figures on this load.
         if cells[1] == "dc2-mm1" {
             continue;
         }
