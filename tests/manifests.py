@@ -200,6 +200,21 @@ def overlay(which, path):
         network(all_of_them)
 
 
+def expand(text, given):
+    return re.sub(r"\$\((\w+)\)", lambda found: given[found[1]], text)
+
+
+def environment(container, fields):
+    """A container's variables, in a pod with these fields."""
+    given = {}
+    for entry in container["env"]:
+        value = entry.get("value")
+        if value is None:
+            value = fields[entry["valueFrom"]["fieldRef"]["fieldPath"]]
+        given[entry["name"]] = expand(value, given)
+    return given
+
+
 def configuration(path, binary):
     """Each daemon's file and variables, as the program reads them."""
     all_of_them = objects(path)
@@ -207,12 +222,7 @@ def configuration(path, binary):
     fields = {"status.podIP": "10.0.0.7", "status.hostIP": "10.0.0.1"}
     for each in of_kind(all_of_them, "Deployment", "StatefulSet"):
         (container,) = each["spec"]["template"]["spec"]["containers"]
-        given = {}
-        for entry in container["env"]:
-            value = entry.get("value")
-            if value is None:
-                value = fields[entry["valueFrom"]["fieldRef"]["fieldPath"]]
-            given[entry["name"]] = re.sub(r"\$\((\w+)\)", lambda found: given[found[1]], value)
+        given = environment(container, fields)
         with tempfile.NamedTemporaryFile("w", suffix=".toml") as config:
             config.write(file)
             config.flush()
@@ -234,9 +244,8 @@ def etcd(path, certificates, *addresses):
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as members:
         running = []
         for at, address in enumerate(addresses):
-            fields = {"metadata.name": f"{name(workload)}-{at}", "status.podIP": address}
-            given = {each["name"]: fields[each["valueFrom"]["fieldRef"]["fieldPath"]] for each in container["env"]}
-            args = [re.sub(r"\$\((\w+)\)", lambda found: given[found[1]], each) for each in container["args"]]
+            given = environment(container, {"metadata.name": f"{name(workload)}-{at}", "status.podIP": address})
+            args = [expand(each, given) for each in container["args"]]
             args = [each.replace(f"={mounted}/", f"={certificates}/server/").replace(f"={data}/", f"={scratch}/{at}/") for each in args]
             log = members.enter_context(open(f"{scratch}/{at}.log", "w"))
             member = subprocess.Popen([*container["command"], *args], stdout=log, stderr=log)

@@ -61,7 +61,8 @@ pub trait Backend: Send + Sync + 'static {
         Ok(())
     }
 
-    /// A set's pods have ended and none comes back: what there is of it beside them goes, too. Its keys stay.
+    /// A replicated set's pods have ended and none comes back: what there is of it beside them goes, too. Its
+    /// keys stay.
     ///
     /// # Errors
     /// When the backend can't be reached.

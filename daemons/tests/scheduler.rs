@@ -141,15 +141,44 @@ impl Platform {
     /// A worker that takes operations and never answers; says what it took.
     async fn mute_worker(&self, function: Function) -> (Killable, mpsc::UnboundedReceiver<proto::Operation>) {
         let (took, taken) = mpsc::unbounded_channel();
+        let mute = move |mut requests: Streaming<InvokeRequest>, answers: Answers| {
+            let took = took.clone();
+            async move {
+                while let Ok(Some(request)) = requests.message().await {
+                    for operation in request.operations {
+                        let _ = took.send(operation);
+                    }
+                }
+                drop(answers);
+            }
+        };
+        (self.scripted_worker(function, Scripted(mute)).await, taken)
+    }
+
+    /// A worker that takes a quarter of a second for the operations of a message, and answers 1 to each.
+    async fn slow_worker(&self, function: Function) -> Killable {
+        let slow = |mut requests: Streaming<InvokeRequest>, answers: Answers| async move {
+            while let Ok(Some(request)) = requests.message().await {
+                tokio::time::sleep(Duration::from_millis(250)).await;
+                let one = quorate_dag::Value::from(1).to_bytes();
+                let outcomes = request.operations.iter().map(|operation| proto::Outcome {
+                    tag: operation.tag,
+                    result: Some(proto::outcome::Result::Value(one.clone().into())),
+                    ..proto::Outcome::default()
+                });
+                let _ = answers.send(Ok(InvokeResponse { outcomes: outcomes.collect() })).await;
+            }
+        };
+        self.scripted_worker(function, Scripted(slow)).await
+    }
+
+    async fn scripted_worker(&self, function: Function, service: impl FunctionService) -> Killable {
         let worker = Killable::new(|listener, _| async move {
-            tonic::transport::Server::builder()
-                .add_service(FunctionServer::new(Mute(took)))
-                .serve_with_incoming(TcpIncoming::from(listener))
-                .await
-                .unwrap();
+            let server = tonic::transport::Server::builder().add_service(FunctionServer::new(service));
+            server.serve_with_incoming(TcpIncoming::from(listener)).await.unwrap();
         });
         self.register(function, worker.address, 1).await;
-        (worker, taken)
+        worker
     }
 
     async fn register(&self, function: Function, address: SocketAddr, incarnation: u64) {
@@ -221,35 +250,17 @@ fn sum(terms: u32) -> (String, String) {
     (text, (terms * (terms + 1) / 2).to_string())
 }
 
-struct Mute(mpsc::UnboundedSender<proto::Operation>);
+/// A worker that does with the operations of a stream what a test says, and answers as it says, or not at all.
+struct Scripted<F>(F);
+
+type Answers = mpsc::Sender<Result<InvokeResponse, Status>>;
 
 #[tonic::async_trait]
-impl FunctionService for Mute {
-    type InvokeStream = tokio_stream::wrappers::ReceiverStream<Result<InvokeResponse, Status>>;
-
-    async fn invoke(
-        &self,
-        request: tonic::Request<Streaming<InvokeRequest>>,
-    ) -> Result<Response<Self::InvokeStream>, Status> {
-        let (answers, none) = mpsc::channel(1);
-        let (took, mut requests) = (self.0.clone(), request.into_inner());
-        tokio::spawn(async move {
-            while let Ok(Some(request)) = requests.message().await {
-                for operation in request.operations {
-                    let _ = took.send(operation);
-                }
-            }
-            drop(answers);
-        });
-        Ok(Response::new(tokio_stream::wrappers::ReceiverStream::new(none)))
-    }
-}
-
-/// Takes a quarter of a second for each operation, and answers 1.
-struct Slow;
-
-#[tonic::async_trait]
-impl FunctionService for Slow {
+impl<F, Done> FunctionService for Scripted<F>
+where
+    F: Fn(Streaming<InvokeRequest>, Answers) -> Done + Send + Sync + 'static,
+    Done: Future<Output = ()> + Send + 'static,
+{
     type InvokeStream = tokio_stream::wrappers::ReceiverStream<Result<InvokeResponse, Status>>;
 
     async fn invoke(
@@ -257,19 +268,7 @@ impl FunctionService for Slow {
         request: tonic::Request<Streaming<InvokeRequest>>,
     ) -> Result<Response<Self::InvokeStream>, Status> {
         let (answers, answered) = mpsc::channel(1);
-        let mut requests = request.into_inner();
-        tokio::spawn(async move {
-            while let Ok(Some(request)) = requests.message().await {
-                tokio::time::sleep(Duration::from_millis(250)).await;
-                let one = quorate_dag::Value::from(1).to_bytes();
-                let outcomes = request.operations.iter().map(|operation| proto::Outcome {
-                    tag: operation.tag,
-                    result: Some(proto::outcome::Result::Value(one.clone().into())),
-                    ..proto::Outcome::default()
-                });
-                let _ = answers.send(Ok(InvokeResponse { outcomes: outcomes.collect() })).await;
-            }
-        });
+        tokio::spawn((self.0)(request.into_inner(), answers));
         Ok(Response::new(tokio_stream::wrappers::ReceiverStream::new(answered)))
     }
 }
@@ -385,11 +384,7 @@ async fn what_a_function_was_seen_to_take_decides_what_a_later_request_begins_wi
     let _scheduler = platform.scheduler();
     let (_sub, mut taken) = platform.mute_worker(Function::Sub).await;
     let _add = platform.worker(Function::Add, 1).await;
-    let slow = Killable::new(|listener, _| async move {
-        let server = tonic::transport::Server::builder().add_service(FunctionServer::new(Slow));
-        server.serve_with_incoming(TcpIncoming::from(listener)).await.unwrap();
-    });
-    platform.register(Function::Mul, slow.address, 1).await;
+    let _mul = platform.slow_worker(Function::Mul).await;
     // Two paths of the same length, one over an addition and one over a multiplication: the first of their nodes
     // in the order in which they are sent.
     let mut begun = async || {

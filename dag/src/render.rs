@@ -2,7 +2,6 @@
 
 use std::fmt::{self, Write};
 
-use crate::graph::NodeId;
 use crate::plan::{Operand, Plan};
 
 /// An operand as people read it: `n3`, `4`, `a`.
@@ -86,10 +85,7 @@ impl Plan {
     /// ```
     pub fn to_dot(&self) -> String {
         let mut out = "digraph plan {\n  rankdir=BT;\n".to_owned();
-        if let Some(only) = self.only() {
-            writeln!(out, "  result [label=\"{only}\"];").expect("writing to a String");
-        }
-        self.each(&mut out, |out, node, label| write!(out, "  n{node} [label=\"n{node}: {label}\"];"));
+        self.each(&mut out, |out, name, label| writeln!(out, "  {name} [label=\"{label}\"];"));
         self.edges(&mut out, "->", ";");
         out.push_str("}\n");
         out
@@ -108,10 +104,7 @@ impl Plan {
     /// ```
     pub fn to_mermaid(&self) -> String {
         let mut out = "flowchart BT\n".to_owned();
-        if let Some(only) = self.only() {
-            writeln!(out, "  result[\"{only}\"]").expect("writing to a String");
-        }
-        self.each(&mut out, |out, node, label| write!(out, "  n{node}[\"n{node}: {label}\"]"));
+        self.each(&mut out, |out, name, label| writeln!(out, "  {name}[\"{label}\"]"));
         self.edges(&mut out, "-->", "");
         out
     }
@@ -162,17 +155,15 @@ impl Plan {
         out.write_str("]}")
     }
 
-    /// The result, where nothing has to be done for it: drawn by itself, or nothing would be.
-    fn only(&self) -> Option<Operand<'_>> {
-        Some(self.root()).filter(|root| root.node().is_none())
-    }
-
-    fn each(&self, out: &mut String, write: impl Fn(&mut String, NodeId, &str) -> fmt::Result) {
+    /// Each box with its name and label: the nodes, or where there are none the result itself.
+    fn each(&self, out: &mut String, write: impl Fn(&mut String, &str, &str) -> fmt::Result) {
+        if self.root().node().is_none() {
+            write(out, "result", &self.root().to_string()).expect("writing to a String");
+        }
         for node in self.nodes() {
             let [left, right] = self.operands(node);
-            let label = format!("{left} {} {right}", self.function(node).symbol());
-            write(out, node, &label).expect("writing to a String");
-            out.push('\n');
+            let label = format!("n{node}: {left} {} {right}", self.function(node).symbol());
+            write(out, &format!("n{node}"), &label).expect("writing to a String");
         }
     }
 

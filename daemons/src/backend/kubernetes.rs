@@ -307,7 +307,7 @@ impl Backend for KubernetesBackend {
 
     async fn offer(&self, name: &str, function: &str) -> Result<(), BackendError> {
         let service = Patch::Apply(manifest::service(&self.settings, name, function));
-        let name = manifest::service_name(&self.settings, name);
+        let name = manifest::name(&self.settings, name);
         // Ours alone: what others changed of it is put right.
         let parameters = PatchParams::apply(manifest::FIELD_MANAGER).force();
         let applied = self.services.patch(&name, &parameters, &service);
@@ -319,7 +319,7 @@ impl Backend for KubernetesBackend {
     }
 
     async fn withdraw(&self, name: &str) -> Result<(), BackendError> {
-        let name = manifest::service_name(&self.settings, name);
+        let name = manifest::name(&self.settings, name);
         let deleted = delete(&self.services, self.call_of_service("delete"), &name, Stop::Gently).await;
         deleted.map(drop).map_err(unavailable("withdrawn"))
     }

@@ -187,7 +187,9 @@ impl Cluster {
             }
             return Ok(());
         }
-        self.backend.forget(name).await?;
+        if set.replication != Replication::None {
+            self.backend.forget(name).await?;
+        }
         let folder = self.folder(&set);
         if let Err(error) = std::fs::remove_dir_all(&folder)
             && error.kind() != std::io::ErrorKind::NotFound

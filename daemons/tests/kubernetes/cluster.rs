@@ -120,35 +120,29 @@ impl Cluster {
         assert!(left.is_empty(), "{left:?}");
     }
 
-    /// Has a pod evicted, in the version that the cluster has. The client asks again while a budget holds the
-    /// pod (429).
-    pub(crate) async fn evict(&self, object: &str) {
-        let path = format!("/api/v1/namespaces/{}/pods/{object}/eviction", self.namespace);
-        let mut last = None;
-        for version in ["policy/v1", "policy/v1beta1"] {
-            let eviction = json!({ "apiVersion": version, "kind": "Eviction",
-                                   "metadata": { "name": object, "namespace": self.namespace } });
-            let request = hyper::Request::post(&path).header("content-type", "application/json");
-            let request = request.body(eviction.to_string().into_bytes()).unwrap();
-            match self.client.request_text(request).await {
-                Ok(_) => return,
-                Err(error) => last = Some(error),
-            }
-        }
-        panic!("{last:?}");
+    /// The version of evictions and budgets that the cluster has.
+    async fn policy_version(&self) -> String {
+        let groups = self.client.list_api_groups().await.unwrap().groups;
+        let policy = groups.into_iter().find(|group| group.name == "policy").expect("it has policies");
+        policy.preferred_version.expect("of some version").version
     }
 
-    /// The budgets of this namespace, in the version that the cluster has.
+    /// Has a pod evicted. The client asks again while a budget holds the pod (429).
+    pub(crate) async fn evict(&self, object: &str) {
+        let path = format!("/api/v1/namespaces/{}/pods/{object}/eviction", self.namespace);
+        let version = format!("policy/{}", self.policy_version().await);
+        let eviction = json!({ "apiVersion": version, "kind": "Eviction",
+                               "metadata": { "name": object, "namespace": self.namespace } });
+        let request = hyper::Request::post(&path).header("content-type", "application/json");
+        let request = request.body(eviction.to_string().into_bytes()).unwrap();
+        self.client.request_text(request).await.unwrap();
+    }
+
+    /// The budgets of this namespace.
     pub(crate) async fn budgets(&self) -> Api<DynamicObject> {
-        for version in ["v1", "v1beta1"] {
-            let kind = GroupVersionKind::gvk("policy", version, "PodDisruptionBudget");
-            let resource = ApiResource::from_gvk_with_plural(&kind, "poddisruptionbudgets");
-            let budgets = Api::namespaced_with(self.client.clone(), &self.namespace, &resource);
-            if budgets.list(&ListParams::default()).await.is_ok() {
-                return budgets;
-            }
-        }
-        panic!("the cluster has no budgets");
+        let kind = GroupVersionKind::gvk("policy", &self.policy_version().await, "PodDisruptionBudget");
+        let resource = ApiResource::from_gvk_with_plural(&kind, "poddisruptionbudgets");
+        Api::namespaced_with(self.client.clone(), &self.namespace, &resource)
     }
 
     /// A service account with just these rights in the namespace.

@@ -118,7 +118,6 @@ impl Dc2 {
     /// Utilisation and mean response that a state predicts for `slots`, each with `rate` requests a second.
     fn predict(&self, [demand, background, delay]: [f64; 3], rate: f64, slots: f64) -> [f64; 2] {
         let offered = background + rate * demand;
-        // What was measured knows no clipping, or a queue that is full would say nothing of the demand.
         let u = offered.clamp(0.0, UTILISATION_MAX);
         let response = match self.model {
             QueueModel::PerPod => demand / (1.0 - u),
@@ -127,6 +126,7 @@ impl Dc2 {
             }
         };
         let overload = 20.0 * demand * (offered - UTILISATION_MAX).max(0.0);
+        // Utilisation as it would be measured, unclipped: or a full queue would say nothing of the demand.
         [offered, delay + response + overload]
     }
 

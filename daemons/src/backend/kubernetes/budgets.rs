@@ -3,17 +3,19 @@
 
 use super::{
     call::{Call, CallError},
-    manifest,
+    delete, manifest,
 };
-use crate::{config::Kubernetes, pod::PodSpec};
+use crate::{backend::Stop, config::Kubernetes, pod::PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{
     Api, Client,
-    api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams},
+    api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams},
 };
 
-/// As Kubernetes has had them since 1.21, and until 1.24.
-const VERSIONS: [&str; 2] = ["v1", "v1beta1"];
+/// As Kubernetes has had them since 1.21.
+const CURRENT: &str = "v1";
+/// And until 1.24.
+const FORMER: &str = "v1beta1";
 
 /// The budgets of the sets of a platform.
 pub(super) struct Budgets {
@@ -29,32 +31,32 @@ impl Budgets {
 
     /// Has the budget of the set of a pod as it should be.
     pub(super) async fn keep(&self, spec: &PodSpec, owner: Option<&OwnerReference>) -> Result<(), CallError> {
-        let call = self.call("patch");
-        let name = manifest::budget_name(&self.settings, &spec.set);
+        match self.apply(CURRENT, spec, owner).await {
+            Err(error) if error.is_not_found() => self.apply(FORMER, spec, owner).await,
+            applied => applied,
+        }
+    }
+
+    async fn apply(
+        &self,
+        version: &str,
+        spec: &PodSpec,
+        owner: Option<&OwnerReference>,
+    ) -> Result<(), CallError> {
+        let name = manifest::name(&self.settings, &spec.set);
+        let budget = Patch::Apply(manifest::budget(&self.settings, version, spec, owner));
         // Ours alone: what others changed of it is put right.
         let parameters = PatchParams::apply(manifest::FIELD_MANAGER).force();
-        let mut refused = None;
-        for version in VERSIONS {
-            let budget = manifest::budget(&self.settings, version, spec, owner);
-            match call.answer(self.api(version).patch(&name, &parameters, &Patch::Apply(budget))).await {
-                Ok(_) => return Ok(()),
-                // The first time is this version's, the second everybody's.
-                Err(error) if error.is_not_found() => refused = Some(error),
-                Err(error) => return Err(error),
-            }
-        }
-        Err(refused.expect("there is a version"))
+        let api = self.api(version);
+        self.call("patch").answer(api.patch(&name, &parameters, &budget)).await.map(drop)
     }
 
     /// A set is gone; one without a budget is no error.
     pub(super) async fn remove(&self, set: &str) -> Result<(), CallError> {
-        let name = manifest::budget_name(&self.settings, set);
-        for version in VERSIONS {
-            match self.call("delete").answer(self.api(version).delete(&name, &DeleteParams::default())).await
-            {
-                Ok(_) => return Ok(()),
-                Err(error) if error.is_not_found() => {}
-                Err(error) => return Err(error),
+        let name = manifest::name(&self.settings, set);
+        for version in [CURRENT, FORMER] {
+            if delete(&self.api(version), self.call("delete"), &name, Stop::Gently).await? {
+                break;
             }
         }
         Ok(())

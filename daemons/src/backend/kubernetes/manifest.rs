@@ -195,8 +195,8 @@ fn value(
     pod
 }
 
-/// The name of a Service.
-pub(super) fn service_name(settings: &Kubernetes, name: &str) -> String {
+/// The name of a Service, or of a set's budget.
+pub(super) fn name(settings: &Kubernetes, name: &str) -> String {
     format!("{}{name}", settings.prefix)
 }
 
@@ -208,7 +208,7 @@ pub(super) fn service(settings: &Kubernetes, name: &str, function: &str) -> Serv
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {
-            "name": service_name(settings, name),
+            "name": self::name(settings, name),
             "labels": labels(settings, [(FUNCTION, function)]),
         },
         "spec": {
@@ -225,11 +225,6 @@ pub(super) fn service(settings: &Kubernetes, name: &str, function: &str) -> Serv
     serde_json::from_value(value).expect("the manifest is a Service's")
 }
 
-/// The name of a set's budget.
-pub(super) fn budget_name(settings: &Kubernetes, set: &str) -> String {
-    format!("{}{set}", settings.prefix)
-}
-
 /// The budget of a pod's set, in one of the versions of its group: f replicas may be missing, and the others
 /// go on. A set's replicas have no controller with a number of pods, so it can't say how many those are.
 pub(super) fn budget(
@@ -242,7 +237,7 @@ pub(super) fn budget(
         "apiVersion": format!("policy/{version}"),
         "kind": "PodDisruptionBudget",
         "metadata": {
-            "name": budget_name(settings, &spec.set),
+            "name": name(settings, &spec.set),
             "labels": labels(settings, [(SET, &*spec.set), (FUNCTION, &spec.function)]),
         },
         "spec": {
